@@ -1,0 +1,32 @@
+"""gunicorn and uvicorn on every CPU, supervised as PM2's cluster mode supervises Node.
+
+The public names load on first use, so that importing a pure module of this package
+(``multicore_server.policy``, say) never imports gunicorn or uvicorn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multicore_server import cluster as cluster
+    from multicore_server.application import run as run
+    from multicore_server.worker import Worker as Worker
+
+__version__ = "0.1.0"
+__all__ = ["Worker", "cluster", "run"]
+
+_HOMES = {"Worker": "worker", "run": "application", "cluster": "cluster"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    return module if name == "cluster" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
