@@ -17,6 +17,7 @@ Reason = Literal[
     "max_requests", "lifetime", "cron", "reload", "manual",
 ]  # fmt: skip
 Level = Literal["info", "warning", "error", "critical"]
+SignalName = Literal["TERM", "QUIT", "ABRT", "KILL"]
 
 
 # --- observations ----------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class Signal:
     """Send a signal, by its name without ``SIG``."""
 
     pid: int
-    name: Literal["TERM", "QUIT", "ABRT", "KILL"]
+    name: SignalName
 
 
 @dataclass(frozen=True, slots=True)

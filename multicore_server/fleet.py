@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, field, replace
 
 from multicore_server import events as ev
-from multicore_server.endings import Endings
+from multicore_server.endings import PERSISTENT, Endings
 from multicore_server.events import Action, Level, Observation, Reason
 from multicore_server.policy import History, RestartPolicy, delay
 from multicore_server.rollout import Reloads
 from multicore_server.shutdown import Shutdown
-from multicore_server.slots import Process, Slot, State, deadlines
+from multicore_server.slots import Process, Slot, Slots, State
 
 BOOT_FAILED = 3  # exit status, gunicorn's WORKER_BOOT_ERROR
-ABORT_GRACE = 2.0  # seconds that a hung worker gets to dump its stacks
-DRAIN_MARGIN = 2.0  # seconds beyond graceful_timeout for the app's own shutdown
-
-# A failed replacement is tried again where the cause goes on; the other reasons ask once.
-PERSISTENT: frozenset[Reason] = frozenset({"memory", "max_requests", "lifetime"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +45,7 @@ class Fleet:
         self.capacity = capacity
         self.random = random
         self.workers = 0
-        self.slots: dict[int, Slot] = {}
+        self.slots = Slots()
         self.endings = Endings(self)
         self.reloads = Reloads(self)
         self.shutdown: Shutdown | None = None
@@ -67,7 +61,10 @@ class Fleet:
         OBSERVERS[type(observation)](self, observation)
 
     def tick(self, now: float) -> tuple[list[Action], float | None]:
-        """The actions that are due, and when the next one will be (None: not before something happens)."""
+        """The actions that are due, and when the next one will be (None: not before something happens).
+
+        What they bring about (`Forked`, say) is observed before the next tick.
+        """
         self.now = now
         self._escalate_overdue()
         if self.shutdown is None:
@@ -78,26 +75,18 @@ class Fleet:
             self._check_all_resting()
         if self.shutdown is not None:
             self.shutdown.advance()
+        self._send_signals()
         actions, self._actions = self._actions, []
         return actions, self._next_deadline()
 
     # --- what can be asked ---
 
     def processes(self) -> Iterator[Process]:
-        for slot in self.slots.values():
-            yield from slot.processes
+        return self.slots.processes()
 
     def find(self, pid: int) -> tuple[Slot, Process] | None:
         """The living worker with this pid."""
-        for slot in self.slots.values():
-            process = slot.find(pid)
-            if process is not None:
-                return slot, process
-        return None
-
-    def active(self) -> list[Slot]:
-        """The slots that have not been scaled away."""
-        return [slot for slot in self.slots.values() if not slot.retired]
+        return self.slots.find(pid)
 
     def delay(self, slot: Slot) -> float:
         return delay(self.options.policy, slot.history, self.random())
@@ -114,31 +103,17 @@ class Fleet:
         who = (process.instance, process.generation, process.pid or None) if process else ()
         self.act(ev.Event(kind, text, level, reason, *who))
 
-    def retire(self, slot: Slot, process: Process, reason: Reason) -> None:
-        """Tell a worker to finish what it has in hand and end."""
-        self.tell("draining", f"draining ({reason})", process, reason=reason)
-        self._drain(slot, process, reason)
-        self.act(ev.Signal(process.pid, "TERM"))
-
-    def retire_all(self, slot: Slot) -> None:
-        slot.wanted = slot.not_before = None
-        for process in slot.processes:
-            if process.state is not State.DRAINING:
-                self.retire(slot, process, "manual")
-
     def resize(self, workers: int) -> None:
         """Scale: the highest instance numbers go first, the lowest free ones come first."""
         if workers > self.capacity:
             text = f"{workers} workers are more than the {self.capacity} that there is room for; not scaled"
             self.tell("refused", f"{text} (restart the server for more)", level="error")
             return
-        active = sorted(slot.instance for slot in self.active())
-        for instance in active[workers:]:
-            self._scale_away(self.slots[instance])
-        free = (i for i in count() if i not in self.slots or self.slots[i].retired)
+        active = self.slots.active()
+        for slot in active[workers:]:
+            self._scale_away(slot)
         for _ in range(workers - len(active)):
-            instance = next(free)
-            self.slots.setdefault(instance, Slot(instance)).retired = False
+            self.reloads.joined(self.slots.open())
         if workers != self.workers:
             self.workers = workers
             self.act(ev.Scaled(workers))
@@ -146,53 +121,42 @@ class Fleet:
     # --- ticks ---
 
     def _next_deadline(self) -> float | None:
-        due = list(deadlines(self.slots))
+        due = list(self.slots.deadlines())
         if self.shutdown is not None and self.shutdown.drain_at is not None:
             due.append(self.shutdown.drain_at)
-        return min(due, default=None)
+        # What is past and still there does not wait for the clock: for a free row, say, or for its turn.
+        return min((moment for moment in due if moment > self.now), default=None)
+
+    def _send_signals(self) -> None:
+        """All at once and last: none is for a worker that is gone or whose fork was not yet reported."""
+        for process in self.processes():
+            if process.pid:
+                self._actions += [ev.Signal(process.pid, name) for name in process.signals]
+                process.signals.clear()
 
     def _escalate_overdue(self) -> None:
         for process in self.processes():
             if process.deadline is not None and process.deadline <= self.now:
-                self._escalate(process)
-
-    def _escalate(self, process: Process) -> None:
-        if process.state is State.STARTING and not process.aborted:
-            limit = f"{self.options.listen_timeout:g} s (listen_timeout)"
-            self.tell("timeout", f"not ready within {limit}; aborting it", process, "error", "boot")
-            self._abort(process, "boot")
-            return
-        self.tell("killed", "did not end in time; killing it", process, "warning")
-        self._kill(process)
-
-    def _abort(self, process: Process, reason: Reason) -> None:
-        process.ending = process.ending or reason
-        process.aborted = True
-        process.deadline = self.now + ABORT_GRACE
-        self.act(ev.Signal(process.pid, "ABRT"))
-
-    def _kill(self, process: Process) -> None:
-        process.killed = True
-        process.deadline = None
-        self.act(ev.Signal(process.pid, "KILL"))
+                self.endings.escalate(process)
 
     def _expire_lifetimes(self) -> None:
-        for slot in self.active():
+        for slot in self.slots.active():
             process = slot.serving
             if process is not None and process.expires is not None and process.expires <= self.now:
                 process.expires = None
                 self._want(slot, "lifetime")
 
     def _fill_vacant(self) -> None:
-        for slot in self.active():
+        for slot in self.slots.active():
             if slot.vacant and (slot.rest is None or (slot.rest is State.BACKOFF and slot.is_due(self.now))):
                 self._start(slot)
 
     def _start_replacements(self) -> None:
         budget = self.options.reload_surge - sum(slot.replacing for slot in self.slots.values())
-        for slot in self.active():
+        for slot in self.slots.active():
             waiting = slot.not_before is not None and not slot.is_due(self.now)
-            if budget > 0 and slot.wanted and slot.serving and not slot.starting and not waiting:
+            wanted = slot.wanted is not None or self.reloads.includes(slot)
+            if budget > 0 and wanted and slot.serving and not slot.starting and not waiting:
                 budget -= self._start(slot)
 
     def _start(self, slot: Slot) -> bool:
@@ -206,7 +170,7 @@ class Fleet:
 
     def _check_all_resting(self) -> None:
         """End when nothing serves and nothing will: no one is left to answer a connection."""
-        slots = self.active()
+        slots = self.slots.active()
         rests = {slot.rest for slot in slots if slot.vacant}
         if self.reloads.current or not slots or not all(slot.vacant and slot.rest for slot in slots):
             return
@@ -224,42 +188,46 @@ class Fleet:
         process = slot.of_generation(forked.generation)
         process.pid = forked.pid
         old = slot.serving
-        self.tell(
-            "started", f"started to replace pid={old.pid} ({slot.wanted})" if old else "started", process
-        )
+        task = f" to replace pid={old.pid} ({slot.wanted or 'reload'})" if old else ""
+        self.tell("started", f"started{task}", process)
 
     def _fork_failed(self, failed: ev.ForkFailed) -> None:
         slot = self.slots[failed.instance]
         process = slot.of_generation(failed.generation)
         slot.processes.remove(process)
-        self.endings.boot_failed(slot, process, f"could not be forked ({failed.error})", None, "")
+        if process.state is State.STARTING:
+            self.endings.boot_failed(slot, process, f"could not be forked ({failed.error})", None, "")
+        self.slots.forget_if_empty(slot)
 
     def _ready(self, ready: ev.BecameReady) -> None:
         found = self.find(ready.pid)
-        if found is None or found[1].state is not State.STARTING:
-            return  # it was told to end before it got that far
+        if found is None:
+            return
         slot, process = found
+        if process.state is not State.STARTING or process.ending is not None:
+            return  # it was told to end before it got that far
         self.tell("ready", f"ready after {self.now - process.started:.2f} s", process)
         if slot.serving is not None:
-            self.retire(slot, slot.serving, slot.wanted or "manual")
+            self.endings.retire(slot, slot.serving, slot.wanted or "reload")
         process.move(State.READY, self.now)
         process.ready_at = self.now
         process.deadline = None
         lifetime = self.options.lifetime(self.random())
         process.expires = None if lifetime is None else self.now + lifetime
-        if not self.reloads.is_outdated(slot, process):
-            slot.wanted = slot.not_before = None
+        slot.wanted = slot.not_before = None
+        self.reloads.became_ready(process)
         self.endings.prove()
 
     def _asked_to_retire(self, asked: ev.AskedToRetire) -> None:
         found = self.find(asked.pid)
-        if found is None or found[1].state is not State.READY:
+        if found is None or found[1].state is State.DRAINING:
             return
         slot, process = found
         if asked.draining:
             self.tell("draining", f"draining ({asked.reason}: it was told to)", process, reason=asked.reason)
-            self._drain(slot, process, asked.reason)
-        else:
+            self.endings.count(slot, asked.reason)
+            self.endings.drain(slot, process, asked.reason)
+        elif process.state is State.READY:
             self._want(slot, asked.reason)
 
     def _hung(self, hung: ev.Hung) -> None:
@@ -268,21 +236,20 @@ class Fleet:
             return
         text = f"no heartbeat for {hung.seconds:.1f} s (timeout); aborting it, its stacks go to the error log"
         self.tell("timeout", text, found[1], "critical", "timeout")
-        self._abort(found[1], "timeout")
+        self.endings.abort(found[1], "timeout")
 
     def _over_memory(self, over: ev.OverMemory) -> None:
         found = self.find(over.pid)
-        if found is None or found[1].killed or found[1].state is State.STARTING:
+        if found is None or found[1].killed:
             return
         slot, process = found
         used = f"uses {over.used / 2**20:.0f} MiB, more than {over.limit / 2**20:.0f} MiB"
         if over.hard:
             self.tell("memory", f"{used} (max_memory_kill); killing it", process, "error", "memory")
             process.ending = process.ending or "memory"
-            self._kill(process)
-        elif process.state is State.READY and slot.wanted is None and not slot.retired:
+            self.endings.kill(process)
+        elif process.state is State.READY and not self.reloads.includes(slot) and self._want(slot, "memory"):
             self.tell("memory", f"{used} (max_memory_restart); replacing it", process, "info", "memory")
-            self._want(slot, "memory")
             self._damp(slot, process)
 
     def _exited(self, exited: ev.Exited) -> None:
@@ -292,10 +259,10 @@ class Fleet:
         slot, process = found
         slot.processes.remove(process)
         self.endings.ended(slot, process, exited)
-        self._forget_if_empty(slot)
+        self.slots.forget_if_empty(slot)
 
     def _restart(self, restart: ev.Restart) -> None:
-        for slot in self.active():
+        for slot in self.slots.active():
             if restart.instances is None or slot.instance in restart.instances:
                 if slot.serving is not None:
                     self._want(slot, restart.reason)
@@ -303,7 +270,7 @@ class Fleet:
                     slot.revive()
 
     def _reset(self, _: ev.Reset) -> None:
-        for slot in self.active():
+        for slot in self.slots.active():
             slot.history = History()
             if slot.rest in (State.ERRORED, State.BACKOFF):
                 slot.revive()
@@ -327,34 +294,29 @@ class Fleet:
 
     # --- one path for all planned replacements ---
 
-    def _want(self, slot: Slot, reason: Reason) -> None:
-        if slot.wanted is None and not slot.retired:
-            slot.wanted = reason
-            slot.retry = reason in PERSISTENT
-
-    def _drain(self, slot: Slot, process: Process, reason: Reason) -> None:
-        slot.endings[reason] += 1
-        process.ending = process.ending or reason
-        process.move(State.DRAINING, self.now)
-        if not process.aborted:
-            process.deadline = self.now + self.options.graceful_timeout + DRAIN_MARGIN
+    def _want(self, slot: Slot, reason: Reason) -> bool:
+        """Have the worker that serves replaced; whether that is news. A reason that lasts outranks one that
+        asks once: it would be lost if the other one's only attempt fails."""
+        lasting = reason in PERSISTENT
+        if lasting and (slot.wanted in PERSISTENT or (slot.serving and slot.serving.kept)):
+            return False
+        if not lasting and slot.wanted is not None:
+            return False
+        slot.wanted = reason
+        return True
 
     def _damp(self, slot: Slot, process: Process) -> None:
         """A worker that exceeds its limit soon after it became ready is replaced ever more slowly."""
-        if (process.uptime(self.now) or 0.0) >= self.options.policy.backoff_reset:
-            slot.history = History()
-            return
-        slot.history = History(slot.history.early + 1, slot.history.unstable)
-        slot.not_before = self.now + self.delay(slot)
+        slot.settle(self.now, self.options.policy.backoff_reset)
+        if not process.settled:
+            slot.history = replace(slot.history, early=slot.history.early + 1)
+            slot.not_before = self.now + self.delay(slot)
 
     def _scale_away(self, slot: Slot) -> None:
         slot.retired = True
-        self.retire_all(slot)
-        self._forget_if_empty(slot)
-
-    def _forget_if_empty(self, slot: Slot) -> None:
-        if slot.retired and not slot.processes:
-            del self.slots[slot.instance]
+        self.reloads.left(slot)
+        self.endings.dismiss(slot, "scaled down")
+        self.slots.forget_if_empty(slot)
 
 
 OBSERVERS: dict[type[Observation], Callable[..., None]] = {

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 Autorestart = Literal["true", "on-failure", "false"]
 
 BACKOFF_FACTOR = 1.5  # PM2's exp_backoff_restart_delay grows by this factor
-JITTER = (
-    0.25  # a delay is shortened by up to this part, so that slots that failed together do not boot together
-)
+MOST_STEPS = 100  # 1.5**100 ms are an age of the universe; without a bound the power overflows
+# A delay is shortened by up to this part, so that slots that failed together do not boot together.
+JITTER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,10 @@ def delay(policy: RestartPolicy, history: History, jitter: float) -> float:
 
     ``jitter`` is a random number in [0, 1).
     """
-    waits = history.early - 2
-    if waits < 0:
+    steps = history.early - 2
+    if steps < 0:
         return policy.restart_delay
-    try:
-        grown = policy.exp_backoff_restart_delay * BACKOFF_FACTOR**waits
-    except OverflowError:
-        grown = policy.max_restart_delay
+    grown = policy.exp_backoff_restart_delay * BACKOFF_FACTOR ** min(steps, MOST_STEPS)
     backoff = min(grown, policy.max_restart_delay) * (1 - JITTER * jitter)
     return max(policy.restart_delay, backoff)
 

@@ -12,8 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from multicore_server import events as ev
-from multicore_server.events import Reason
-from multicore_server.policy import History
+from multicore_server.policy import Decision, History
 from multicore_server.slots import Process, Slot, State
 
 if TYPE_CHECKING:
@@ -30,9 +29,8 @@ class Before(NamedTuple):
     """What a slot was when the rollout took it over."""
 
     rest: State | None
+    not_before: float | None
     history: History
-    wanted: Reason | None
-    retry: bool
 
 
 @dataclass(slots=True)
@@ -48,21 +46,21 @@ class Rollout:
 
     def take(self, slot: Slot) -> None:
         """The slot's worker is to be replaced; a slot at rest starts anew."""
-        self.pending[slot.instance] = Before(slot.rest, slot.history, slot.wanted, slot.retry)
-        slot.wanted, slot.retry = "reload", True
+        self.pending[slot.instance] = Before(slot.rest, slot.not_before, slot.history)
         slot.not_before = None
         if slot.vacant:
             slot.revive()
 
-    def put_back(self, slot: Slot, now: float) -> None:
+    def put_back(self, slot: Slot) -> None:
         """Undo `take`."""
         before = self.pending.get(slot.instance)
         if before is None:
             return
-        slot.wanted, slot.retry = before.wanted, before.retry
-        if slot.vacant and before.rest is not None:
+        if slot.serving is not None:
+            slot.not_before = before.not_before
+        elif slot.vacant and before.rest is not None:
             slot.history = before.history
-            slot.hold(before.rest, now if before.rest is State.BACKOFF else None)
+            slot.hold(before.rest, before.not_before)
 
     def done_with(self, instance: int, *, failed: bool = False) -> None:
         if self.pending.pop(instance, None) is None:
@@ -99,66 +97,94 @@ class Reloads:
             return
         rollout.phase = Phase.TRIAL
         rollout.options, rollout.workers = prepared.options, prepared.workers
-        for slot in self.fleet.active():
+        for slot in self.fleet.slots.active():
             rollout.take(slot)
 
     def unprepared(self, failed: ev.ReloadFailed) -> None:
+        if self.current is None:  # a shutdown came first
+            return
         self.current = None
         text = f"reload failed: {failed.error}; everything stays as it was"
         self.fleet.tell("reload", text, level="error", reason="failed")
         self._once_more()
 
     def version_for(self, slot: Slot) -> int:
-        """A slot under the rollout gets its version; all others stay with what is in force."""
+        """What to start in a slot: the rollout's version if it is to replace this slot's worker. One that
+        crashed during the trial comes back with what is in force: that is known to boot."""
         rollout = self.current
-        return rollout.version if rollout and slot.instance in rollout.pending else self.committed
+        before = rollout.pending.get(slot.instance) if rollout else None
+        if rollout is None or before is None:
+            return self.committed
+        crashed = slot.vacant and before.rest is None
+        return self.committed if crashed and rollout.phase is Phase.TRIAL else rollout.version
 
     def on_trial(self, process: Process) -> bool:
         rollout = self.current
         return rollout is not None and rollout.phase is Phase.TRIAL and process.version == rollout.version
 
-    def is_outdated(self, slot: Slot, ready: Process) -> bool:
-        """Whether the rollout has yet to replace this process; a ready candidate proves the rollout."""
+    def includes(self, slot: Slot) -> bool:
+        """Whether the rollout has yet to replace this slot's worker."""
+        return self.current is not None and slot.instance in self.current.pending
+
+    def joined(self, slot: Slot) -> None:
+        """A slot was scaled up: during the trial it starts with what is in force, then it is replaced too."""
+        if self.current is not None and self.current.phase is Phase.TRIAL:
+            self.current.take(slot)
+
+    def left(self, slot: Slot) -> None:
+        """A slot was scaled away."""
+        if self.current is not None:
+            self.current.pending.pop(slot.instance, None)
+
+    def became_ready(self, process: Process) -> None:
+        """A worker is ready; the first one with the rollout's version proves the rollout."""
         rollout = self.current
-        if rollout is None or slot.instance not in rollout.pending:
-            return False
-        if ready.version != rollout.version:
-            return True
+        if rollout is None or process.version != rollout.version:
+            return
         if rollout.phase is Phase.TRIAL:
             self._commit(rollout)
-        rollout.done_with(slot.instance)
-        return False
+        rollout.done_with(process.instance)
 
-    def give_up_on(self, instance: int) -> None:
-        if self.current is not None:
-            self.current.done_with(instance, failed=True)
+    def ended(self, slot: Slot, process: Process, verdict: Decision) -> str:
+        """A worker has ended unplanned. A slot that the rollout has yet to replace loses nothing by going
+        over to the rollout's version if the old one does not boot or is not to be restarted; says so."""
+        rollout = self.current
+        if rollout is None or slot.instance not in rollout.pending:
+            return ""
+        given_up = verdict is not Decision.RESTART
+        if process.version == rollout.version:
+            if given_up:
+                rollout.done_with(slot.instance, failed=True)
+        elif given_up or process.ready_at is None:
+            rollout.take(slot)
+            return "the reload that is under way starts it anew"
+        return ""
 
     def roll_back(self, cause: str) -> None:
         """Put everything back; after the commit there is nothing to put back, only no more to replace."""
         rollout, self.current = self.current, None
         if rollout is None or rollout.phase is Phase.ROLLING:
             return
-        for slot in self.fleet.active():
-            for process in slot.processes:
-                if process.version == rollout.version and process.state is State.STARTING:
-                    self.fleet.retire(slot, process, "reload")
-            rollout.put_back(slot, self.fleet.now)
-        self.fleet.act(ev.DropReload())
+        if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
+            self._put_all_back(rollout)
+            self.fleet.act(ev.DropReload())
         text = f"reload rolled back: {cause}; the old workers go on"
         self.fleet.tell("reload", text, level="error", reason="rolled_back")
         self._once_more()
 
+    def _put_all_back(self, rollout: Rollout) -> None:
+        for slot in self.fleet.slots.active():
+            candidate = slot.starting
+            if candidate is not None and candidate.version == rollout.version:
+                self.fleet.endings.retire(slot, candidate, "reload", "the reload is rolled back")
+            rollout.put_back(slot)
+
     def finish(self) -> None:
         """End the rollout when nothing is left to replace."""
         rollout = self.current
-        if rollout is None or rollout.phase is Phase.PREPARING:
+        if rollout is None or rollout.phase is Phase.PREPARING or rollout.pending:
             return
-        gone = rollout.pending.keys() - {slot.instance for slot in self.fleet.active()}
-        for instance in gone:
-            del rollout.pending[instance]
-        if rollout.pending:
-            return
-        if rollout.phase is Phase.TRIAL:  # nobody is left to try it on
+        if rollout.phase is Phase.TRIAL:  # no worker is asked for: nobody to try it on
             self._commit(rollout)
         self.current = None
         self._report(rollout)

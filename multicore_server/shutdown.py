@@ -25,6 +25,7 @@ class Shutdown:
         self.reason = reason
         self.drain_at: float | None = fleet.now + wait
         self.quick = False
+        self.halted = False
         if wait:
             fleet.tell("stopping", f"still answering for {wait:g} s (shutdown_delay)")
 
@@ -40,11 +41,13 @@ class Shutdown:
 
     def advance(self) -> None:
         fleet = self.fleet
-        if self.drain_at is not None and self.drain_at <= fleet.now:
+        nobody = not any(fleet.processes())
+        if self.drain_at is not None and (nobody or self.drain_at <= fleet.now):
             self._close()
             for slot in fleet.slots.values():
-                fleet.retire_all(slot)
-        if self.drain_at is None and not any(fleet.processes()):
+                fleet.endings.dismiss(slot, "the server is stopping")
+        if nobody and not self.halted:
+            self.halted = True
             fleet.act(ev.Halt(self.status, self.reason))
 
     def _close(self) -> None:
@@ -55,5 +58,6 @@ class Shutdown:
     def _quit(self, process: Process) -> None:
         if process.state is not State.DRAINING:
             process.move(State.DRAINING, self.fleet.now)
-        process.deadline = self.fleet.now + QUICK_GRACE
-        self.fleet.act(ev.Signal(process.pid, "QUIT"))
+        soon = self.fleet.now + QUICK_GRACE
+        process.deadline = min(process.deadline or soon, soon)
+        process.signals.append("QUIT")

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count
 
-from multicore_server.events import Reason
+from multicore_server.events import Reason, SignalName
 from multicore_server.policy import History
 
 ROWS_PER_SLOT = 4  # one row of the scoreboard for each living process of a slot
@@ -32,15 +33,12 @@ class State(str, Enum):
 
 
 # The rule: a process only moves onward, and from every state it may end at any moment. What a slot becomes
-# when its last starting or ready process has ended is the verdict on that end: forked anew (starting),
-# backoff, stopped or errored; from these three, only a start leads out.
+# when its last starting or ready process has ended is the verdict on that end: forked anew, or backoff,
+# stopped or errored, and from these three only a start leads out.
 MOVES: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.READY, State.DRAINING}),
     State.READY: frozenset({State.DRAINING}),
     State.DRAINING: frozenset(),
-    State.BACKOFF: frozenset({State.STARTING, State.STOPPED, State.ERRORED}),
-    State.STOPPED: frozenset({State.STARTING}),
-    State.ERRORED: frozenset({State.STARTING}),
 }
 
 
@@ -62,6 +60,9 @@ class Process:
     ending: Reason | None = None  # why we end it; None while we do not
     aborted: bool = False  # SIGABRT was sent
     killed: bool = False  # SIGKILL was sent
+    signals: list[SignalName] = field(default_factory=list)  # to send at the next tick, once it has a pid
+    settled: bool = False  # it was ready for so long that the slot's history was cleared
+    kept: bool = False  # its replacement was given up: it goes on for good
 
     def move(self, state: State, now: float) -> None:
         if state not in MOVES[self.state]:
@@ -81,9 +82,8 @@ class Slot:
     processes: list[Process] = field(default_factory=list)
     history: History = field(default_factory=History)
     rest: State | None = None  # backoff, stopped or errored; None while a process is starting or ready
-    not_before: float | None = None  # in backoff: when the next start is due; None: not yet known
+    not_before: float | None = None  # when the next start is due; in backoff, None: not yet known
     wanted: Reason | None = None  # a planned replacement is wanted, for this reason
-    retry: bool = True  # whether a failed planned replacement is tried again
     retired: bool = False  # scaled away; forgotten when its last process has ended
     endings: Counter[Reason] = field(default_factory=Counter)
 
@@ -141,6 +141,13 @@ class Slot:
         self.rest = rest
         self.not_before = not_before
 
+    def settle(self, now: float, stable: float) -> None:
+        """A worker that has been ready for ``stable`` seconds clears the slot's history, once."""
+        worker = self.serving
+        if worker is not None and not worker.settled and (worker.uptime(now) or 0.0) >= stable:
+            worker.settled = True
+            self.history = History()
+
     def begin(self, now: float, row: int, version: int) -> Process:
         """Add the slot's next generation, about to be forked."""
         self.generation += 1
@@ -150,12 +157,44 @@ class Slot:
         return process
 
 
-def deadlines(slots: dict[int, Slot]) -> Iterator[float]:
-    """Every moment at which something is due in these slots."""
-    for slot in slots.values():
-        if slot.not_before is not None:
-            yield slot.not_before
-        for process in slot.processes:
+class Slots(dict[int, Slot]):
+    """The slots of a fleet by instance number; those that were scaled away until their last process ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._generations: dict[int, int] = {}  # the last ones of the slots that were forgotten
+
+    def active(self) -> list[Slot]:
+        """The slots that have not been scaled away, in order."""
+        return [slot for _, slot in sorted(self.items()) if not slot.retired]
+
+    def processes(self) -> Iterator[Process]:
+        for slot in self.values():
+            yield from slot.processes
+
+    def find(self, pid: int) -> tuple[Slot, Process] | None:
+        """The living worker with this pid."""
+        return next(((slot, found) for slot in self.values() if (found := slot.find(pid))), None)
+
+    def open(self) -> Slot:
+        """A slot with the lowest free instance number, to be started at the next tick."""
+        instance = next(i for i in count() if i not in self or self[i].retired)
+        slot = self.setdefault(instance, Slot(instance, self._generations.get(instance, 0)))
+        slot.retired = False
+        slot.revive()
+        return slot
+
+    def forget_if_empty(self, slot: Slot) -> None:
+        if slot.retired and not slot.processes:
+            self._generations[slot.instance] = slot.generation
+            del self[slot.instance]
+
+    def deadlines(self) -> Iterator[float]:
+        """Every moment at which something is due."""
+        for slot in self.values():
+            if slot.not_before is not None:
+                yield slot.not_before
+        for process in self.processes():
             if process.deadline is not None:
                 yield process.deadline
             if process.expires is not None and process.state is State.READY:

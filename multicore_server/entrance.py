@@ -1,0 +1,68 @@
+"""How the arbiter of this package takes the place of gunicorn's.
+
+gunicorn asks a worker class for ``setup()`` while it constructs its arbiter, and shows it the arbiter only
+after it has written the pidfile and bound its addresses: too late to refuse a bad setting without a trace,
+or to say in one line that a port is taken. So ``Arbiter.start`` is wrapped, once: it gives an arbiter whose
+worker class is ours the class of ours, and leaves every other one alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gunicorn.arbiter
+from gunicorn.app.base import BaseApplication
+
+from multicore_server import failures, systemd
+
+_opened = False
+
+
+def open_for(worker_class: type) -> None:
+    """Let arbiters with this worker class, or a relative of it, become ours. Idempotent."""
+    global _opened
+    systemd.take_address()
+    if not _opened:
+        _opened = True
+        gunicorn.arbiter.Arbiter.start = _admitting(gunicorn.arbiter.Arbiter.start)
+        BaseApplication.wsgi = _explaining(BaseApplication.wsgi)
+
+
+def _admitting(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(start)
+    def admit(arbiter: Any) -> None:
+        from multicore_server.arbiter import Arbiter
+        from multicore_server.worker import Worker
+
+        if type(arbiter) is gunicorn.arbiter.Arbiter and issubclass(arbiter.worker_class, Worker):
+            arbiter.__class__ = Arbiter
+            arbiter.start()
+        else:
+            start(arbiter)
+
+    return admit
+
+
+def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``preload_app`` loads the app in the arbiter's constructor, where gunicorn shows a bare traceback."""
+
+    @functools.wraps(load)
+    def wsgi(application: Any) -> Any:
+        try:
+            return load(application)
+        except (Exception, SystemExit) as exc:
+            if application.cfg.preload_app and getattr(application, "callable", None) is None:
+                _refuse(application, exc)
+            raise
+
+    return wsgi
+
+
+def _refuse(application: Any, exc: BaseException) -> NoReturn:
+    app = getattr(application, "app_uri", None) or "the app"
+    trace = failures.app_traceback(exc, app)
+    print("\n".join(filter(None, [trace, f"Error: {failures.explain(exc, app)}"])), file=sys.stderr)  # noqa: T201 - before there is a log
+    sys.exit(gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR)

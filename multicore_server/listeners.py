@@ -1,0 +1,100 @@
+"""Binding the addresses: at the start with patience, at a reload without, and with one line when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn import sock
+
+PATIENCE = 5.0  # seconds to wait for a taken address at the start, as gunicorn: a restart may overlap
+RETRY = 0.25
+
+
+class BindError(Exception):
+    """An address that cannot be listened on: one line with what to do."""
+
+
+def bind(
+    cfg: Any, log: Any, *, patience: float = 0.0, wait: Callable[[float], None] = time.sleep,
+    kept: dict[Any, Any] | None = None,
+) -> list[Any]:  # fmt: skip
+    """The listeners for ``cfg.address``; those in ``kept`` (by address) stay as they are.
+
+    Raises BindError, with everything closed that was newly bound.
+    """
+    _check_tls(cfg)
+    kept = kept or {}
+    bound: list[Any] = []
+    try:
+        for address in cfg.address:
+            bound.append(kept[address] if address in kept else _bind_one(address, cfg, log, patience, wait))
+    except BindError:
+        unbind([listener for listener in bound if listener not in kept.values()])
+        raise
+    return bound
+
+
+def unbind(listeners: list[Any], *, unlink: bool = True) -> None:
+    """Close listeners and remove the files of unix sockets."""
+    with contextlib.suppress(OSError):  # somebody else may have removed the file
+        sock.close_sockets(listeners, unlink)
+
+
+def _check_tls(cfg: Any) -> None:
+    for name in ("certfile", "keyfile", "ca_certs"):
+        path = cfg.settings[name].get()
+        if path and not os.access(path, os.R_OK):
+            why = "cannot be read" if os.path.exists(path) else "does not exist"
+            raise BindError(f"{name} {path!r} {why}")
+
+
+def _bind_one(address: Any, cfg: Any, log: Any, patience: float, wait: Callable[[float], None]) -> Any:
+    if isinstance(address, int):
+        return inherit(address, cfg, log)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return sock._sock_type(address)(address, cfg, log)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
+            wait(RETRY)
+        except (ValueError, OverflowError) as exc:  # a path that is no socket; a port above 65535
+            raise BindError(f"cannot listen on {_text(address)}: {exc}") from exc
+
+
+def inherit(fd: int, cfg: Any, log: Any) -> Any:
+    """The listener behind an open descriptor. Raises BindError."""
+    try:
+        return sock.create_sockets(_OnlyFds(cfg, fd), log)[0]
+    except OSError as exc:
+        raise BindError(f"cannot listen on fd://{fd}: {exc.strerror}; is it an open socket?") from exc
+
+
+class _OnlyFds:
+    """A configuration whose one address is this descriptor."""
+
+    def __init__(self, cfg: Any, fd: int) -> None:
+        self._cfg = cfg
+        self.address = [fd]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cfg, name)
+
+
+def _text(address: Any) -> str:
+    return f"unix:{address}" if isinstance(address, str) else f"{address[0]}:{address[1]}"
+
+
+def _advice(exc: OSError) -> str:
+    advice = {
+        errno.EADDRINUSE: "the address is in use (is another server running? `ss -ltnp` shows it)",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+        errno.EACCES: "permission denied (a port below 1024 needs root or CAP_NET_BIND_SERVICE)",
+    }
+    return advice.get(exc.errno or 0, exc.strerror or str(exc))

@@ -1,0 +1,36 @@
+"""Telling systemd the truth: ready when a worker is, not when the arbiter is (sd_notify(3)).
+
+gunicorn's ``start()`` says READY before any worker exists, so the address is taken out of the environment
+before that. Workers do not inherit it either.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from gunicorn.systemd import sd_notify
+
+VARIABLE = "NOTIFY_SOCKET"
+_address: str | None = None
+
+
+def take_address() -> None:
+    """Take NOTIFY_SOCKET out of the environment; `notify` goes on using it."""
+    global _address
+    _address = os.environ.pop(VARIABLE, _address)
+
+
+def notify(state: str, log: Any) -> None:
+    """Send a state such as ``READY=1``; does nothing outside of a systemd service."""
+    if _address is None:
+        return
+    os.environ[VARIABLE] = _address
+    sd_notify(state, log, unset_environment=True)
+
+
+def reloading(log: Any) -> None:
+    """Announce a reload, with the clock that ``Type=notify-reload`` asks for."""
+    microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}", log)

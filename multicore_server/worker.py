@@ -1,0 +1,244 @@
+"""The gunicorn worker that runs uvicorn: ``gunicorn -k multicore_server.Worker app:app``."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers import base
+from uvicorn._compat import asyncio_run
+
+from multicore_server import cluster, entrance, failures, memory
+from multicore_server.channel import Channel
+from multicore_server.engine import make_config
+from multicore_server.events import identity
+from multicore_server.scoreboard import Item
+from multicore_server.server import Server
+from multicore_server.settings import Settings
+
+MEMORY_INTERVAL = 1.0  # seconds between two looks at this process's own memory
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What the arbiter gives a worker on its way: its place, and its ties to the arbiter."""
+
+    instance: int
+    generation: int
+    row: memoryview
+    channel: Channel
+    lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
+    settings: Settings
+
+
+class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
+    """Runs ASGI and WSGI apps on uvicorn, supervised by the fleet.
+
+    Set ``CONFIG_KWARGS`` in a subclass to give ``uvicorn.Config`` what neither gunicorn's settings nor
+    ``UVICORN_*`` variables say, as with uvicorn-worker.
+    """
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def setup(cls) -> None:
+        """gunicorn calls this first of all: before the app is preloaded, before anything is bound."""
+        entrance.open_for(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seat: Seat  # set by the arbiter between this and the fork
+        self.server: Server | None = None
+        self.interface = ""
+        self.ready = False  # the arbiter has been told
+        self.asked = False  # a replacement has been asked for
+        self._app_ready = False  # cluster.ready() was called
+        self.last_words = ""  # as the arbiter has heard them
+        self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, given by the arbiter
+        self._memory_due = 0.0
+
+    @property
+    def identity(self) -> str:
+        return identity(self.seat.instance, self.seat.generation, os.getpid())
+
+    # --- boot ---
+
+    def boot(self, post_fork: Callable[[], None]) -> None:
+        """Become the worker: runs until it ends, or ends the process with the cause told."""
+        os.environ[self.seat.settings.instance_var] = str(self.seat.instance)
+        cluster.join(self.seat.instance, self.on_app_ready)
+        try:
+            post_fork()
+            self.init_process()
+        except Exception as exc:  # noqa: BLE001 - whatever the app raises
+            self._fail(exc)
+        except SystemExit as exc:
+            if not self.ready and self.server is None:
+                self._fail(exc)
+            raise
+
+    def _fail(self, exc: BaseException) -> NoReturn:
+        """End with the cause in the error log, and in one line with the arbiter."""
+        if self.ready:
+            self.log.error("%s failed", self.identity, exc_info=exc)
+            sys.exit(1)
+        app = getattr(self.app, "app_uri", None) or "the app"
+        words = str(exc) if isinstance(exc, ValueError) and self.booted else failures.explain(exc, app)
+        trace = failures.app_traceback(exc, app)
+        if trace:
+            self.log.error("%s %s\n%s", self.identity, words, trace)
+        self.seat.channel.last_words(words)
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def init_signals(self) -> None:
+        """Until the server runs, TERM, INT and QUIT end this process at once, which is right for a boot."""
+        for name in self.SIGNALS:
+            signal.signal(name, signal.SIG_DFL)
+        # `pkill -HUP gunicorn` reaches workers too. A handler, not SIG_IGN: subprocesses would inherit that.
+        for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(name, lambda *_: None)
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        signal.signal(signal.SIGABRT, self.handle_abort)
+        self._dump_stacks_on_abort()
+
+    def _dump_stacks_on_abort(self) -> None:
+        """SIGABRT dumps every thread's stack to the error log, then goes on to `handle_abort`."""
+        for handler in self.log.error_log.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                try:
+                    faulthandler.enable(handler.stream)
+                except (OSError, ValueError):  # a stream without a file descriptor
+                    continue
+                return
+        faulthandler.enable(sys.__stderr__)
+
+    def run(self) -> None:
+        self._lend_logger()
+        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS)
+        listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
+        asyncio_run(self._serve(config, listeners), loop_factory=config.get_loop_factory())
+
+    async def _serve(self, config: Any, listeners: list[Any]) -> None:
+        self.server = Server(config, self)
+        try:
+            await self.server.serve(sockets=listeners)
+        except SystemExit:  # uvicorn's way to report a failed lifespan startup
+            if self.server.started:
+                raise
+        if not self.server.started:
+            self.seat.channel.last_words("the app's lifespan startup failed (see its traceback)")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _lend_logger(self) -> None:
+        """uvicorn logs to gunicorn's error log; its own start-up chatter would repeat ours."""
+        ours = self.log.error_log
+        logger = logging.getLogger("uvicorn.error")
+        logger.handlers = ours.handlers
+        logger.propagate = False
+        logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
+
+    # --- what the server tells ---
+
+    def on_app_ready(self) -> None:
+        """`cluster.ready`: may come early, from any thread, and more than once."""
+        self._app_ready = True
+        if self.server is not None and self.server.started:
+            self.on_started()
+
+    def on_started(self) -> None:
+        """The server listens: tell the arbiter, once, when the app has nothing against it."""
+        if not self.ready and (self._app_ready or not self.seat.settings.wait_ready):
+            self.ready = True
+            self.seat.channel.ready(self.interface)
+
+    def on_answered(self) -> None:
+        if self.server is not None and self.server.server_state.total_requests >= self.max_requests:
+            self.ask_to_retire("max_requests")
+
+    def ask_to_retire(self, reason: str) -> None:
+        """Ask, once, for a replacement; until it is ready this worker serves on."""
+        if not self.asked:
+            self.asked = True
+            self.seat.channel.retire(reason)
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        self.seat.row[Item.HEARTBEAT] = now
+        if now >= self._memory_due:
+            self._memory_due = now + MEMORY_INTERVAL
+            self._look_at_memory(now)
+
+    def _look_at_memory(self, now: float) -> None:
+        """Unique memory costs milliseconds to measure: only when the resident set is above the limit."""
+        row = self.seat.row
+        if row[Item.MEMORY_LIMIT] and memory.rss(os.getpid()) > row[Item.MEMORY_LIMIT]:
+            row[Item.UNIQUE_MEMORY] = memory.uss()
+            row[Item.UNIQUE_MEMORY_AT] = now
+
+    # --- signals, the reloader, the arbiter's end ---
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self.seat.lifeline, self._on_arbiter_gone, loop)
+        loop.add_reader(self.PIPE[0], self._on_file_changed)
+        if self.reloader is not None:
+            self._keep_reloading()
+
+    def on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGUSR1:
+            self.handle_usr1(number, None)
+            return
+        # If it came from the arbiter, it knows and ignores this; from anyone else, it starts a replacement.
+        self.seat.channel.retire("manual", draining=True)
+        quick = number is not signal.SIGTERM
+        if quick:
+            self.cfg.worker_int(self)
+        self.stop(quick=quick)
+
+    def stop(self, *, quick: bool = False) -> None:
+        self.alive = False
+        if self.server is not None:
+            self.server.stop(quick=quick)
+
+    def handle_usr1(self, sig: int, frame: Any) -> None:
+        super().handle_usr1(sig, frame)
+        self._dump_stacks_on_abort()  # to the reopened file
+
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        """gunicorn's way to end a hung worker, made sure: an app that catches SystemExit cannot stay."""
+        self.cfg.worker_abort(self)
+        self.leave()
+        logging.shutdown()
+        os._exit(1)
+
+    def _on_arbiter_gone(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self.seat.lifeline)
+        self.log.warning("%s the arbiter is gone; draining", self.identity)
+        self.stop()
+
+    def _on_file_changed(self) -> None:
+        os.read(self.PIPE[0], 4096)
+        self.log.info("%s a source file has changed; asking for a replacement", self.identity)
+        self.seat.channel.retire("reload")
+
+    def _keep_reloading(self) -> None:
+        """gunicorn's reloader ends its worker at the first change. Ours serves on until a replacement with
+        the new code is ready, so it goes on watching: the next change may repair what this one broke."""
+        seen: dict[str, float] = {}
+
+        def changed(name: str) -> None:
+            modified = os.stat(name).st_mtime if os.path.exists(name) else 0.0
+            if seen.get(name) != modified:
+                seen[name] = modified
+                os.write(self.PIPE[1], b"1")
+
+        self.reloader._callback = changed

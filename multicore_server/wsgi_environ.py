@@ -1,0 +1,118 @@
+"""From an ASGI scope to the CGI part of a WSGI environ.
+
+Sources: PEP 3333 "environ Variables" and "URL Reconstruction", RFC 3875 section 4.1; where those leave a
+choice, what gunicorn does, since its users' apps are what runs here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from starlette.types import Scope
+
+# Real traffic uses a few dozen header names; the bound is there for clients that invent new ones.
+_KNOWN_NAMES = 512
+
+
+class _HeaderKeys(dict[bytes, str]):
+    """Header name (lower case, as ASGI has it) to environ key; "" for a header that is not passed on."""
+
+    def __init__(self, drop_underscores: bool) -> None:
+        super().__init__({b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"})
+        self._drop_underscores = drop_underscores
+
+    def __missing__(self, name: bytes) -> str:
+        # "X-Real_IP" and "X-Real-IP" become the same key, so a client could fake what a proxy sets.
+        if self._drop_underscores and b"_" in name:
+            return ""
+        key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+        if len(self) < _KNOWN_NAMES:
+            self[name] = key
+        return key
+
+
+_KEYS = {drop: _HeaderKeys(drop) for drop in (True, False)}
+
+
+def environ(scope: Scope) -> dict[str, Any]:
+    """Return the CGI part of the environ (and ``wsgi.url_scheme``) of an HTTP scope."""
+    return fill({}, scope)
+
+
+def fill(
+    env: dict[str, Any], scope: Scope, *, script_name: str = "", drop_underscores: bool = True
+) -> dict[str, Any]:
+    """Add what the scope says to `env`, and return it."""
+    env["REQUEST_METHOD"] = scope["method"]
+    env["SERVER_PROTOCOL"] = "HTTP/" + scope["http_version"]
+    scheme = env["wsgi.url_scheme"] = scope.get("scheme", "http")
+    if scheme == "https":
+        env["HTTPS"] = "on"  # PEP 3333: the Apache SSL variables, as far as they are known
+    client = scope.get("client")
+    env["REMOTE_ADDR"] = client[0] if client else ""
+    if client and client[1]:  # 0 where a proxy named the client without a port
+        env["REMOTE_PORT"] = str(client[1])
+    _add_paths(env, scope, script_name)
+    _add_headers(env, scope["headers"], _KEYS[drop_underscores])
+    server = scope.get("server")
+    if not server or server[1] is None:  # a Unix socket
+        server = _server_from_host(env.get("HTTP_HOST", ""), scheme)
+    env["SERVER_NAME"] = server[0]
+    env["SERVER_PORT"] = str(server[1])
+    return env
+
+
+def _add_headers(env: dict[str, Any], headers: list[tuple[bytes, bytes]], keys: _HeaderKeys) -> None:
+    repeated: dict[str, list[str]] | None = None
+    for name, value in headers:
+        key = keys[name]
+        if not key:
+            continue
+        if key not in env:
+            env[key] = value.decode("latin-1")
+            continue
+        # Joined once, at the end: one by one would copy the growing value each time.
+        repeated = {} if repeated is None else repeated
+        repeated.setdefault(key, [env[key]]).append(value.decode("latin-1"))
+    for key, values in (repeated or {}).items():
+        # RFC 6265bis 5.7.3 and RFC 9113 8.2.3: cookies alone are joined by "; ".
+        env[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
+
+
+def _add_paths(env: dict[str, Any], scope: Scope, script_name: str) -> None:
+    root = scope.get("root_path", "")
+    target: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    if root:  # uvicorn puts root_path before both path and raw_path; the client did not send it
+        target = target.removeprefix(root.encode("utf-8"))
+    if target[:1] != b"/":
+        target = _origin_form(target)
+    # PEP 3333, "Unicode Issues": bytes that are not UTF-8 arrive whole when each is one latin-1 character.
+    path = (unquote_to_bytes(target) if b"%" in target else target).decode("latin-1")
+    if script_name:
+        mount = script_name.rstrip("/").encode("utf-8").decode("latin-1")
+        if path == mount or path.startswith(mount + "/"):
+            path = path[len(mount) :]
+        env["SCRIPT_NAME"] = root.encode("utf-8").decode("latin-1") + mount
+    else:
+        env["SCRIPT_NAME"] = root.encode("utf-8").decode("latin-1") if root else ""
+    env["PATH_INFO"] = path
+    query = env["QUERY_STRING"] = scope["query_string"].decode("latin-1")
+    uri = target.decode("latin-1")
+    env["RAW_URI"] = f"{uri}?{query}" if query else uri
+
+
+def _origin_form(target: bytes) -> bytes:
+    """Take the path of ``GET http://host/path`` (RFC 9112 3.2.2), which uvicorn's h11 leaves whole."""
+    _, absolute, rest = target.partition(b"://")
+    if not absolute:
+        return target  # "*"
+    return b"/" + rest.partition(b"/")[2]
+
+
+def _server_from_host(host: str, scheme: str) -> tuple[str, str]:
+    """PEP 3333: SERVER_NAME and SERVER_PORT are never empty. A Unix socket has only the Host header."""
+    name, colon, port = host.rpartition(":")
+    if not colon or not port.isdecimal():  # no port, or the colons of an IPv6 address
+        name, port = host, ""
+    return name or "localhost", port or ("443" if scheme == "https" else "80")

@@ -1,0 +1,254 @@
+"""One WSGI response: PEP 3333's rules as a plain generator of ASGI messages.
+
+Nothing here waits or knows of event loops: a driver (`wsgi.py`) runs the generator, inline or in a
+thread, and sends what it yields. All of the app's code runs inside ``next()`` and ``close()`` of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+from wsgiref.util import is_hop_by_hop
+
+from starlette.types import Message
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import WSGIApplication
+
+Batch: TypeAlias = list[Message]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+logger = logging.getLogger("gunicorn.error")
+
+# RFC 9112 4: three digits and a phrase. RFC 9110 5.5: visible characters, obs-text, space and tab. The tab
+# is a control character, which PEP 3333 forbids, but real apps fold with it and gunicorn lets it pass.
+_STATUS = re.compile(r"([1-5][0-9]{2})(?: [ \t\x21-\x7e\x80-\xff]*)?")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[ \t\x21-\x7e\x80-\xff]*")
+_KNOWN = 512  # bounds what is remembered of names and statuses that apps make up
+
+
+class _HeaderNames(dict[str, bytes]):
+    """Response header name to what is sent; checked once, for the same few names come every time."""
+
+    def __missing__(self, name: str) -> bytes:
+        if not isinstance(name, str):
+            raise TypeError(f"header name {name!r} is not a string")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"invalid header name {name!r}")
+        # PEP 3333, "Other HTTP Features": an error, and at the time start_response() is called.
+        if is_hop_by_hop(name):
+            raise ValueError(f"hop-by-hop header {name!r} is the server's to send, not the app's")
+        encoded = name.lower().encode("ascii")
+        if len(self) < _KNOWN:
+            self[name] = encoded
+        return encoded
+
+
+class _Statuses(dict[str, int]):
+    """Status line to code, checked once."""
+
+    def __missing__(self, status: str) -> int:
+        if not isinstance(status, str):
+            raise TypeError(f"status {status!r} is not a string")
+        match = _STATUS.fullmatch(status)
+        if match is None:
+            raise ValueError(f"invalid status {status!r}: '200 OK' is the form, from 100 to 599")
+        code = int(match[1])
+        if len(self) < _KNOWN:
+            self[status] = code
+        return code
+
+
+_NAMES = _HeaderNames()
+_STATUSES = _Statuses()
+
+
+def _check_headers(headers: Iterable[tuple[str, str]]) -> tuple[Headers, int | None]:
+    """Return the headers as they are sent, and the Content-Length among them."""
+    checked: Headers = []
+    length: int | None = None
+    for name, value in headers:
+        key = _NAMES[name]
+        if not isinstance(value, str):
+            raise TypeError(f"the value of header {name!r} is not a string")
+        if not _VALUE.fullmatch(value):
+            raise ValueError(f"control or wide characters in the value of header {name!r}")
+        value = value.strip(" \t")  # noqa: PLW2901 - RFC 9110 5.5: not part of the value
+        if key == b"content-length":
+            if length is not None or not (value.isascii() and value.isdigit()):
+                raise ValueError(f"repeated or invalid Content-Length {value!r}")
+            length = int(value)
+        checked.append((key, value.encode("latin-1")))
+    return checked, length
+
+
+class ClientLeft(BrokenPipeError):  # noqa: N818 - it is what happened, and rarely an error
+    """There is nobody to send to; what write() raises in a thread, as a socket would."""
+
+
+class Response:
+    """What `start_response`, `write` and the app's iterable make of one request.
+
+    `push` is what write() sends through: it is called in the middle of the app.
+    """
+
+    __slots__ = (
+        "_app",
+        "_bodiless",
+        "_environ",
+        "_headers",
+        "_is_head",
+        "_push",
+        "_remaining",
+        "_status",
+        "complete",
+        "headers_sent",
+    )
+
+    def __init__(self, app: WSGIApplication, environ: dict[str, Any], push: Callable[[Batch], None]) -> None:
+        self._app = app
+        self._environ = environ
+        self._push = push
+        self._is_head = environ["REQUEST_METHOD"] == "HEAD"
+        self._status = 0  # 0: start_response() has not been called
+        self._headers: Headers = []
+        self._bodiless = False
+        self._remaining: int | None = None  # of Content-Length
+        self.headers_sent = False
+        self.complete = False
+
+    def run(self) -> Generator[Batch, None, None]:
+        """Call the app and yield what is to be sent; an empty batch asks for a turn of the loop.
+
+        Has it ended with `complete` false, the app failed after the headers: the connection is to be cut.
+        """
+        try:
+            yield from self._blocks()
+        except ClientLeft:
+            raise
+        except Exception:
+            path = self._environ["RAW_URI"].partition("?")[0]
+            logger.exception("Error handling request %s %s", self._environ["REQUEST_METHOD"], path)
+            if not self.headers_sent:
+                self.headers_sent = self.complete = True
+                yield _server_error()
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """PEP 3333, "The start_response() Callable"."""
+        if exc_info:
+            try:
+                if self.headers_sent and exc_info[1] is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no cycle through the traceback
+        elif self._status:
+            raise AssertionError("start_response() was called a second time without exc_info")
+        code = _STATUSES[status]
+        checked, length = _check_headers(headers)
+        self._bodiless = code < 200 or code in (204, 304)
+        if self._bodiless and length is not None:
+            # RFC 9110 8.6 forbids it for 1xx and 204; for 304 uvicorn would wait for that many bytes.
+            checked = [header for header in checked if header[0] != b"content-length"]
+            length = None
+        self._headers, self._remaining, self._status = checked, length, code
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333, "The write() Callable": send `data` before returning, or see to it that it goes."""
+        if self._remaining is not None and len(data) > self._remaining:
+            raise ValueError("write() past the response's Content-Length")
+        if batch := self._emit(data):
+            self._push(batch)
+
+    def _blocks(self) -> Generator[Batch, None, None]:
+        result = self._app(self._environ, self.start_response)
+        try:
+            alone = _is_one_block(result)
+            for block in result:
+                # Content-Length is reached: "should stop iterating". This one next() more lets a
+                # generator run the code after its last yield, as it does under other servers.
+                if self.complete:
+                    break
+                yield self._emit(block, alone)
+            if not self.complete:
+                yield self._end()
+        finally:
+            self._close(result)
+
+    def _emit(self, data: bytes, alone: bool = False) -> Batch:
+        """Return the messages for one block; none for an empty one, which holds the headers back."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"the app gave {type(data).__name__} where bytes were expected")
+        if not data or self.complete:
+            return []
+        if not self._status:
+            raise AssertionError("the app gave a block before it called start_response()")
+        if alone and self._remaining is None and not self.headers_sent and not self._bodiless:
+            self._set_length(len(data))
+        if self._remaining is not None:
+            data = data[: self._remaining]  # PEP 3333: no more bytes than the header allows
+            self._remaining -= len(data)
+        # uvicorn accepts no body with 204 and 304; nothing follows the headers of these and of HEAD.
+        ended = self._bodiless or self._is_head
+        self.complete = ended or self._remaining == 0
+        body = b"" if ended else data
+        return self._with_head({"type": "http.response.body", "body": body, "more_body": not self.complete})
+
+    def _end(self) -> Batch:
+        if not self._status:
+            raise AssertionError("the app returned without calling start_response()")
+        if self._remaining and not self._is_head:
+            raise ValueError(f"the response is {self._remaining} bytes shorter than its Content-Length")
+        if self._remaining is None and not (self.headers_sent or self._is_head or self._bodiless):
+            self._set_length(0)
+        self.complete = True
+        return self._with_head({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _set_length(self, length: int) -> None:
+        """PEP 3333, "Handling the Content-Length Header": of one block the length is known."""
+        self._headers.append((b"content-length", b"%d" % length))
+        self._remaining = length
+
+    def _with_head(self, body: Message) -> Batch:
+        if self.headers_sent:
+            return [body]
+        self.headers_sent = True
+        return [{"type": "http.response.start", "status": self._status, "headers": self._headers}, body]
+
+    def _close(self, result: Iterable[bytes]) -> None:
+        close = getattr(result, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except Exception:
+            path = self._environ["RAW_URI"].partition("?")[0]
+            logger.exception("Error in close() of request %s %s", self._environ["REQUEST_METHOD"], path)
+
+
+def _is_one_block(result: Any) -> bool:
+    if type(result) is list or type(result) is tuple:
+        return len(result) == 1
+    try:
+        return hasattr(type(result), "__len__") and len(result) == 1
+    except TypeError:  # a proxy's __len__ around a generator
+        return False
+
+
+def _server_error() -> Batch:
+    body = b"Internal Server Error"
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    return [
+        {"type": "http.response.start", "status": 500, "headers": headers},
+        {"type": "http.response.body", "body": body, "more_body": False},
+    ]
