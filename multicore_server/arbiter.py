@@ -19,21 +19,19 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gunicorn.arbiter
-from gunicorn import util
 from gunicorn.errors import HaltServer
-from gunicorn.pidfile import Pidfile
 
 from multicore_server import deployment, hooks, listeners, systemd
 from multicore_server import events as ev
-from multicore_server.channel import Channel
-from multicore_server.deployment import Deployment, DeploymentError
+from multicore_server.deployment import Deployment
 from multicore_server.engine import without_effect
 from multicore_server.events import Action
 from multicore_server.fleet import Fleet
 from multicore_server.inspection import Inspection
+from multicore_server.reload import Reloader
 from multicore_server.scoreboard import Scoreboard, slots_for
 from multicore_server.settings import SettingError, environment, unknown_environment
-from multicore_server.worker import Seat
+from multicore_server.workforce import Workforce
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
 
@@ -105,14 +103,11 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         self.fleet = Fleet(options, self.settings.workers, capacity)
         self.inspection = Inspection(self.fleet, self.scoreboard)
         self.inspection.configure(self.settings, self.cfg)
-        self.candidate: Deployment | None = None
-        self._lifeline, self._lifeline_writer = os.pipe()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        self._talking: list[Any] = []
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        self.workforce = Workforce(self)
+        self.reloader = Reloader(self)
         self._deadline: float | None = 0.0
-        self._announced = False
-        self._interface = ""
         _raise_descriptor_limit()
         if self.cfg.preload_app:
             gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every worker
@@ -125,12 +120,12 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
     # --- the loop: gunicorn's run() calls these three ---
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        for key, _ in self._selector.select(self._patience()):
+        for key, _ in self.selector.select(self._patience()):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_reader, 4096)
             else:
-                self._talking.append(key.data)
+                self.workforce.note(key.data)
         signals = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -142,15 +137,19 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         due = [deadline for deadline in (self._deadline, self.inspection.due) if deadline is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
+    def close_loop(self) -> None:
+        """In a child, which has no use for it."""
+        self.selector.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+
     def murder_workers(self) -> None:
         """Hung workers are the inspection's and the fleet's."""
 
     def manage_workers(self) -> None:
-        for worker in self._talking:
-            self._hear(worker)
-        self._talking.clear()
+        self.workforce.hear_all()
         for observation in self.inspection.look(time.monotonic()):
-            self._observe(observation)
+            self.observe(observation)
         while True:
             actions, self._deadline = self.fleet.tick(time.monotonic())
             if not actions:
@@ -158,7 +157,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             for action in actions:
                 ACTIONS[type(action)](self, action)
 
-    def _observe(self, observation: ev.Observation) -> None:
+    def observe(self, observation: ev.Observation) -> None:
         self.fleet.observe(observation, time.monotonic())
 
     # --- signals ---
@@ -177,7 +176,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def handle_hup(self) -> None:
         self.log.info("Hang up: %s", self.master_name)
-        self._observe(ev.Reload())
+        self.observe(ev.Reload())
         if self.dirty_arbiter_pid:
             self.kill_dirty_arbiter(signal.SIGHUP)
 
@@ -191,19 +190,19 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def _stop(self, *, graceful: bool) -> None:
         systemd.notify("STOPPING=1", self.log)
-        self._observe(ev.Stop(graceful))
+        self.observe(ev.Stop(graceful))
 
     def handle_ttin(self) -> None:
-        self._observe(ev.Scale(self.fleet.workers + 1))
+        self.observe(ev.Scale(self.fleet.workers + 1))
 
     def handle_ttou(self) -> None:
         if self.fleet.workers > 1:
-            self._observe(ev.Scale(self.fleet.workers - 1))
+            self.observe(ev.Scale(self.fleet.workers - 1))
 
     def handle_winch(self) -> None:
         if self.cfg.daemon:
             self.log.info("graceful stop of workers")
-            self._observe(ev.Scale(0))
+            self.observe(ev.Scale(0))
         else:
             self.log.debug("SIGWINCH ignored. Not daemonized")
 
@@ -221,96 +220,18 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         if was and not self.master_pid:
             systemd.notify(f"MAINPID={os.getpid()}", self.log)
 
-    # --- workers come ---
+    # --- workers ---
 
-    def _fork(self, fork: ev.Fork) -> None:
-        made_from = self.candidate if fork.candidate else self._in_force()
-        assert made_from is not None
-        try:
-            worker = self._hire(fork, made_from)
-            made_from.cfg.pre_fork(self, worker)
-            pid = os.fork()
-        except Exception as exc:  # noqa: BLE001 - no process, no descriptor, no temporary file
-            self._observe(ev.ForkFailed(fork.instance, fork.generation, str(exc)))
-            return
-        if pid == 0:
-            self._become_worker(worker, made_from, candidate=fork.candidate)
-        worker.pid = pid
-        worker.seat.channel.worker_end.close()
-        self.WORKERS[pid] = worker
-        self._selector.register(worker.seat.channel.arbiter_end, selectors.EVENT_READ, worker)
-        self._observe(ev.Forked(fork.instance, fork.generation, pid))
+    def deployment_for(self, fork: ev.Fork) -> Deployment:
+        candidate = self.reloader.candidate if fork.candidate else None
+        return candidate or self.in_force()
 
-    def _in_force(self) -> Deployment:
+    def in_force(self) -> Deployment:
         return Deployment(self.app, self.cfg, self.settings, self.LISTENERS)
 
-    def _hire(self, fork: ev.Fork, made_from: Deployment) -> Any:
-        self.worker_age += 1
-        cfg = made_from.cfg
-        worker = cfg.worker_class(
-            self.worker_age, self.pid, made_from.listeners, made_from.app, cfg.timeout / 2.0, cfg, self.log
-        )
-        row = self.scoreboard.row(fork.row)
-        worker.seat = Seat(
-            fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings
-        )
-        worker.leave = lambda: cfg.worker_exit(self, worker)
-        return worker
-
-    def _become_worker(self, worker: Any, made_from: Deployment, *, candidate: bool) -> NoReturn:
-        worker.pid = os.getpid()
-        try:
-            self._leave_behind(worker)
-            if candidate:
-                deployment.reset_environment(self.cfg)
-                self.log.setup(made_from.cfg)
-            util._setproctitle(f"worker [{made_from.cfg.proc_name}]")
-            worker.boot(lambda: made_from.cfg.post_fork(self, worker))
-            sys.exit(0)
-        finally:
-            worker.tmp.close()
-            worker.leave()
-
-    def _leave_behind(self, worker: Any) -> None:
-        """Close what is the arbiter's: its end must be seen, and an address it gives up must be free."""
-        os.close(self._lifeline_writer)
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
-        self._selector.close()
-        worker.seat.channel.arbiter_end.close()
-        for sibling in self.WORKERS.values():
-            sibling.tmp.close()
-            sibling.seat.channel.arbiter_end.close()
-        for listener in {*self.LISTENERS, *(self.candidate.listeners if self.candidate else ())}:
-            if listener not in worker.sockets:
-                listener.close()
-
-    def _hear(self, worker: Any) -> str:
-        """Observe what a worker says; its last words are the caller's."""
-        words = ""
-        for message in worker.seat.channel.received():
-            if "ready" in message:
-                self._interface = message["ready"]
-                self._observe(ev.BecameReady(worker.pid))
-                self._announce()
-            elif "retire" in message:
-                self._observe(ev.AskedToRetire(worker.pid, message["retire"], message["draining"]))
-            else:
-                words = message["words"]
-        worker.last_words = words or worker.last_words
-        return worker.last_words
-
-    def _announce(self) -> None:
-        """The first worker is ready, so the service is."""
-        if self._announced:
-            return
-        self._announced = True
-        systemd.notify("READY=1\nSTATUS=Serving", self.log)
-        if self._interface != "wsgi" and self.cfg.threads > 1:
-            text = "the app is ASGI and brings its own concurrency"
-            self.log.warning("threads = %s has no effect: %s", self.cfg.threads, text)
-
-    # --- workers go ---
+    def all_listeners(self) -> set[Any]:
+        candidate = self.reloader.candidate
+        return {*self.LISTENERS, *(candidate.listeners if candidate else ())}
 
     def reap_workers(self) -> None:
         while True:
@@ -325,7 +246,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
     def _reaped(self, pid: int, status: int) -> None:
         worker = self.WORKERS.pop(pid, None)
         if worker is not None:
-            self._bury(worker, status)
+            self.workforce.bury(worker, status)
         elif pid == self.reexec_pid:
             self.reexec_pid = 0
             self.log.warning("the arbiter that USR2 started has ended (pid=%s); this one goes on", pid)
@@ -335,30 +256,15 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         else:
             self.log.debug("reaped a child that is no worker (pid=%s)", pid)
 
-    def _bury(self, worker: Any, status: int) -> None:
-        words = self._hear(worker)
-        self._selector.unregister(worker.seat.channel.arbiter_end)
-        worker.seat.channel.close()
-        worker.tmp.close()
-        self._talking = [other for other in self._talking if other is not worker]
-        self._observe(self._exited(worker.pid, status, words))
-        self.cfg.child_exit(self, worker)
+    @property
+    def num_workers(self) -> Any:
+        return self._num_workers
 
-    def _exited(self, pid: int, status: int, words: str) -> ev.Exited:
-        if os.WIFEXITED(status):
-            return ev.Exited(pid, code=os.WEXITSTATUS(status), words=words)
-        number = os.WTERMSIG(status)
-        found = self.fleet.find(pid)
-        ours = found is not None and found[1].killed
-        oom = number == signal.SIGKILL and not ours and self.inspection.oom_killed()
-        return ev.Exited(pid, signal=self._signal_name(number), oom=oom, words=words)
-
-    @staticmethod
-    def _signal_name(number: int) -> str:
-        try:
-            return signal.Signals(number).name
-        except ValueError:  # real-time signals have no names
-            return f"signal {number}"
+    @num_workers.setter
+    def num_workers(self, workers: int) -> None:
+        """gunicorn sets it anew at every reload; the nworkers_changed hook is for changes."""
+        if workers != self._num_workers:
+            self._set_num_workers(workers)
 
     # --- the other actions ---
 
@@ -375,8 +281,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         self.num_workers = scaled.workers
 
     def _close_listeners(self, _: ev.CloseListeners) -> None:
-        if self.candidate is not None:
-            self._drop_reload(ev.DropReload())
+        self.reloader.drop()
         alone = self.reexec_pid == self.master_pid == 0 and not self.systemd
         listeners.unbind(self.LISTENERS, unlink=alone)
         self.LISTENERS = []
@@ -386,70 +291,17 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             raise HaltServer(halt.reason, halt.status)
         raise StopIteration
 
-    # --- reload ---
-
-    def _prepare_reload(self, _: ev.PrepareReload) -> None:
-        systemd.reloading(self.log)
-        if self.cfg.preload_app:
-            text = "preload_app: the app's code stays as the arbiter has loaded it; USR2 loads new code"
-            self.log.warning("%s", text)
-        try:
-            self.candidate = deployment.load_afresh(self._in_force(), self.log)
-        except DeploymentError as exc:
-            self._observe(ev.ReloadFailed(str(exc)))
-            return
-        settings = self.candidate.settings
-        options = deployment.fleet_options(settings, self.candidate.cfg)
-        self._observe(ev.ReloadPrepared(options, settings.workers))
-
-    def _commit_reload(self, _: ev.CommitReload) -> None:
-        new, self.candidate = self.candidate, None
-        assert new is not None
-        before, self.LISTENERS = self.LISTENERS, new.listeners
-        listeners.unbind([listener for listener in before if listener not in new.listeners])
-        deployment.reset_environment(self.cfg)
-        old_pidfile = self.cfg.pidfile
-        self._num_workers = new.settings.workers  # nworkers_changed is for the Scaled action to call
-        self.setup(new.app)
-        self.settings = new.settings
-        self.inspection.configure(new.settings, new.cfg)
-        self.log.reopen_files()
-        self._move_pidfile(old_pidfile)
-        util._setproctitle(f"master [{self.proc_name}]")
-        if before is not self.LISTENERS:
-            self.log.info("Listening at: %s", ",".join(map(str, self.LISTENERS)))
-        self.cfg.on_reload(self)
-
-    def _move_pidfile(self, old: str | None) -> None:
-        if self.cfg.pidfile == old:
-            return
-        try:
-            new = Pidfile(self.cfg.pidfile) if self.cfg.pidfile else None
-            if new is not None:
-                new.create(self.pid)
-        except (OSError, RuntimeError) as exc:
-            self.log.error("pidfile %s: %s; keeping %s", self.cfg.pidfile, exc, old)
-            return
-        if self.pidfile is not None:
-            self.pidfile.unlink()
-        self.pidfile = new
-
-    def _drop_reload(self, _: ev.DropReload) -> None:
-        dropped, self.candidate = self.candidate, None
-        if dropped is not None:
-            listeners.unbind([listener for listener in dropped.listeners if listener not in self.LISTENERS])
-
 
 ACTIONS: dict[type[Action], Callable[..., None]] = {
     ev.Event: Arbiter._tell,
-    ev.Fork: Arbiter._fork,
+    ev.Fork: lambda arbiter, fork: arbiter.workforce.fork(fork),
     ev.Signal: Arbiter._send,
     ev.Scaled: Arbiter._scaled,
     ev.CloseListeners: Arbiter._close_listeners,
     ev.Halt: Arbiter._halt,
-    ev.PrepareReload: Arbiter._prepare_reload,
-    ev.CommitReload: Arbiter._commit_reload,
-    ev.DropReload: Arbiter._drop_reload,
+    ev.PrepareReload: lambda arbiter, _: arbiter.reloader.prepare(),
+    ev.CommitReload: lambda arbiter, _: arbiter.reloader.commit(),
+    ev.DropReload: lambda arbiter, _: arbiter.reloader.drop(),
 }
 
 

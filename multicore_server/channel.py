@@ -5,6 +5,7 @@ A socket pair that keeps message boundaries; the messages are JSON. The arbiter 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -24,6 +25,7 @@ class Channel:
         self.arbiter_end, self.worker_end = socket.socketpair(socket.AF_UNIX, KIND)
         self.arbiter_end.setblocking(False)
         self.worker_end.setblocking(False)
+        self.ended = False  # the worker's end is closed: nothing more will come
 
     def close(self) -> None:
         self.arbiter_end.close()
@@ -41,10 +43,9 @@ class Channel:
         self._send(words=words[:MAX_WORDS])
 
     def _send(self, **message: Any) -> None:
-        try:
+        # If the arbiter is gone or stopped, the lifeline and its own checks take care of that.
+        with contextlib.suppress(OSError):
             self.worker_end.send(json.dumps(message).encode())
-        except OSError:
-            pass  # the arbiter is gone or stopped: the lifeline and its own checks take care of that
 
     # --- the arbiter's side ---
 
@@ -56,5 +57,6 @@ class Channel:
             except OSError:
                 return
             if not data:
+                self.ended = True
                 return
             yield json.loads(data)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 __all__ = ["instance", "ready"]
 
 instance: int | None = None
-"""This worker's instance number: from 0, the lowest free one, kept by its replacement (PM2's NODE_APP_INSTANCE)."""
+"""This worker's number: from 0, the lowest free one, kept by its replacement (PM2's NODE_APP_INSTANCE)."""
 
 _on_ready: Callable[[], None] | None = None
 

@@ -6,7 +6,8 @@ uvicorn is the one engine, for ASGI and, through the bridge, for WSGI.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -83,8 +84,16 @@ def uvicorn_environment() -> dict[str, Any]:
         if raw is not None:
             found[option.name] = _converted(option, context, raw)
     if "headers" in found:
-        found["headers"] = [tuple(part.strip() for part in h.split(":", 1)) for h in found["headers"]]
+        found["headers"] = [_header(text) for text in found["headers"]]
     return found
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (name and colon):
+        form = "Name:value, separated by spaces (so no spaces in a value)"
+        raise SettingError(f"UVICORN_HEADERS: {text!r} is not of the form {form} (from the environment)")
+    return name, value.strip()
 
 
 def _converted(option: click.Parameter, context: click.Context, raw: Any) -> Any:
@@ -109,7 +118,9 @@ def is_set(cfg: Any, name: str) -> bool:
     return setting is not None and setting.get() != type(setting)().get()
 
 
-def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tuple[Config, str]:
+def make_config(
+    cfg: Any, log: Any, app: Any, overrides: dict[str, Any], listeners: Iterable[socket.socket]
+) -> tuple[Config, str]:
     """The uvicorn configuration of a worker, loaded, and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
@@ -123,6 +134,7 @@ def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tupl
     headers = list(options.pop("headers", None) or [])
     if cfg.keepalive == 0:
         headers.append(("connection", "close"))
+    trusted = options.pop("forwarded_allow_ips", cfg.forwarded_allow_ips)
     proxied = options.pop("proxy_headers", True)
     password = options.pop("ssl_keyfile_password", None)
     if interface == "wsgi":
@@ -130,9 +142,8 @@ def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tupl
         app = _bridge(cfg, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
-    app = _surround(app, cfg, log, proxied=proxied)
     config = Config(
-        _plain(app),
+        _surround(app, cfg, log, listeners, proxied=proxied),
         interface="asgi3",
         log_config=None,
         access_log=False,  # gunicorn's own is written instead
@@ -149,7 +160,19 @@ def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tupl
     config.http_protocol_class = gentle(config.http_protocol_class)
     if cfg.is_ssl:
         config.ssl = _ssl_context(cfg, password)
+        if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2
+            config.ssl.set_alpn_protocols(alpn)
     return config, interface
+
+
+def _from_gunicorn(cfg: Any) -> dict[str, Any]:
+    return {
+        "log_config": None,
+        "access_log": False,  # gunicorn's own is written instead
+        "timeout_keep_alive": cfg.keepalive,
+        "timeout_graceful_shutdown": cfg.graceful_timeout,
+        "backlog": cfg.backlog,
+    }
 
 
 def _bridge(cfg: Any, app: Any, root_path: str) -> WSGIBridge:
@@ -160,12 +183,6 @@ def _bridge(cfg: Any, app: Any, root_path: str) -> WSGIBridge:
         drop_underscores=getattr(cfg, "header_map", "drop") != "dangerous",
         spool_dir=cfg.tmp_upload_dir,
     )
-
-
-def _surround(app: Any, cfg: Any, log: Any, *, proxied: bool) -> Any:
-    if wants_access_log(cfg, log):
-        app = AccessLog(app, log)
-    return _Trust(app, cfg.forwarded_allow_ips) if proxied else app
 
 
 def wants_access_log(cfg: Any, log: Any) -> bool:
@@ -183,9 +200,9 @@ class _Trust:
         self.by_address = ProxyHeadersMiddleware(app, trusted)
         self.always = ProxyHeadersMiddleware(app, "*")
 
-    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         through = self.always if scope.get("client", True) is None else self.by_address
-        return through(scope, receive, send)
+        await through(scope, receive, send)
 
 
 def _plain(app: Any) -> Any:

@@ -17,7 +17,7 @@ from gunicorn.errors import AppImportError
 
 # The frames between the worker and the app's own code.
 OURS = (
-    *(str(Path(module.__file__).parent) for module in (gunicorn, uvicorn, importlib)),
+    *(str(Path(str(module.__file__)).parent) for module in (gunicorn, uvicorn, importlib)),
     str(Path(__file__).parent),
     "<frozen importlib",
 )

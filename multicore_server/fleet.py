@@ -63,15 +63,15 @@ class Fleet:
     def tick(self, now: float) -> tuple[list[Action], float | None]:
         """The actions that are due, and when the next one will be (None: not before something happens).
 
-        What they bring about (`Forked`, say) is observed before the next tick.
+        Carry them out, observe what they bring about (`Forked`, say), and tick again until there are none.
         """
         self.now = now
         self._escalate_overdue()
         if self.shutdown is None:
+            self.reloads.finish()
             self._expire_lifetimes()
             self._fill_vacant()
             self._start_replacements()
-            self.reloads.finish()
             self._check_all_resting()
         if self.shutdown is not None:
             self.shutdown.advance()

@@ -11,7 +11,7 @@ from multicore_server import cgroup, memory
 from multicore_server import events as ev
 from multicore_server.events import Observation
 from multicore_server.fleet import Fleet
-from multicore_server.scoreboard import Item, Scoreboard
+from multicore_server.scoreboard import Item, Row, Scoreboard
 from multicore_server.settings import Settings, Size, next_cron
 from multicore_server.slots import Process, State
 
@@ -62,7 +62,7 @@ class Inspection:
                 yield from self._look_at_memory(process, row, stale=silent > STALE, now=now)
 
     def _look_at_memory(
-        self, process: Process, row: memoryview, *, stale: bool, now: float
+        self, process: Process, row: Row, *, stale: bool, now: float
     ) -> Iterator[Observation]:
         hard, soft = (self._bytes(limit) for limit in self._memory_limits)
         limit = min(limit for limit in (hard, soft) if limit)
@@ -71,7 +71,8 @@ class Inspection:
         if used <= limit:
             return
         if self.settings.memory_metric == "uss" and not stale:
-            fresh = now - row[Item.UNIQUE_MEMORY_AT] < 2 * STALE
+            # A row may still hold what the process that had it before has measured.
+            fresh = row[Item.UNIQUE_MEMORY_AT] > max(now - 2 * STALE, process.started)
             used = int(row[Item.UNIQUE_MEMORY]) if fresh else 0
         if hard and used > hard:
             yield ev.OverMemory(process.pid, True, used, hard)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import mmap
 from enum import IntEnum
+from typing import TypeAlias
 
 from multicore_server.slots import ROWS_PER_SLOT
 
 MIN_SLOTS = 64
+
+Row: TypeAlias = "memoryview[float]"
 
 
 class Item(IntEnum):
@@ -38,9 +41,9 @@ class Scoreboard:
 
     def __init__(self, slots: int) -> None:
         self._memory = mmap.mmap(-1, slots * ROWS_PER_SLOT * ROW_SIZE)
-        self._items = memoryview(self._memory).cast("d")
+        self._items: Row = memoryview(self._memory).cast("d")
 
-    def row(self, number: int) -> memoryview:
+    def row(self, number: int) -> Row:
         """The items of one row, to be indexed with `Item`."""
         width = ROW_SIZE // ITEM_SIZE
         return self._items[number * width : (number + 1) * width]

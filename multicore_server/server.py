@@ -9,11 +9,11 @@ import signal
 import socket
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from multicore_server.protocol import CLOSE, Gentle, State
+from multicore_server.protocol import Gentle, State, is_handshaking
 
 if TYPE_CHECKING:
     from multicore_server.worker import Worker
@@ -23,6 +23,7 @@ logger = logging.getLogger("gunicorn.error")
 BEAT = 0.25  # seconds between two heartbeats
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
 LOOK = 0.02  # seconds between two looks at the connections that are left
+CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.5  # seconds for the app's lifespan shutdown when there is no time left
 
 
@@ -32,8 +33,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self.worker = worker
-        self.server_state = State()
-        self.server_state.on_answered = worker.on_answered
+        self.server_state = State(worker.on_answered)
         self._told = asyncio.Event()
 
     def stop(self, *, quick: bool = False) -> None:
@@ -69,44 +69,45 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        for connection in list(self.server_state.connections):
-            if not isinstance(connection, Gentle):
-                connection.shutdown()  # WebSockets get 1012, "service restart"
+        self.server_state.draining = True
         deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
-        await self._drain(deadline)
-        self._cancel_tasks()
+        if not self.force_exit:
+            await self._drain(deadline)
+        await self._cancel_requests()
+        for connection in list(self.server_state.connections):
+            _shut(connection)
         await self._end_lifespan(deadline)
 
     async def _drain(self, deadline: float) -> None:
-        state = self.server_state
+        """Wait for the requests that have begun to arrive to be answered and for the connections to close."""
         started = time.monotonic()
-        while (state.connections or state.tasks) and not self.force_exit:
-            now = time.monotonic()
-            if now >= deadline:
-                break
-            if CLOSE not in state.default_headers:
-                state.default_headers = [*state.default_headers, CLOSE]
-            self._let_go(lingering=now < started + LINGER)
+        # A TLS connection is not among the connections before its handshake is done.
+        least = started + (LINGER if self.config.ssl else LOOK)
+        told: set[Any] = set()
+        while self._is_busy(least) and time.monotonic() < deadline and not self.force_exit:
+            await self.on_tick(0)  # the Date header
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Gentle):
+                    _let_go(connection, started)
+                elif connection not in told and not is_handshaking(connection):
+                    told.add(connection)
+                    connection.shutdown()  # WebSockets get 1012, "service restart"
             await asyncio.sleep(LOOK)
-        for connection in list(state.connections):
-            connection.transport.close()
 
-    def _let_go(self, *, lingering: bool) -> None:
-        for connection in list(self.server_state.connections):
-            if not isinstance(connection, Gentle):
-                continue
-            if connection.idle and not lingering:
-                connection.transport.close()
-            else:
-                connection.end_after_response()
+    def _is_busy(self, least: float) -> bool:
+        return bool(self.server_state.connections or self.server_state.tasks) or time.monotonic() < least
 
-    def _cancel_tasks(self) -> None:
+    async def _cancel_requests(self) -> None:
+        """What is not done by now gets a moment to say so to its client: uvicorn answers 500."""
         tasks = list(self.server_state.tasks)
-        if tasks and not self.force_exit:
-            what = f"{len(tasks)} requests are not done after {self.worker.cfg.graceful_timeout} s"
-            logger.error("%s %s (graceful_timeout); cancelling them", self.worker.identity, what)
+        if not tasks:
+            return
+        if not self.force_exit:
+            what = f"requests not done after {self.worker.cfg.graceful_timeout} s (graceful_timeout)"
+            logger.error("%s %s: %d; cancelling them", self.worker.identity, what, len(tasks))
         for task in tasks:
             task.cancel()
+        await asyncio.wait(tasks, timeout=CANCEL_GRACE)
 
     async def _end_lifespan(self, deadline: float) -> None:
         """The app's own shutdown: within the rest of graceful_timeout, and shortly where there is none."""
@@ -115,3 +116,19 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(self.lifespan.shutdown(), max(left, LIFESPAN_GRACE))
         except asyncio.TimeoutError:
             logger.error("%s the app's lifespan shutdown took too long; ending without it", self.worker.identity)
+
+
+def _let_go(connection: Any, drain_started: float) -> None:
+    """Close an idle connection when nothing more has come for a while; tell the others that this is the end."""
+    idle_since = max(drain_started, connection.answered_at)
+    if connection.idle and time.monotonic() >= idle_since + LINGER:
+        connection.transport.close()
+    else:
+        connection.announce_end()
+
+
+def _shut(connection: Any) -> None:
+    if isinstance(connection, Gentle):
+        connection.transport.close()
+    else:
+        connection.shutdown()

@@ -21,7 +21,7 @@ from multicore_server import cluster, entrance, failures, memory
 from multicore_server.channel import Channel
 from multicore_server.engine import make_config
 from multicore_server.events import identity
-from multicore_server.scoreboard import Item
+from multicore_server.scoreboard import Item, Row
 from multicore_server.server import Server
 from multicore_server.settings import Settings
 
@@ -34,7 +34,7 @@ class Seat:
 
     instance: int
     generation: int
-    row: memoryview
+    row: Row
     channel: Channel
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
@@ -80,13 +80,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             post_fork()
             self.init_process()
         except Exception as exc:  # noqa: BLE001 - whatever the app raises
-            self._fail(exc)
+            self.fail(exc)
         except SystemExit as exc:
             if not self.ready and self.server is None:
-                self._fail(exc)
+                self.fail(exc)
             raise
 
-    def _fail(self, exc: BaseException) -> NoReturn:
+    def fail(self, exc: BaseException) -> NoReturn:
         """End with the cause in the error log, and in one line with the arbiter."""
         if self.ready:
             self.log.error("%s failed", self.identity, exc_info=exc)
@@ -120,12 +120,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 except (OSError, ValueError):  # a stream without a file descriptor
                     continue
                 return
-        faulthandler.enable(sys.__stderr__)
+        faulthandler.enable()
 
     def run(self) -> None:
         self._lend_logger()
-        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS)
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
+        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, listeners)
         asyncio_run(self._serve(config, listeners), loop_factory=config.get_loop_factory())
 
     async def _serve(self, config: Any, listeners: list[Any]) -> None:
@@ -143,8 +143,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """uvicorn logs to gunicorn's error log; its own start-up chatter would repeat ours."""
         ours = self.log.error_log
         logger = logging.getLogger("uvicorn.error")
-        logger.handlers = ours.handlers
-        logger.propagate = False
+        logger.parent, logger.handlers, logger.propagate = ours, [], True
         logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
 
     # --- what the server tells ---
@@ -162,6 +161,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.seat.channel.ready(self.interface)
 
     def on_answered(self) -> None:
+        """After each response, and at each heartbeat for the protocols that do not tell."""
         if self.server is not None and self.server.server_state.total_requests >= self.max_requests:
             self.ask_to_retire("max_requests")
 
@@ -174,6 +174,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def beat(self) -> None:
         now = time.monotonic()
         self.seat.row[Item.HEARTBEAT] = now
+        self.on_answered()
         if now >= self._memory_due:
             self._memory_due = now + MEMORY_INTERVAL
             self._look_at_memory(now)

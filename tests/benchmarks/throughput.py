@@ -1,0 +1,208 @@
+"""What this server costs and saves against its peers, measured in one run.
+
+    python tests/benchmarks/throughput.py [--seconds 5] [--rounds 5] [--workers 2]
+
+Needs ``wrk`` (Debian's package of that name) and, in the same environment, uvicorn-worker. Machines are
+noisy: rounds alternate between ours and the peer, and the table gives medians, spreads and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+APPS = '''
+async def asgi(scope, receive, send):
+    assert scope["type"] == "http"
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"Hello, world!"})
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [b"Hello, world!"]
+'''
+OURS = "multicore_server.Worker"
+CLOSE = ["-H", "Connection: close"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return client.recv(12) == b"HTTP/1.1 200"
+    except OSError:
+        return False
+
+
+def poll(condition: Callable[[], object], interval: float = 0.002, patience: float = 30.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit("benchmark: the server did not do what was waited for")
+        time.sleep(interval)
+
+
+class Server:
+    def __init__(self, directory: Path, worker: str, workers: int, app: str, *options: str) -> None:
+        self.port = free_port()
+        self.log = directory / "log"
+        self.log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "gunicorn", "-k", worker, "-w", str(workers), *options]
+        command += ["-b", f"127.0.0.1:{self.port}", "--error-logfile", str(self.log), app]
+        env = {**os.environ, "MULTICORE_METRICS_BIND": ""}
+        self.process = subprocess.Popen(command, cwd=directory, env=env, stderr=subprocess.DEVNULL)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@contextmanager
+def serving(*args: object, **kwargs: object) -> Iterator[Server]:
+    server = Server(*args, **kwargs)  # type: ignore[arg-type]  # passed on
+    try:
+        poll(lambda: answers(server.port))
+        time.sleep(0.5)  # the other workers
+        yield server
+    finally:
+        server.end()
+
+
+def requests_per_second(server: Server, seconds: float, *options: str) -> float:
+    command = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", *options, f"http://127.0.0.1:{server.port}/"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said:
+        sys.exit(f"benchmark: failed requests\n{said}")
+    return float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0])
+
+
+def row(name: str, ours: list[float], peer: list[float], target: str, unit: str = "requests/s") -> None:
+    ratio = statistics.median(ours) / statistics.median(peer)
+    cells = [f"{statistics.median(v):,.0f} ({min(v):,.0f}-{max(v):,.0f})" for v in (ours, peer)]
+    print(f"| {name} | {cells[0]} {unit} | {cells[1]} {unit} | {ratio:.2f} | {target} |", flush=True)
+
+
+def throughput(directory: Path, args: argparse.Namespace) -> None:
+    contests = [
+        ("ASGI hello, kept alive", "app:asgi", "uvicorn_worker.UvicornWorker", [], [], ">= 0.97"),
+        ("ASGI hello, close", "app:asgi", "uvicorn_worker.UvicornWorker", [], CLOSE, ">= 0.97"),
+        ("WSGI hello, kept alive", "app:wsgi", "gthread", ["--threads", "4"], [], ">= 2.5"),
+    ]
+    for name, app, peer, peer_options, wrk, target in contests:
+        with (
+            serving(directory, OURS, args.workers, app) as ours,
+            serving(directory, peer, args.workers, app, *peer_options) as other,
+        ):
+            results: dict[Server, list[float]] = {ours: [], other: []}
+            for number in range(args.rounds):
+                for server in (ours, other) if number % 2 else (other, ours):
+                    results[server].append(requests_per_second(server, args.seconds, *wrk))
+        row(name, results[ours], results[other], target)
+
+
+def boot_time(directory: Path, worker: str, workers: int) -> float:
+    """Milliseconds from exec until the last worker has started its app."""
+    started = time.monotonic()
+    server = Server(directory, worker, workers, "started:app")
+    marks = directory / "marks"
+    poll(lambda: marks.exists() and len(marks.read_text()) >= workers)
+    took = time.monotonic() - started
+    server.end()
+    marks.unlink()
+    return took * 1000
+
+
+STARTED = '''
+async def app(scope, receive, send):
+    assert scope["type"] == "lifespan"
+    await receive()
+    with open("marks", "a") as marks:
+        marks.write(".")
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+'''
+
+
+def boots(directory: Path, args: argparse.Namespace) -> None:
+    ours, peer = [], []
+    for _ in range(args.rounds):
+        ours.append(boot_time(directory, OURS, 8))
+        peer.append(boot_time(directory, "uvicorn_worker.UvicornWorker", 8))
+    row("exec to 8 workers ready", ours, peer, "<= 1", "ms")
+
+
+def crash_to_fork(directory: Path, args: argparse.Namespace) -> None:
+    with serving(directory, OURS, args.workers, "app:asgi") as server:
+        times = []
+        for _ in range(20):
+            before = {child.pid for child in server.children()}
+            victim = min(before)
+            started = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            poll(lambda before=before: {c.pid for c in server.children()} - before, 0.0005)  # type: ignore[misc]
+            times.append((time.monotonic() - started) * 1000)
+            poll(lambda: server.text().count(" ready after ") >= args.workers + len(times))
+    spread = f"{statistics.median(times):.1f} ({min(times):.1f}-{max(times):.1f}) ms"
+    print(f"| crash to replacement forked | {spread} | | | < 50 ms |", flush=True)
+
+
+def idle(directory: Path, seconds: float = 10.0) -> None:
+    with serving(directory, OURS, 8, "app:asgi") as server:
+        poll(lambda: server.text().count(" ready after ") >= 8)
+        family = [psutil.Process(server.process.pid), *server.children()]
+        before = [sum(process.cpu_times()[:2]) for process in family]
+        time.sleep(seconds)
+        used = [sum(p.cpu_times()[:2]) - b for p, b in zip(family, before, strict=True)]
+    print(f"| arbiter idle, 8 workers | {used[0] / seconds:.2%} of a CPU | | | < 0.5 % |")
+    print(f"| one worker idle | {sum(used[1:]) / 8 / seconds:.2%} of a CPU | | | |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("benchmark: wrk is not installed (apt-get install wrk)")
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        (directory / "app.py").write_text(APPS)
+        (directory / "started.py").write_text(STARTED)
+        print("| what | multicore_server | peer | ratio | target |\n| --- | --- | --- | --- | --- |", flush=True)
+        throughput(directory, args)
+        boots(directory, args)
+        crash_to_fork(directory, args)
+        idle(directory)
+
+
+if __name__ == "__main__":
+    main()
