@@ -31,6 +31,7 @@ from multicore_server.inspection import Inspection
 from multicore_server.reload import Reloader
 from multicore_server.scoreboard import Scoreboard, slots_for
 from multicore_server.settings import SettingError, environment, unknown_environment
+from multicore_server.worker import Worker
 from multicore_server.workforce import Workforce
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
@@ -38,6 +39,11 @@ LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhil
 
 class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """See `multicore_server.entrance` for how gunicorn's arbiter becomes one of these."""
+
+    LISTENERS: list[Any]
+    WORKERS: dict[int, Worker]
+    reexec_pid: int
+    dirty_arbiter_pid: int
 
     # --- start ---
 
@@ -63,7 +69,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         """A mistake of the user's: one line, exit status 1, nothing left behind."""
         self.log.error("%s", reason)
         if self.cfg.errorlog != "-":
-            print(f"Error: {reason}", file=sys.stderr)  # noqa: T201 - whoever started it sees no log file
+            print(f"Error: {reason}", file=sys.stderr)  # whoever started it sees no log file
         self._clean_up()
         sys.exit(1)
 

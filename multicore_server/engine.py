@@ -135,7 +135,7 @@ def make_config(
     if cfg.keepalive == 0:
         headers.append(("connection", "close"))
     trusted = options.pop("forwarded_allow_ips", cfg.forwarded_allow_ips)
-    proxied = options.pop("proxy_headers", True)
+    trusted = trusted if options.pop("proxy_headers", True) else None
     password = options.pop("ssl_keyfile_password", None)
     if interface == "wsgi":
         options |= {"lifespan": "off", "ws": "none"}
@@ -143,16 +143,11 @@ def make_config(
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
     config = Config(
-        _surround(app, cfg, log, listeners, proxied=proxied),
+        _surround(app, cfg, log, listeners, trusted),
         interface="asgi3",
-        log_config=None,
-        access_log=False,  # gunicorn's own is written instead
-        proxy_headers=False,  # as above: unix sockets are trusted, as gunicorn trusts them
-        timeout_keep_alive=cfg.keepalive,
-        timeout_graceful_shutdown=cfg.graceful_timeout,
-        backlog=cfg.backlog,
+        proxy_headers=False,  # `_surround` sees to it: unix sockets are trusted, as gunicorn trusts them
         headers=headers,
-        **options,
+        **{**_from_gunicorn(cfg), **options},
     )
     config.load()
     if interface == "asgi2":
@@ -185,12 +180,23 @@ def _bridge(cfg: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
+def _surround(app: Any, cfg: Any, log: Any, listeners: Iterable[socket.socket], trusted: Any) -> Any:
+    """The app inside what it needs; ``trusted`` is whose proxy headers count, None for nobody's."""
+    if wants_access_log(cfg, log):
+        app = AccessLog(app, log)
+    if trusted is None:
+        return _plain(app)
+    families = {listener.family for listener in listeners}
+    if socket.AF_UNIX not in families:
+        return ProxyHeadersMiddleware(app, trusted)
+    return ProxyHeadersMiddleware(app, "*") if len(families) == 1 else _Trust(app, trusted)
+
+
 def wants_access_log(cfg: Any, log: Any) -> bool:
     """Whether gunicorn's logger does anything with an access."""
     to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
-    return bool(
-        cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or to_syslog
-    ) or type(log).access is not Logger.access
+    configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json
+    return bool(configured or to_syslog) or type(log).access is not Logger.access
 
 
 class _Trust:

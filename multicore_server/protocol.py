@@ -88,7 +88,8 @@ class GentleHttpTools(Gentle):
 
     @property
     def ends_with_cycle(self) -> bool:
-        return self.cycle.scope is self.scope  # the scope is made at a request's first byte, the cycle after its head
+        # A request's scope is made at its first byte, its cycle after its head.
+        return self.cycle.scope is self.scope
 
 
 class GentleH11(Gentle):

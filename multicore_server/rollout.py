@@ -199,7 +199,8 @@ class Reloads:
         self.fleet.resize(rollout.workers)
 
     def _report(self, rollout: Rollout) -> None:
-        took = f"{rollout.replaced} workers replaced in {self.fleet.now - rollout.started:.1f} s"
+        workers = "worker" if rollout.replaced == 1 else "workers"
+        took = f"{rollout.replaced} {workers} replaced in {self.fleet.now - rollout.started:.1f} s"
         if not rollout.failed:
             self.fleet.tell("reload", f"reload done: {took}", reason="ok")
             return

@@ -1,4 +1,4 @@
-"""uvicorn's server inside a worker: told by events instead of polled, with a drain that cuts nothing short."""
+"""uvicorn's server inside a worker: told by events, not polled, with a drain that cuts nothing short."""
 
 from __future__ import annotations
 
@@ -115,11 +115,12 @@ class Server(uvicorn.Server):
         try:
             await asyncio.wait_for(self.lifespan.shutdown(), max(left, LIFESPAN_GRACE))
         except asyncio.TimeoutError:
-            logger.error("%s the app's lifespan shutdown took too long; ending without it", self.worker.identity)
+            text = "the app's lifespan shutdown took too long; ending without it"
+            logger.error("%s %s", self.worker.identity, text)
 
 
 def _let_go(connection: Any, drain_started: float) -> None:
-    """Close an idle connection when nothing more has come for a while; tell the others that this is the end."""
+    """Close a connection that has been idle for a while; tell the others that this is the end."""
     idle_since = max(drain_started, connection.answered_at)
     if connection.idle and time.monotonic() >= idle_since + LINGER:
         connection.transport.close()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from gunicorn.arbiter import Arbiter
@@ -237,7 +238,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         seen: dict[str, float] = {}
 
         def changed(name: str) -> None:
-            modified = os.stat(name).st_mtime if os.path.exists(name) else 0.0
+            modified = Path(name).stat().st_mtime if Path(name).exists() else 0.0
             if seen.get(name) != modified:
                 seen[name] = modified
                 os.write(self.PIPE[1], b"1")

@@ -63,9 +63,7 @@ class Workforce:
             arbiter.log,
         )  # fmt: skip
         row = arbiter.scoreboard.row(fork.row)
-        worker.seat = Seat(
-            fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings
-        )
+        worker.seat = Seat(fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings)
         worker.leave = lambda: cfg.worker_exit(arbiter, worker)
         return worker
 

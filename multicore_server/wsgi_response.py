@@ -32,17 +32,19 @@ _KNOWN = 512  # bounds what is remembered of names and statuses that apps make u
 
 
 class _HeaderNames(dict[str, bytes]):
-    """Response header name to what is sent; checked once, for the same few names come every time."""
+    """Response header name to what is sent (nothing for a hop-by-hop header).
+
+    Checked once, for the same few names come every time.
+    """
 
     def __missing__(self, name: str) -> bytes:
         if not isinstance(name, str):
             raise TypeError(f"header name {name!r} is not a string")
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"invalid header name {name!r}")
-        # PEP 3333, "Other HTTP Features": an error, and at the time start_response() is called.
-        if is_hop_by_hop(name):
-            raise ValueError(f"hop-by-hop header {name!r} is the server's to send, not the app's")
-        encoded = name.lower().encode("ascii")
+        # PEP 3333, "Other HTTP Features": a server SHOULD refuse hop-by-hop headers. gunicorn drops them, so
+        # apps that send "Connection: keep-alive" with an event stream are many, and they have to work here.
+        encoded = b"" if is_hop_by_hop(name) else name.lower().encode("ascii")
         if len(self) < _KNOWN:
             self[name] = encoded
         return encoded
@@ -82,7 +84,8 @@ def _check_headers(headers: Iterable[tuple[str, str]]) -> tuple[Headers, int | N
             if length is not None or not (value.isascii() and value.isdigit()):
                 raise ValueError(f"repeated or invalid Content-Length {value!r}")
             length = int(value)
-        checked.append((key, value.encode("latin-1")))
+        if key:
+            checked.append((key, value.encode("latin-1")))
     return checked, length
 
 

@@ -68,8 +68,7 @@ class Simulation:
         self._words: dict[int, str] = {}
         self._candidate = False
         self._closed = False
-        self._deadline: float | None = None
-        self.settle()
+        self._deadline: float | None = 0.0
 
     # --- what tests do and ask ---
 

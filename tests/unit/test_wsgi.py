@@ -201,7 +201,6 @@ def failing(*calls: Any) -> App:
         ([(OK, [("A\n", "c")])], "invalid header name"),
         ([(OK, [(b"A", "b")])], "not a string"),
         ([(OK, [("A", 1)])], "not a string"),
-        ([(OK, [("Connection", "close")])], "hop-by-hop"),
         ([(OK, [("Content-Length", "-1")])], "invalid Content-Length"),
         ([(OK, [("Content-Length", "1"), ("Content-Length", "1")])], "repeated or invalid"),
     ],
@@ -213,6 +212,16 @@ def test_what_is_refused(calls: Any, why: str, caplog: pytest.LogCaptureFixture)
     assert why in caplog.text
     assert caplog.records[0].getMessage() == "Error handling request GET /a"
     assert caplog.records[0].name == "gunicorn.error"
+
+
+def test_hop_by_hop_headers_are_dropped() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response(OK, [*TEXT, ("Connection", "keep-alive"), ("Transfer-Encoding", "chunked")])
+        return [b"event"]
+
+    client = call(app, scope("GET"))
+    assert client.status == 200
+    assert not {b"connection", b"transfer-encoding"} & set(client.headers)
 
 
 def test_exc_info_replaces_headers_that_were_not_sent() -> None:
