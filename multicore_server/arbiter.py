@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.errors import HaltServer
 
-from multicore_server import deployment, hooks, listeners, systemd
+from multicore_server import deployment, listeners, systemd
 from multicore_server import events as ev
 from multicore_server.deployment import Deployment
 from multicore_server.engine import without_effect
@@ -48,11 +48,12 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
     # --- start ---
 
     def start(self) -> None:
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]  # sys.argv has lost a -m
+        self.START_CTX["cwd"] = self.cfg.settings["chdir"].default  # --chdir is relative to it, in USR2's too
         try:
             self.settings = deployment.resolve_settings(self.app)
         except SettingError as exc:
             self._refuse(str(exc))
-        hooks.rescue(self.cfg, self.log)
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
@@ -60,6 +61,8 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             super().start()
         except listeners.BindError as exc:
             self._refuse(str(exc))
+        except (OSError, RuntimeError) as exc:  # gunicorn's, most likely about the pidfile
+            self._refuse(f"cannot start: {exc}")
         except SystemExit:
             self._clean_up()
             raise
@@ -186,6 +189,10 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         if self.dirty_arbiter_pid:
             self.kill_dirty_arbiter(signal.SIGHUP)
 
+    def handle_usr1(self) -> None:
+        deployment.reopen_log(self.log, self.cfg)
+        super().handle_usr1()
+
     def handle_term(self) -> None:
         self._stop(graceful=True)
 
@@ -214,11 +221,23 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def reexec(self) -> None:
         try:
-            super().reexec()
+            if self.systemd and not (self.reexec_pid or self.master_pid):
+                self._reexec_with_systemds_listeners()
+            else:
+                super().reexec()
         except OSError as exc:
             self.log.error("USR2: the new arbiter could not be started: %s", exc)
             if os.getpid() != self.pid:
                 os._exit(1)
+
+    def _reexec_with_systemds_listeners(self) -> None:
+        """As gunicorn, which forgets that it has given the listeners other descriptors than systemd did."""
+        self.reexec_pid = os.fork()
+        if self.reexec_pid == 0:
+            self.cfg.pre_exec(self)
+            environ = systemd.pass_on(self.LISTENERS, self.cfg.env_orig | {"GUNICORN_PID": str(self.pid)})
+            os.chdir(self.START_CTX["cwd"])
+            os.execvpe(self.START_CTX[0], self.START_CTX["args"], environ)  # noqa: S606 - our own command
 
     def maybe_promote_master(self) -> None:
         was = self.master_pid
@@ -233,7 +252,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         return candidate or self.in_force()
 
     def in_force(self) -> Deployment:
-        return Deployment(self.app, self.cfg, self.settings, self.LISTENERS)
+        return Deployment(self.app, self.cfg, self.settings, self.LISTENERS, given=self.systemd)
 
     def all_listeners(self) -> set[Any]:
         candidate = self.reloader.candidate

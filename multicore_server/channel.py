@@ -14,8 +14,9 @@ from typing import Any
 
 # macOS has no SOCK_SEQPACKET for Unix sockets.
 KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
-MAX_MESSAGE = 16384  # bytes
-MAX_WORDS = 2000  # characters of last words; JSON may write six bytes for one
+MAX_MESSAGE = 65536  # bytes
+MAX_WORDS = 2000  # characters of last words
+MAX_TRACE = 8000  # characters of a traceback; JSON may write six bytes for one
 
 
 class Channel:
@@ -39,8 +40,8 @@ class Channel:
     def retire(self, reason: str, *, draining: bool = False) -> None:
         self._send(retire=reason, draining=draining)
 
-    def last_words(self, words: str) -> None:
-        self._send(words=words[:MAX_WORDS])
+    def last_words(self, words: str, trace: str = "") -> None:
+        self._send(words=words[:MAX_WORDS], trace=trace[-MAX_TRACE:])
 
     def _send(self, **message: Any) -> None:
         # If the arbiter is gone or stopped, the lifeline and its own checks take care of that.

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from multicore_server import hooks, listeners
+from multicore_server import checks, hooks, listeners
 from multicore_server.cpu import usable_cpus
 from multicore_server.engine import uvicorn_environment
 from multicore_server.fleet import Options
 from multicore_server.policy import RestartPolicy
 from multicore_server.settings import SettingError, Settings, resolve
+from multicore_server.worker import Worker
 
 
 class DeploymentError(Exception):
@@ -27,13 +30,51 @@ class DeploymentError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What loading a configuration changes in the process: its directory, where it imports from, its
+    environment (without ``raw_env``) and the config file's module."""
+
+    directory: str
+    path: list[str]
+    environ: dict[str, str]
+    name: str
+    module: ModuleType | None
+
+    @classmethod
+    def now(cls, cfg: Any) -> Surroundings:
+        name = _config_module(cfg)
+        directory = ""
+        with contextlib.suppress(FileNotFoundError):  # removed: an old release, say
+            directory = str(Path.cwd())
+        return cls(directory, list(sys.path), dict(os.environ), name, sys.modules.get(name))
+
+    def enter(self) -> None:
+        if self.directory:
+            with contextlib.suppress(OSError):  # as above
+                os.chdir(self.directory)
+        sys.path[:] = self.path
+        os.environ.clear()
+        os.environ.update(self.environ)
+        sys.modules.pop(self.name, None)
+        if self.module is not None:
+            sys.modules[self.name] = self.module
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
-    """``app`` is gunicorn's application object, ``cfg`` its configuration."""
+    """``app`` is gunicorn's application object, ``cfg`` its configuration. Its surroundings are to be
+    entered before it is used; those of the deployment in force are the process's."""
 
     app: Any
     cfg: Any
     settings: Settings
     listeners: list[Any]
+    given: bool = False  # the listeners are systemd's: the addresses of the configuration do not count
+    surroundings: Surroundings | None = None
+
+    def enter(self) -> None:
+        if self.surroundings is not None:
+            self.surroundings.enter()
 
 
 def resolve_settings(app: Any) -> Settings:
@@ -42,8 +83,11 @@ def resolve_settings(app: Any) -> Settings:
     Raises SettingError.
     """
     cfg = app.cfg
-    settings = resolve(cfg, getattr(app, "multicore_options", None), cpus=usable_cpus)
+    options = getattr(app, "multicore_options", None)
+    argv = sys.argv[1:] if options is None else ()  # with options, the command line is not gunicorn's
+    settings = resolve(cfg, options, cpus=usable_cpus, argv=argv)
     uvicorn_environment()
+    checks.check(cfg)
     cfg.set("workers", settings.workers)
     _keep_threads_out(cfg)
     return settings
@@ -90,19 +134,39 @@ def load_afresh(current: Deployment, log: Any) -> Deployment:
     app = copy.copy(current.app)
     if not current.cfg.preload_app:
         app.callable = None
-    with _as_at_start(current.cfg), _restored_if_it_fails():
+    before = Surroundings.now(current.cfg)
+    try:
+        _leave(current.cfg)
         _load_configuration(app)
         app.cfg.env_orig = current.cfg.env_orig
-        with set_environment(app.cfg.env):
-            settings = _settings(app)
+        _keep_preload(app.cfg, current.cfg, log)
+        surroundings = Surroundings.now(app.cfg)
+        os.environ.update(app.cfg.env)
+        settings = _settings(app)
+        _check_worker_class(app.cfg)
+    finally:
+        before.enter()
     hooks.rescue(app.cfg, log)
-    kept = dict(zip(current.cfg.address, current.listeners, strict=False))
-    inherited = len(kept) != len(current.listeners) or app.cfg.address == current.cfg.address
-    try:
-        bound = current.listeners if inherited else listeners.bind(app.cfg, log, kept=kept)
-    except listeners.BindError as exc:
-        raise DeploymentError(str(exc)) from exc
-    return Deployment(app, app.cfg, settings, bound)
+    return Deployment(app, app.cfg, settings, _bind(app.cfg, current, log), current.given, surroundings)
+
+
+def _keep_preload(cfg: Any, before: Any, log: Any) -> None:
+    """What the arbiter has imported stays, and importing an app takes longer than its loop may wait."""
+    if cfg.preload_app != before.preload_app:
+        log.warning("preload_app = %s takes effect with USR2 or the next start", cfg.preload_app)
+        cfg.set("preload_app", before.preload_app)
+
+
+def _leave(cfg: Any) -> None:
+    """Go back to where gunicorn loads a configuration: no ``raw_env``, no config file."""
+    reset_environment(cfg)
+    sys.modules.pop(_config_module(cfg), None)  # or -c python:module would not be read again
+    importlib.invalidate_caches()
+
+
+def _config_module(cfg: Any) -> str:
+    location = cfg.settings["config"].get() or ""
+    return str(location).removeprefix("python:") if location.startswith("python:") else "__config__"
 
 
 def _load_configuration(app: Any) -> None:
@@ -112,8 +176,19 @@ def _load_configuration(app: Any) -> None:
         with contextlib.redirect_stderr(said):
             app.do_load_config()
     except SystemExit:
-        lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
-        raise DeploymentError(lines[-1] if lines else "the configuration cannot be loaded") from None
+        raise DeploymentError(_in_one_line(said.getvalue())) from None
+    for directory in reversed((app.cfg.pythonpath or "").split(",")):
+        path = str(Path(directory).absolute())
+        if directory and path not in sys.path:
+            sys.path.insert(0, path)
+
+
+def _in_one_line(said: str) -> str:
+    """The first line of gunicorn's says where, the last one what; argparse begins with its usage."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    where = [line for line in lines[:1] if not line.startswith("usage:")]
+    what = [line.removeprefix("Error: ") for line in lines[1:][-1:]]
+    return ": ".join(where + what).removeprefix("Error: ") or "the configuration cannot be loaded"
 
 
 def _settings(app: Any) -> Settings:
@@ -123,6 +198,40 @@ def _settings(app: Any) -> Settings:
         raise DeploymentError(str(exc)) from exc
 
 
+def _check_worker_class(cfg: Any) -> None:
+    try:
+        ours = issubclass(cfg.worker_class, Worker)
+    except RuntimeError as exc:  # with a traceback in its text
+        raise DeploymentError(f"worker_class: {_in_one_line(str(exc))}") from exc
+    if not ours:
+        raise DeploymentError(f"worker_class: {cfg.worker_class_str!r} needs a restart of the server")
+
+
+def _bind(cfg: Any, current: Deployment, log: Any) -> list[Any]:
+    kept = dict(zip(dict.fromkeys(current.cfg.address), current.listeners, strict=False))
+    if current.given or cfg.address == current.cfg.address:
+        return current.listeners
+    try:
+        return listeners.bind(cfg, log, kept=kept)
+    except listeners.BindError as exc:
+        raise DeploymentError(str(exc)) from exc
+
+
+def set_up_log(log: Any, cfg: Any) -> None:
+    """Let gunicorn's logger follow this configuration (of itself it keeps that of the start, before 25.1)."""
+    log.cfg = cfg
+    log.setup(cfg)
+
+
+def reopen_log(log: Any, cfg: Any) -> None:
+    """As gunicorn at its start, and unlike it later, leave files that workers of another user can reopen."""
+    log.reopen_files()
+    for path in (cfg.errorlog, cfg.accesslog):
+        if path and path != "-":
+            with contextlib.suppress(OSError):
+                os.chown(path, cfg.uid, cfg.gid)
+
+
 def reset_environment(cfg: Any) -> None:
     """Undo what ``raw_env`` has set."""
     for name in cfg.env:
@@ -130,39 +239,3 @@ def reset_environment(cfg: Any) -> None:
             os.environ[name] = cfg.env_orig[name]
         else:
             os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def set_environment(env: dict[str, str]) -> Iterator[None]:
-    """Set variables for a while."""
-    before = dict(os.environ)
-    os.environ.update(env)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _as_at_start(cfg: Any) -> Iterator[None]:
-    """The environment without ``raw_env``, as gunicorn loads a configuration."""
-    reset_environment(cfg)
-    try:
-        yield
-    finally:
-        os.environ.update(cfg.env)
-
-
-@contextlib.contextmanager
-def _restored_if_it_fails() -> Iterator[None]:
-    """A broken configuration leaves neither its half-executed module nor its directory behind."""
-    directory, path, module = os.getcwd(), list(sys.path), sys.modules.get("__config__")
-    try:
-        yield
-    except DeploymentError:
-        os.chdir(directory)
-        sys.path[:] = path
-        if module is not None:
-            sys.modules["__config__"] = module
-        raise

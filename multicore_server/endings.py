@@ -110,8 +110,9 @@ class Endings:
 
     def boot_failed(self, slot: Slot, process: Process, how: str, code: int | None, words: str) -> None:
         self.count(slot, "boot")
+        repeated = bool(words) and not self.proven and words == self.first_words
         self.first_words = self.first_words or words or how
-        cause = f": {words}" if words else ""
+        cause = ", for the same reason" if repeated else f": {words}" if words else ""
         if self.fleet.reloads.on_trial(process):
             self.fleet.tell("boot", f"{how} before it was ready{cause}", process, "error", "boot")
             self.fleet.reloads.roll_back(words or how)
@@ -123,9 +124,7 @@ class Endings:
         self.fleet.tell("boot", f"{how} before it was ready{cause}; {follows}", process, "error", "boot")
 
     def prove(self) -> None:
-        """A worker is ready: the slots that waited for the proof may try again."""
-        if self.proven:
-            return
+        """A worker has been ready: the slots that waited for the proof may try again."""
         self.proven = True
         for slot in self.fleet.slots.values():
             if slot.rest is State.BACKOFF and slot.not_before is None:

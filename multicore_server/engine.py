@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import click
 from gunicorn import sock
 from gunicorn.glogging import Logger
 from uvicorn import Config
-from uvicorn.config import SSL_PROTOCOL_VERSION, create_ssl_context
+from uvicorn.config import (
+    HTTP_PROTOCOLS,
+    LOOP_FACTORIES,
+    SSL_PROTOCOL_VERSION,
+    WS_PROTOCOLS,
+    create_ssl_context,
+)
 from uvicorn.main import main as uvicorn_command
 from uvicorn.middleware.asgi2 import ASGI2Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -43,6 +49,9 @@ WHEN_SET = {
     "ws_max_size": "websocket_max_message_size",
     "limit_concurrency": "worker_connections",
 }
+
+# The options that take a name or an import string.
+KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS, "loop": LOOP_FACTORIES}
 
 _PARSER = "uvicorn's parser has limits of its own"
 _PROXY = "uvicorn's --proxy-headers takes this part (X-Forwarded-Proto and X-Forwarded-For)"
@@ -83,17 +92,23 @@ def uvicorn_environment() -> dict[str, Any]:
         raw = option.value_from_envvar(context)
         if raw is not None:
             found[option.name] = _converted(option, context, raw)
+    _check(found)
     if "headers" in found:
-        found["headers"] = [_header(text) for text in found["headers"]]
+        found["headers"] = [tuple(header.split(":", 1)) for header in found["headers"]]
     return found
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not (name and colon):
-        form = "Name:value, separated by spaces (so no spaces in a value)"
-        raise SettingError(f"UVICORN_HEADERS: {text!r} is not of the form {form} (from the environment)")
-    return name, value.strip()
+def _check(found: dict[str, Any]) -> None:
+    """What uvicorn itself would find out in a worker."""
+    for name, known in KNOWN.items():
+        value = found.get(name)
+        if value is not None and value not in known and ":" not in value:
+            text = f"is not known; give {', '.join(known)} or module:attribute"
+            raise SettingError(f"UVICORN_{name.upper()}: {value!r} (from the environment) {text}")
+    for header in found.get("headers", ()):
+        if header.find(":") < 1:
+            text = "is no header; give name:value, several with a space between them and none within"
+            raise SettingError(f"UVICORN_HEADERS: {header!r} (from the environment) {text}")
 
 
 def _converted(option: click.Parameter, context: click.Context, raw: Any) -> Any:
@@ -152,7 +167,8 @@ def make_config(
     config.load()
     if interface == "asgi2":
         config.interface = "asgi2"  # for scope["asgi"]["version"]; the app is adapted already
-    config.http_protocol_class = gentle(config.http_protocol_class)
+    protocol: Any = config.http_protocol_class
+    config.http_protocol_class = gentle(protocol)
     if cfg.is_ssl:
         config.ssl = _ssl_context(cfg, password)
         if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2

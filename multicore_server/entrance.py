@@ -9,6 +9,7 @@ worker class is ours the class of ours, and leaves every other one alone.
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,18 +17,20 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server import failures, systemd
+from multicore_server import failures, hooks, systemd
 
 _opened = False
 
 
-def open_for(worker_class: type) -> None:
-    """Let arbiters with this worker class, or a relative of it, become ours. Idempotent."""
+def open_up() -> None:
+    """Let arbiters whose worker class is our Worker, or a subclass, become ours. Idempotent."""
     global _opened
     systemd.take_address()
     if not _opened:
         _opened = True
-        gunicorn.arbiter.Arbiter.start = _admitting(gunicorn.arbiter.Arbiter.start)
+        theirs = gunicorn.arbiter.Arbiter
+        theirs.start = _admitting(theirs.start)
+        theirs.num_workers = property(theirs._get_num_workers, _rescuing(theirs._set_num_workers))
         BaseApplication.wsgi = _explaining(BaseApplication.wsgi)
 
 
@@ -44,6 +47,20 @@ def _admitting(start: Callable[[Any], None]) -> Callable[[Any], None]:
             start(arbiter)
 
     return admit
+
+
+def _rescuing(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
+    """The constructor calls the first of the hooks, nworkers_changed; each is to be rescued by then."""
+
+    @functools.wraps(set_number)
+    def rescue_and_set(arbiter: Any, number: int) -> None:
+        from multicore_server.worker import Worker
+
+        if issubclass(arbiter.worker_class, Worker):
+            hooks.rescue(arbiter.cfg, arbiter.log)
+        set_number(arbiter, number)
+
+    return rescue_and_set
 
 
 def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -63,6 +80,8 @@ def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _refuse(application: Any, exc: BaseException) -> NoReturn:
     app = getattr(application, "app_uri", None) or "the app"
-    trace = failures.app_traceback(exc, app)
-    print("\n".join(filter(None, [trace, f"Error: {failures.explain(exc, app)}"])), file=sys.stderr)  # noqa: T201 - before there is a log
+    text = "\n".join(filter(None, [failures.app_traceback(exc, app), f"Error: {failures.explain(exc, app)}"]))
+    if application.cfg.errorlog != "-":
+        logging.getLogger("gunicorn.error").error("%s", text)
+    print(text, file=sys.stderr)
     sys.exit(gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR)

@@ -31,7 +31,14 @@ def explain(exc: BaseException, app_uri: str) -> str:
         return f"{app_uri}: {_first_line(exc)}; check the name after the colon"
     if is_missing_app(exc, app_uri):
         return f"no module named {_name(exc)!r}; check {app_uri!r}, --chdir and --pythonpath"
-    return f"{app_uri} could not be loaded: {type(exc).__name__}: {_first_line(exc)}"
+    return f"{app_uri} could not be loaded: {_described(exc)}"
+
+
+def one_line(exc: BaseException) -> str:
+    """What is wrong, where it is not the app's code that was being loaded."""
+    if isinstance(exc, SystemExit):
+        return f"something ended the process (sys.exit({exc.code!r}))"
+    return _first_line(exc) if isinstance(exc, ValueError) else _described(exc)
 
 
 def is_missing_app(exc: BaseException, app_uri: str) -> bool:
@@ -59,6 +66,10 @@ def _first_app_frame(tb: TracebackType | None) -> TracebackType | None:
 
 def _name(exc: BaseException) -> str:
     return getattr(exc, "name", None) or ""
+
+
+def _described(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {_first_line(exc)}".removesuffix(": ")
 
 
 def _first_line(exc: BaseException) -> str:

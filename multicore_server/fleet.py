@@ -65,6 +65,8 @@ class Fleet:
 
         Carry them out, observe what they bring about (`Forked`, say), and tick again until there are none.
         """
+        if self.shutdown is not None and self.shutdown.halted:
+            return [], None
         self.now = now
         self._escalate_overdue()
         if self.shutdown is None:
@@ -278,6 +280,7 @@ class Fleet:
     def _scale(self, scale: ev.Scale) -> None:
         if self.shutdown is None and scale.workers >= 0:
             self.resize(scale.workers)
+            self.reloads.scaled()
 
     def _reload(self, _: ev.Reload) -> None:
         if self.shutdown is None:

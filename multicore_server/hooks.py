@@ -24,7 +24,7 @@ def _rescued(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any
     def call(*args: Any) -> Any:
         try:
             return hook(*args)
-        except Exception:  # noqa: BLE001 - any mistake of the user's
+        except Exception:
             log.exception("the %s hook failed; going on without it", name)
             return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,16 +27,16 @@ def bind(
 
     Raises BindError, with everything closed that was newly bound.
     """
-    _check_tls(cfg)
     kept = kept or {}
-    bound: list[Any] = []
+    bound = dict(kept)
     try:
         for address in cfg.address:
-            bound.append(kept[address] if address in kept else _bind_one(address, cfg, log, patience, wait))
-    except BindError:
-        unbind([listener for listener in bound if listener not in kept.values()])
+            if address not in bound:
+                bound[address] = _bind_one(address, cfg, log, patience, wait)
+    except BaseException:
+        unbind([listener for address, listener in bound.items() if address not in kept])
         raise
-    return bound
+    return [bound[address] for address in dict.fromkeys(cfg.address)]
 
 
 def unbind(listeners: list[Any], *, unlink: bool = True) -> None:
@@ -45,27 +45,29 @@ def unbind(listeners: list[Any], *, unlink: bool = True) -> None:
         sock.close_sockets(listeners, unlink)
 
 
-def _check_tls(cfg: Any) -> None:
-    for name in ("certfile", "keyfile", "ca_certs"):
-        path = cfg.settings[name].get()
-        if path and not os.access(path, os.R_OK):
-            why = "cannot be read" if os.path.exists(path) else "does not exist"
-            raise BindError(f"{name} {path!r} {why}")
-
-
 def _bind_one(address: Any, cfg: Any, log: Any, patience: float, wait: Callable[[float], None]) -> Any:
     if isinstance(address, int):
         return inherit(address, cfg, log)
     deadline = time.monotonic() + patience
     while True:
         try:
+            _refuse_if_served(address)
             return sock._sock_type(address)(address, cfg, log)
-        except OSError as exc:
+        except OSError as exc:  # noqa: PERF203 - it waits
             if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
             wait(RETRY)
         except (ValueError, OverflowError) as exc:  # a path that is no socket; a port above 65535
             raise BindError(f"cannot listen on {_text(address)}: {exc}") from exc
+
+
+def _refuse_if_served(address: Any) -> None:
+    """gunicorn removes any unix socket in its way, also that of a server that is running."""
+    if isinstance(address, str) and not address.startswith("\0"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(address) in (0, errno.EAGAIN):
+                raise OSError(errno.EADDRINUSE, "somebody listens there")
 
 
 def inherit(fd: int, cfg: Any, log: Any) -> Any:
@@ -93,7 +95,7 @@ def _text(address: Any) -> str:
 
 def _advice(exc: OSError) -> str:
     advice = {
-        errno.EADDRINUSE: "the address is in use (is another server running? `ss -ltnp` shows it)",
+        errno.EADDRINUSE: "the address is in use (is another server running? `ss -lntxp` shows it)",
         errno.EADDRNOTAVAIL: "this machine has no such address",
         errno.EACCES: "permission denied (a port below 1024 needs root or CAP_NET_BIND_SERVICE)",
     }

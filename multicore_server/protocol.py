@@ -106,7 +106,7 @@ class GentleH11(Gentle):
 
 
 @functools.cache
-def gentle(protocol: type) -> type:
+def gentle(protocol: Any) -> Any:
     """The gentle form of one of uvicorn's HTTP protocols; any other class as it is."""
     if issubclass(protocol, H11Protocol):
         return type("GentleH11Protocol", (GentleH11, protocol), {})

@@ -13,7 +13,6 @@ from gunicorn.pidfile import Pidfile
 from multicore_server import deployment, listeners, systemd
 from multicore_server import events as ev
 from multicore_server.deployment import Deployment, DeploymentError
-from multicore_server.worker import Worker
 
 if TYPE_CHECKING:
     from multicore_server.arbiter import Arbiter
@@ -29,9 +28,10 @@ class Reloader:
     def prepare(self) -> None:
         arbiter = self.arbiter
         systemd.reloading(arbiter.log)
-        if arbiter.cfg.preload_app:
-            text = "preload_app: the app's code stays as the arbiter has loaded it; USR2 loads new code"
-            arbiter.log.warning("%s", text)
+        if arbiter.cfg.preload_app or getattr(arbiter.app, "app_uri", "") is None:
+            why = "preload_app" if arbiter.cfg.preload_app else "run() got the app as an object"
+            text = "the app's code stays as the arbiter has loaded it; USR2 loads new code"
+            arbiter.log.warning("%s: %s", why, text)
         try:
             self.candidate = self._load()
         except DeploymentError as exc:
@@ -44,16 +44,11 @@ class Reloader:
     def _load(self) -> Deployment:
         """Whatever is wrong with a configuration, it must not end the server. Raises DeploymentError."""
         try:
-            new = deployment.load_afresh(self.arbiter.in_force(), self.arbiter.log)
-            ours = issubclass(new.cfg.worker_class, Worker)
+            return deployment.load_afresh(self.arbiter.in_force(), self.arbiter.log)
         except DeploymentError:
             raise
         except Exception as exc:
             raise DeploymentError(f"{type(exc).__name__}: {exc}") from exc
-        if not ours:
-            self._unbind(new)
-            raise DeploymentError(f"worker_class {new.cfg.worker_class_str!r} needs a restart of the server")
-        return new
 
     def commit(self) -> None:
         arbiter = self.arbiter
@@ -61,12 +56,14 @@ class Reloader:
         assert new is not None
         before, arbiter.LISTENERS = arbiter.LISTENERS, new.listeners
         listeners.unbind([listener for listener in before if listener not in new.listeners])
-        deployment.reset_environment(arbiter.cfg)
+        new.enter()
         old_pidfile = arbiter.cfg.pidfile
         arbiter.setup(new.app)
+        if arbiter.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
+            deployment.set_up_log(arbiter.log, new.cfg)
         arbiter.settings = new.settings
         arbiter.inspection.configure(new.settings, new.cfg)
-        arbiter.log.reopen_files()
+        deployment.reopen_log(arbiter.log, new.cfg)
         self._move_pidfile(old_pidfile)
         util._setproctitle(f"master [{arbiter.proc_name}]")
         if before is not arbiter.LISTENERS:

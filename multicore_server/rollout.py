@@ -53,9 +53,7 @@ class Rollout:
 
     def put_back(self, slot: Slot) -> None:
         """Undo `take`."""
-        before = self.pending.get(slot.instance)
-        if before is None:
-            return
+        before = self.pending[slot.instance]
         if slot.serving is not None:
             slot.not_before = before.not_before
         elif slot.vacant and before.rest is not None:
@@ -136,6 +134,11 @@ class Reloads:
         if self.current is not None:
             self.current.pending.pop(slot.instance, None)
 
+    def scaled(self) -> None:
+        """An operator's later word on the number of workers outranks the configuration's."""
+        if self.current is not None:
+            self.current.workers = self.fleet.workers
+
     def became_ready(self, process: Process) -> None:
         """A worker is ready; the first one with the rollout's version proves the rollout."""
         rollout = self.current
@@ -178,6 +181,8 @@ class Reloads:
             if candidate is not None and candidate.version == rollout.version:
                 self.fleet.endings.retire(slot, candidate, "reload", "the reload is rolled back")
             rollout.put_back(slot)
+        if self.fleet.endings.proven:  # maybe only since a slot was taken that waited for it
+            self.fleet.endings.prove()
 
     def finish(self) -> None:
         """End the rollout when nothing is left to replace."""

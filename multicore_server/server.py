@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
@@ -33,14 +34,35 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self.worker = worker
-        self.server_state = State(worker.on_answered)
+        self.server_state = self._state = State(worker.on_answered)
         self._told = asyncio.Event()
+        self._app_ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def stop(self, *, quick: bool = False) -> None:
         """Begin to drain; ``quick``: without waiting for the requests in hand."""
         self.should_exit = True
         self.force_exit = self.force_exit or quick
         self._told.set()
+
+    def app_is_ready(self) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it comes too late
+            self._loop.call_soon_threadsafe(self._app_ready.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens only when the app has started and is ready: the addresses are shared by the workers, so
+        one that listens gets requests."""
+        start_app = self.lifespan.startup
+
+        async def start_and_wait() -> None:
+            await start_app()
+            if self.worker.waits_for_app and not self.lifespan.should_exit:
+                await self._app_ready.wait()
+
+        self._loop.add_reader(self.worker.seat.lifeline, self.worker.on_abandoned)
+        self.lifespan.startup = start_and_wait
+        await super().startup(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -69,7 +91,7 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        self.server_state.draining = True
+        self._state.draining = True
         deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
         if not self.force_exit:
             await self._drain(deadline)
@@ -87,7 +109,9 @@ class Server(uvicorn.Server):
         while self._is_busy(least) and time.monotonic() < deadline and not self.force_exit:
             await self.on_tick(0)  # the Date header
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Gentle):
+                if connection.transport.is_closing():
+                    _hang_up(connection.transport)
+                elif isinstance(connection, Gentle):
                     _let_go(connection, started)
                 elif connection not in told and not is_handshaking(connection):
                     told.add(connection)
@@ -126,6 +150,19 @@ def _let_go(connection: Any, drain_started: float) -> None:
         connection.transport.close()
     else:
         connection.announce_end()
+
+
+def _hang_up(transport: Any) -> None:
+    """A TLS connection that is closed waits for its client's goodbye, and a client's pool may never say it.
+
+    Once ours is sent, an end of what we read stands for it: the rest of the way is the transport's own.
+    """
+    if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
+        return
+    with contextlib.suppress(OSError):  # closed meanwhile
+        descriptor = os.dup(transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=descriptor) as duplicate:
+            duplicate.shutdown(socket.SHUT_RD)
 
 
 def _shut(connection: Any) -> None:

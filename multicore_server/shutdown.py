@@ -46,7 +46,7 @@ class Shutdown:
             self._close()
             for slot in fleet.slots.values():
                 fleet.endings.dismiss(slot, "the server is stopping")
-        if nobody and not self.halted:
+        if nobody:
             self.halted = True
             fleet.act(ev.Halt(self.status, self.reason))
 

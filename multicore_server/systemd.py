@@ -1,4 +1,4 @@
-"""Telling systemd the truth: ready when a worker is, not when the arbiter is (sd_notify(3)).
+"""Telling systemd the truth: ready when a worker is, not when the arbiter is (sd_notify(3)); its sockets.
 
 gunicorn's ``start()`` says READY before any worker exists, so the address is taken out of the environment
 before that. Workers do not inherit it either.
@@ -6,11 +6,12 @@ before that. Workers do not inherit it either.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from typing import Any
 
-from gunicorn.systemd import sd_notify
+from gunicorn.systemd import SD_LISTEN_FDS_START, sd_notify
 
 VARIABLE = "NOTIFY_SOCKET"
 _address: str | None = None
@@ -34,3 +35,12 @@ def reloading(log: Any) -> None:
     """Announce a reload, with the clock that ``Type=notify-reload`` asks for."""
     microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}", log)
+
+
+def pass_on(listeners: list[Any], environ: dict[str, str]) -> dict[str, str]:
+    """Before an exec: put the listeners where sd_listen_fds(3) says; the environment that says so."""
+    end = SD_LISTEN_FDS_START + len(listeners)
+    aside = [fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, end) for listener in listeners]
+    for place, fd in enumerate(aside, SD_LISTEN_FDS_START):
+        os.dup2(fd, place)
+    return {**environ, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(listeners))}

@@ -53,7 +53,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     @classmethod
     def setup(cls) -> None:
         """gunicorn calls this first of all: before the app is preloaded, before anything is bound."""
-        entrance.open_for(cls)
+        entrance.open_up()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,6 +63,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.ready = False  # the arbiter has been told
         self.asked = False  # a replacement has been asked for
         self._app_ready = False  # cluster.ready() was called
+        self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, given by the arbiter
         self._memory_due = 0.0
@@ -88,17 +89,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             raise
 
     def fail(self, exc: BaseException) -> NoReturn:
-        """End with the cause in the error log, and in one line with the arbiter."""
+        """End; a worker that was never ready leaves it to the arbiter to show the cause."""
         if self.ready:
             self.log.error("%s failed", self.identity, exc_info=exc)
             sys.exit(1)
         app = getattr(self.app, "app_uri", None) or "the app"
-        words = str(exc) if isinstance(exc, ValueError) and self.booted else failures.explain(exc, app)
-        trace = failures.app_traceback(exc, app)
-        if trace:
-            self.log.error("%s %s\n%s", self.identity, words, trace)
-        self.seat.channel.last_words(words)
+        words = failures.explain(exc, app) if self._loading else failures.one_line(exc)
+        self.seat.channel.last_words(words, failures.app_traceback(exc, app))
         sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def load_wsgi(self) -> None:
+        """Unlike gunicorn's, serves no page in place of code that has a syntax error (``--reload``): while
+        it has, the old worker goes on."""
+        self._loading = True
+        self.wsgi = self.app.wsgi()
+        self._loading = False
 
     def init_signals(self) -> None:
         """Until the server runs, TERM, INT and QUIT end this process at once, which is right for a boot."""
@@ -127,7 +132,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._lend_logger()
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
         config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, listeners)
-        asyncio_run(self._serve(config, listeners), loop_factory=config.get_loop_factory())
+        loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
+        asyncio_run(self._serve(config, listeners), loop_factory=loop_factory)
 
     async def _serve(self, config: Any, listeners: list[Any]) -> None:
         self.server = Server(config, self)
@@ -152,14 +158,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def on_app_ready(self) -> None:
         """`cluster.ready`: may come early, from any thread, and more than once."""
         self._app_ready = True
-        if self.server is not None and self.server.started:
-            self.on_started()
+        if self.server is not None:
+            self.server.app_is_ready()
+
+    @property
+    def waits_for_app(self) -> bool:
+        return self.seat.settings.wait_ready and not self._app_ready
 
     def on_started(self) -> None:
-        """The server listens: tell the arbiter, once, when the app has nothing against it."""
-        if not self.ready and (self._app_ready or not self.seat.settings.wait_ready):
-            self.ready = True
-            self.seat.channel.ready(self.interface)
+        """The server listens: tell the arbiter."""
+        self.ready = True
+        self.seat.channel.ready(self.interface)
 
     def on_answered(self) -> None:
         """After each response, and at each heartbeat for the protocols that do not tell."""
@@ -221,6 +230,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.leave()
         logging.shutdown()
         os._exit(1)
+
+    def on_abandoned(self) -> None:
+        """The arbiter is gone before this worker has served anyone: nothing keeps it."""
+        self.log.warning("%s the arbiter is gone; ending", self.identity)
+        signal.raise_signal(signal.SIGTERM)  # which the worker does not handle yet
 
     def _on_arbiter_gone(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self.seat.lifeline)

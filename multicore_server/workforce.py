@@ -33,6 +33,7 @@ class Workforce:
         self._talking: list[Worker] = []
         self._announced = False
         self._interface = ""
+        self._shown = ""  # the last boot's traceback
 
     # --- they come ---
 
@@ -81,8 +82,8 @@ class Workforce:
         try:
             self._leave_behind(worker)
             if candidate:
-                deployment.reset_environment(self.arbiter.cfg)
-                self.arbiter.log.setup(made_from.cfg)
+                made_from.enter()
+                deployment.set_up_log(self.arbiter.log, made_from.cfg)
             util._setproctitle(f"worker [{made_from.cfg.proc_name}]")
             worker.boot(lambda: made_from.cfg.post_fork(self.arbiter, worker))
             sys.exit(0)
@@ -123,16 +124,25 @@ class Workforce:
         for message in worker.seat.channel.received():
             if "ready" in message:
                 self._interface = message["ready"]
+                self._shown = ""
                 self.arbiter.observe(ev.BecameReady(worker.pid))
                 self._announce()
             elif "retire" in message:
                 self.arbiter.observe(ev.AskedToRetire(worker.pid, message["retire"], message["draining"]))
             else:
                 words = message["words"]
+                self._show(worker, message["trace"])
         if worker.seat.channel.ended:
             self._stop_listening(worker)
         worker.last_words = words or worker.last_words
         return worker.last_words
+
+    def _show(self, worker: Worker, trace: str) -> None:
+        """Show why a worker could not boot; once, if it is the same for all."""
+        if trace and trace != self._shown:
+            self._shown = trace
+            who = ev.identity(worker.seat.instance, worker.seat.generation, worker.pid)
+            self.arbiter.log.error("%s could not boot\n%s", who, trace)
 
     def _stop_listening(self, worker: Worker) -> None:
         with contextlib.suppress(KeyError):  # it was done before

@@ -15,9 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
+from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
-
-from multicore_server import __version__
 from multicore_server.wsgi_body import FileWrapper, read_body, rewind
 from multicore_server.wsgi_environ import environ, fill
 from multicore_server.wsgi_exchange import Exchange
@@ -56,7 +55,7 @@ class WSGIBridge:
         self._turn = asyncio.Lock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
         self._base: dict[str, Any] = {
-            "SERVER_SOFTWARE": f"multicore-server/{__version__}",
+            "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's: apps (httpbin, say) sniff it for what it can
             "wsgi.version": (1, 0),
             "wsgi.errors": errors if errors is not None else sys.stderr,
             "wsgi.multithread": threads > 1,

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-APPS = '''
+APPS = """
 async def asgi(scope, receive, send):
     assert scope["type"] == "http"
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
@@ -35,7 +35,7 @@ async def asgi(scope, receive, send):
 def wsgi(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
     return [b"Hello, world!"]
-'''
+"""
 OURS = "multicore_server.Worker"
 CLOSE = ["-H", "Connection: close"]
 
@@ -139,7 +139,7 @@ def boot_time(directory: Path, worker: str, workers: int) -> float:
     return took * 1000
 
 
-STARTED = '''
+STARTED = """
 async def app(scope, receive, send):
     assert scope["type"] == "lifespan"
     await receive()
@@ -148,7 +148,7 @@ async def app(scope, receive, send):
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.complete"})
-'''
+"""
 
 
 def boots(directory: Path, args: argparse.Namespace) -> None:
@@ -197,7 +197,9 @@ def main() -> None:
         directory = Path(scratch)
         (directory / "app.py").write_text(APPS)
         (directory / "started.py").write_text(STARTED)
-        print("| what | multicore_server | peer | ratio | target |\n| --- | --- | --- | --- | --- |", flush=True)
+        print(
+            "| what | multicore_server | peer | ratio | target |\n| --- | --- | --- | --- | --- |", flush=True
+        )
         throughput(directory, args)
         boots(directory, args)
         crash_to_fork(directory, args)

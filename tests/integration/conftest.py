@@ -1,11 +1,13 @@
-"""Real servers in ``tmp_path``: started by the real command, polled with deadlines, their log shown on failure."""
+"""Real servers in ``tmp_path``: the real command, polled with deadlines, the log shown on failure."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,12 +18,15 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import pytest
+import trustme
+
+from tests.integration.raw_client import Connection
 
 T = TypeVar("T")
 
 PATIENCE = 20.0  # seconds that anything may take on a loaded machine
 
-HELLO = '''
+HELLO = """
 import os, time
 
 async def app(scope, receive, send):
@@ -40,7 +45,7 @@ async def app(scope, receive, send):
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-'''
+"""
 
 
 def wait_for(condition: Callable[[], T], what: str = "condition", timeout: float = PATIENCE) -> T:
@@ -88,16 +93,19 @@ class Server:
 
     def start(
         self, *options: str, app: str = "app:app", bind: str | None = None, env: dict[str, str] | None = None,
-        ready: int | None = None, command: list[str] | None = None,
+        ready: int | None = None, command: list[str] | None = None, pass_fds: tuple[int, ...] = (),
     ) -> Server:  # fmt: skip
-        """Start the server; wait until ``ready`` workers are (None: do not wait)."""
+        """Start the server; wait until ``ready`` workers are (None: do not wait). An empty ``bind`` leaves
+        the address to the config file."""
         default = [sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"]
-        arguments = [*(command or default), "-b", bind or f"127.0.0.1:{self.port}", *options, app]
+        binding = [] if bind == "" else ["-b", bind or f"127.0.0.1:{self.port}"]
+        arguments = [*(command or default), *binding, *options, app]
         environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                arguments, cwd=self.directory, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+                arguments, cwd=self.directory, env=environ, pass_fds=pass_fds,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
         if ready is not None:
             self.wait_ready(ready)
         return self
@@ -125,7 +133,14 @@ class Server:
         return wait_for(found, f"{count} log lines like {pattern!r}", timeout) or []
 
     def wait_ready(self, count: int, timeout: float = PATIENCE) -> None:
-        self.wait_logged(r"instance=\d+ gen=\d+ pid=\d+ ready after", count, timeout)
+        def found() -> bool:
+            status = self.process.poll() if self.process else None
+            if len(self.logged(r"instance=\d+ gen=\d+ pid=\d+ ready after")) >= count:
+                return True
+            assert not status, f"the server has ended with status {status}"
+            return False
+
+        wait_for(found, f"{count} workers ready", timeout)
 
     def wait_exit(self, timeout: float = PATIENCE) -> int:
         assert self.process is not None
@@ -154,7 +169,8 @@ class Server:
     def get(self, path: str = "/", **options: Any) -> httpx.Response:
         """One request on a connection of its own."""
         options.setdefault("timeout", PATIENCE)
-        return httpx.get(self.url + path, headers={"connection": "close"}, **options)
+        headers = {"connection": "close", **options.pop("headers", {})}
+        return httpx.get(self.url + path, headers=headers, **options)
 
     def end(self) -> None:
         """End everything that was started here."""
@@ -168,15 +184,11 @@ class Server:
             pass
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
         for process in family:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                pass
         self.process.wait(10)
 
 
@@ -201,3 +213,37 @@ def make_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Call
 def server(make_server: Callable[..., Server]) -> Server:
     """A server with the hello app, not started."""
     return make_server()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Connection]]:
+    """Make raw connections; they are closed at the end."""
+    made: list[Connection] = []
+
+    def make(address: int | str, **options: Any) -> Connection:
+        made.append(Connection(address, **options))
+        return made[-1]
+
+    yield make
+    for connection in made:
+        connection.close()
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> trustme.CA:
+    """An authority whose certificate for localhost is beside the servers' directories."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for number, blob in enumerate(certificate.cert_chain_pems):
+        blob.write_to_path(tmp_path / "cert.pem", append=number > 0)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return authority
+
+
+@pytest.fixture
+def trusting(ca: trustme.CA) -> ssl.SSLContext:
+    """For clients that trust it."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return context

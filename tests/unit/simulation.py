@@ -7,11 +7,12 @@ the next deadline with anything to do, nothing after the end.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from multicore_server import events as ev
 from multicore_server.fleet import Fleet, Options
+from multicore_server.policy import RestartPolicy
 from multicore_server.slots import ROWS_PER_SLOT, Process, State
 
 MIB = 2**20
@@ -66,6 +67,7 @@ class Simulation:
         self._pid = 100
         self._generations: dict[int, int] = {}
         self._words: dict[int, str] = {}
+        self.is_loading = False  # a PrepareReload is not answered yet
         self._candidate = False
         self._closed = False
         self._deadline: float | None = 0.0
@@ -74,9 +76,7 @@ class Simulation:
 
     def observe(self, observation: ev.Observation) -> None:
         """Something happens now."""
-        self.fleet.observe(observation, self.now)
-        if isinstance(observation, ev.ReloadPrepared):
-            self._candidate = True
+        self._observe(observation)
         self.settle()
 
     def run(self, seconds: float) -> None:
@@ -126,6 +126,12 @@ class Simulation:
         self.settle()
 
     # --- the world ---
+
+    def _observe(self, observation: ev.Observation) -> None:
+        if isinstance(observation, (ev.ReloadPrepared, ev.ReloadFailed)):
+            self.is_loading = False
+            self._candidate = isinstance(observation, ev.ReloadPrepared)
+        self.fleet.observe(observation, self.now)
 
     def _random(self) -> float:
         return self.chance
@@ -203,10 +209,11 @@ class Simulation:
             self._closed = True
             self._note("close")
         elif isinstance(action, ev.PrepareReload):
+            assert not self.is_loading
             self._note("prepare")
+            self.is_loading = True
             if self.prepares is not None:
-                self._candidate = isinstance(self.prepares, ev.ReloadPrepared)
-                self.fleet.observe(self.prepares, self.now)
+                self._observe(self.prepares)
         else:
             assert self._candidate, f"{action} without a prepared configuration"
             self._candidate = False
@@ -257,3 +264,54 @@ def worker(it: ev.Fork | Process) -> str:
 def lines(text: str) -> list[str]:
     """A history as a block of text."""
     return [line.strip() for line in text.strip().splitlines()]
+
+
+# --- fleets to begin with ---
+
+OPTIONS = Options(listen_timeout=10.0, graceful_timeout=5.0)
+POLICY = set(RestartPolicy.__dataclass_fields__)
+
+
+def options(**settings: Any) -> Options:
+    policy = {name: settings.pop(name) for name in POLICY & settings.keys()}
+    return replace(OPTIONS, policy=RestartPolicy(**policy), **settings)
+
+
+def new(workers: int = 2, **settings: Any) -> Simulation:
+    """A fleet that has not begun; 0 s. Settings are those of Options and of RestartPolicy."""
+    return Simulation(workers, options(**settings))
+
+
+def serving(workers: int = 2, **settings: Any) -> Simulation:
+    """A fleet that became ready at 1 s; 2 s."""
+    world = new(workers, **settings)
+    world.run(2)
+    assert world.states() == ["ready"] * workers
+    world.history()
+    return world
+
+
+def over_memory(world: Simulation, name: str, *, hard: bool = False) -> None:
+    world.observe(ev.OverMemory(world.pid(name), hard, 300 * MIB, 200 * MIB))
+
+
+def hup(world: Simulation, workers: int = 2, **settings: Any) -> None:
+    """HUP, with a configuration that loads at once."""
+    world.prepares = ev.ReloadPrepared(options(**settings), workers)
+    world.observe(ev.Reload())
+
+
+def resting() -> Simulation:
+    """One stopped, one errored, one in backoff, one ready. 15 s."""
+    settings = {"stop_exit_codes": frozenset({7}), "max_restarts": 2, "exp_backoff_restart_delay": 9.0}
+    world = serving(4, **settings)
+    world.plans = {"1.2": BROKEN, "1.3": BROKEN, "2.2": BROKEN}
+    world.end("0.1", 7)
+    world.end("1.1", 1)
+    world.run(12)
+    world.end("2.1", 1)
+    world.run(1)
+    assert world.states() == ["stopped", "errored", "backoff", "ready"]
+    assert world.now == 15.0
+    world.history()
+    return world

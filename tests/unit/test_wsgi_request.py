@@ -52,7 +52,7 @@ def test_environ_is_complete_and_a_copy_each_time() -> None:
     }
     flags = ("multithread", "multiprocess", "run_once", "input_terminated", "version", "url_scheme")
     assert [first["wsgi." + flag] for flag in flags] == [False, True, False, True, (1, 0), "http"]
-    assert first["SERVER_SOFTWARE"].startswith("multicore-server/")
+    assert first["SERVER_SOFTWARE"].startswith("gunicorn/")  # whose worker this is: apps sniff it
 
 
 @pytest.mark.parametrize(

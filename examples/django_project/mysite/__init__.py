@@ -1,0 +1,5 @@
+"""A Django project on every CPU; first ``python examples/django_project/manage.py migrate``.
+
+ASGI: ``gunicorn -k multicore_server.Worker --chdir examples/django_project mysite.asgi``
+WSGI: ``gunicorn -k multicore_server.Worker --chdir examples/django_project mysite.wsgi``
+"""

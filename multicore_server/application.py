@@ -1,0 +1,81 @@
+"""``multicore_server.run("app:app", workers="max")``: the server from Python, without a command line."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import Any
+
+from gunicorn import util
+from gunicorn.app import base
+from gunicorn.config import make_settings
+from gunicorn.errors import ConfigError
+
+from multicore_server.deployment import resolve_settings
+from multicore_server.settings import TABLE, SettingError
+from multicore_server.worker import Worker
+
+WORKER_CLASS = "multicore_server.Worker"
+NOT_OURS = frozenset({"wsgi_app", "paste"})  # other ways of gunicorn's to name the app
+
+
+def run(app: str | Any, **options: Any) -> None:
+    """Serve ``app``, an object or ``"module:name"``, until a signal ends the server; then the process ends.
+
+    The options are gunicorn's settings and ours, by their names; ``MULTICORE_*`` variables come after them.
+    No command line is read, and a config file only if ``config`` names it. HUP loads the config file and a
+    ``"module:name"`` anew. Raises TypeError for an option that does not exist.
+    """
+    _check_names(options)
+    Application(app, options).run()
+
+
+def _check_names(options: dict[str, Any]) -> None:
+    known = (make_settings().keys() | TABLE.keys()) - NOT_OURS
+    for name in options.keys() - known:
+        nearest = "".join(f"; did you mean {found}?" for found in difflib.get_close_matches(name, known, n=1))
+        raise TypeError(f"run() got an unknown option {name!r}{nearest}")
+
+
+class Application(base.Application):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's application, with options in place of a command line."""
+
+    def __init__(self, app: str | Any, options: dict[str, Any]) -> None:
+        self.app = app
+        self.app_uri = app if isinstance(app, str) else None
+        self.multicore_options = {name: value for name, value in options.items() if name in TABLE}
+        self.options = {name: value for name, value in options.items() if name not in TABLE}
+        self.directory = util.getcwd()
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Weakest first; runs again at each HUP."""
+        self._set("chdir", self.directory)
+        self.chdir()
+        self._set("worker_class", WORKER_CLASS)
+        if self.app_uri:
+            self._set("default_proc_name", self.app_uri)
+        if self.options.get("config"):
+            self.load_config_from_file(self.options["config"])
+        for name, value in self.options.items():
+            self._set(name, value)
+        if not issubclass(self.cfg.worker_class, Worker):
+            raise ConfigError(f"worker_class: {self.cfg.worker_class_str!r} is no {WORKER_CLASS}")
+        self.chdir()
+
+    def _set(self, name: str, value: Any) -> None:
+        try:
+            self.cfg.set(name, value)
+        except Exception as exc:
+            raise ConfigError(f"{name}: {value!r} (from run's options) cannot be used: {exc}") from exc
+
+    def run(self) -> None:
+        if self.cfg.check_config:
+            try:
+                resolve_settings(self)
+            except SettingError as exc:
+                sys.exit(f"Error: {exc}")
+        super().run()
+
+    def load(self) -> Any:
+        return util.import_app(self.app_uri) if self.app_uri else self.app

@@ -1,0 +1,311 @@
+"""Ways to start a server, and what the app then finds around it."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.asking import ASK, ask, ask_over, ending, usr2s_arbiter, wait_gone
+from tests.integration.conftest import Server, wait_for
+
+__all__ = ["ending"]  # a fixture
+MakeServer = Callable[..., Server]
+
+
+@pytest.fixture
+def asked(make_server: MakeServer) -> Server:
+    return make_server(ASK)
+
+
+# --- what surrounds the app
+
+
+def test_preload_shares_memory(asked: Server) -> None:
+    asked.start("-w", "1", "--preload", ready=1)
+    assert ask(asked, "imported_by") == asked.pid
+    assert ask(asked, "gc.get_freeze_count()") > 10_000
+
+
+def test_environment_and_directories(asked: Server) -> None:
+    for name in ("below", "library"):
+        (asked.directory / name).mkdir()
+    asked.write("library/found_by_path.py", "")
+    shutil.move(asked.directory / "app.py", asked.directory / "below")
+    options = [
+        "--chdir",
+        "below",
+        "--pythonpath",
+        "../library",
+        "-e",
+        "COLOUR=blue",
+        "-e",
+        "MULTICORE_WORKERS=1",
+    ]
+    asked.start(*options, ready=1, env={"COLOUR": "red"})
+    assert ask(asked, "os.environ['COLOUR']") == "blue"
+    assert ask(asked, "os.environ['MULTICORE_INSTANCE']") == "0"
+    assert ask(asked, "os.getcwd()") == str(asked.directory / "below")
+    assert ask(asked, "bool(__import__('found_by_path'))")
+    assert len(asked.workers()) == 1
+
+
+def test_umask(asked: Server) -> None:
+    path = asked.directory / "s.sock"
+    asked.start("-w", "1", "--umask", "0o027", bind=f"unix:{path}", ready=1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o750
+
+
+def readable_by_all(path: str) -> bool:
+    return all(p.stat().st_mode & stat.S_IXOTH for p in [Path(path).resolve(), *Path(path).resolve().parents])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
+def test_user_and_group(asked: Server) -> None:
+    # Where nobody may not read Python itself (one in /root, say), the workers keep root's capabilities.
+    keep = [] if readable_by_all(sys.base_prefix) else ["setpriv", "--securebits", "+no_setuid_fixup"]
+    command = [*keep, sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"]
+    path, log = asked.directory / "s.sock", asked.directory / "error.log"
+    log.touch()
+    for directory in [asked.directory, *asked.directory.parents[:-1]]:
+        if directory.owner() == "root" and not directory.stat().st_mode & stat.S_IXOTH:
+            directory.chmod(0o755)
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    options = ["-w", "1", "--user", "nobody", "--group", group, "--error-logfile", str(log)]
+    asked.start(*options, bind=f"unix:{path}", command=command)
+    wait_for(lambda: "ready after" in log.read_text(), "a worker ready")
+    assert ask_over(path, "os.getuid()") == pwd.getpwnam("nobody").pw_uid
+    assert path.owner() == log.owner() == "nobody"
+
+    log.rename(asked.directory / "old.log")
+    asked.signal(signal.SIGUSR1)
+    wait_for(log.exists, "the reopened log")
+    assert log.owner() == "nobody"
+    worker = asked.workers()[0]
+    os.kill(worker, signal.SIGABRT)  # dumps its stacks to the log as nobody
+    wait_for(lambda: "was killed" in log.read_text() or "exited with code" in log.read_text(), "its end")
+    assert "Current thread" in log.read_text()
+    wait_for(lambda: "ready after" in log.read_text(), "its replacement")
+
+
+# --- ways to start
+
+
+def test_daemon_with_pidfile_and_log(asked: Server, ending: list[int]) -> None:
+    pidfile, log = asked.directory / "server.pid", asked.directory / "error.log"
+    asked.start("-w", "2", "--daemon", "-p", "server.pid", "--error-logfile", "error.log")
+    assert asked.wait_exit() == 0
+    wait_for(pidfile.exists, "the pidfile")
+    arbiter = int(pidfile.read_text())
+    ending.append(arbiter)
+    wait_for(lambda: log.read_text().count("ready after") == 2, "two workers ready")
+    assert ask(asked, "os.getppid()") == arbiter
+    assert os.getsid(arbiter) != os.getsid(0)
+
+    os.kill(arbiter, signal.SIGWINCH)  # ends the workers, not the arbiter
+    wait_for(lambda: not psutil.Process(arbiter).children(), "no workers")
+    os.kill(arbiter, signal.SIGHUP)
+    wait_for(lambda: len(psutil.Process(arbiter).children()) == 2, "two workers again")
+
+    os.kill(arbiter, signal.SIGTERM)
+    wait_gone(arbiter)
+    assert not pidfile.exists()
+    assert asked.log == ""  # nothing went to the terminal
+
+
+def test_check_config_and_print_config(asked: Server) -> None:
+    asked.start("--check-config", "-p", "server.pid")
+    assert asked.wait_exit() == 0
+    assert asked.log == ""
+    asked.start("--print-config", "-w", "5")
+    assert asked.wait_exit() == 0
+    assert asked.logged(r"^workers += 5$")
+    asked.start("--check-config", app="nowhere:app")
+    assert asked.wait_exit() == 1
+    assert not (asked.directory / "server.pid").exists()
+
+
+def test_gunicorn_cmd_args(asked: Server) -> None:
+    asked.start(env={"GUNICORN_CMD_ARGS": "-w 3 --name from-the-environment"}, ready=3)
+    assert len(asked.workers()) == 3
+
+
+def test_winch_in_the_foreground_does_nothing(asked: Server) -> None:
+    asked.start("-w", "1", ready=1)
+    asked.signal(signal.SIGWINCH)
+    asked.signal(signal.SIGTTIN)
+    asked.wait_ready(2)
+    assert len(asked.workers()) == 2
+
+
+# --- systemd
+
+ACTIVATE = """
+import os, socket, sys
+path = sys.argv.pop(1)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+listener.listen()
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def test_socket_activation(asked: Server, ending: list[int]) -> None:
+    path = asked.directory / "systemd.sock"
+    activate = [sys.executable, str(asked.write("activate.py", ACTIVATE)), str(path)]
+    asked.start("-w", "1", command=[*activate, "-m", "gunicorn", "-k", "multicore_server.Worker"], ready=1)
+    assert ask_over(path, "'LISTEN_FDS' in os.environ") is False
+    with pytest.raises(httpx.ConnectError):
+        asked.get()  # the addresses of the configuration are not listened on
+
+    asked.signal(signal.SIGHUP)
+    asked.wait_logged("reload done")
+    assert ask_over(path, "os.getpid()") == asked.worker_of(0)
+
+    asked.signal(signal.SIGUSR2)
+    new = usr2s_arbiter(asked)
+    ending.append(new)
+    asked.wait_ready(3)
+    asked.signal(signal.SIGTERM)
+    assert asked.wait_exit() == 0
+    assert ask_over(path, "os.getppid()") == new
+    os.kill(new, signal.SIGTERM)
+    wait_gone(new)
+    assert path.exists()  # it is systemd's
+
+
+class Systemd:
+    """systemd's end of NOTIFY_SOCKET."""
+
+    def __init__(self, name: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(f"\\0{name}".encode().decode("unicode_escape"))
+        self.socket.setblocking(False)
+        self.told: list[str] = []
+
+    def heard(self, state: str, count: int = 1) -> bool:
+        try:
+            while True:
+                self.told.append(self.socket.recv(4096).decode())
+        except BlockingIOError:
+            return sum(state in message.splitlines() for message in self.told) >= count
+
+
+@pytest.fixture
+def systemd() -> Iterator[Systemd]:
+    systemd = Systemd(f"multicore-test-{os.getpid()}")
+    yield systemd
+    systemd.socket.close()
+
+
+START_SLOWLY = """
+async def start():
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+"""
+
+
+def test_notify(make_server: MakeServer, systemd: Systemd, ending: list[int]) -> None:
+    server = make_server(ASK + START_SLOWLY)
+    server.start("-w", "2", env={"NOTIFY_SOCKET": f"@multicore-test-{os.getpid()}"})
+    server.wait_logged(r"instance=1 .* started")
+    assert not systemd.heard("READY=1")
+    server.write("go", "")
+    server.wait_ready(2)
+    wait_for(lambda: systemd.heard("READY=1"), "READY")
+    assert ask(server, "'NOTIFY_SOCKET' in os.environ") is False
+
+    server.signal(signal.SIGHUP)
+    server.wait_logged("reload done")
+    wait_for(lambda: systemd.heard("READY=1", 2), "READY after the reload")
+    assert [message.splitlines()[0] for message in systemd.told] == ["READY=1", "RELOADING=1", "READY=1"]
+    assert int(systemd.told[1].partition("MONOTONIC_USEC=")[2]) > 0
+
+    server.signal(signal.SIGUSR2)
+    ending.append(usr2s_arbiter(server))
+    wait_for(lambda: systemd.heard("READY=1", 3), "READY of the new arbiter")
+    server.signal(signal.SIGTERM)
+    wait_for(lambda: systemd.heard(f"MAINPID={ending[0]}"), "MAINPID")
+    assert systemd.heard("STOPPING=1")
+    assert server.wait_exit() == 0
+
+
+# --- run()
+
+
+def start_from_python(server: Server, call: str) -> Server:
+    script = server.write("serve.py", f"import multicore_server\n{call}\n")
+    command = [sys.executable, script.name, "-w", "7"]  # a command line that is not gunicorn's
+    with server.log_path.open("ab") as log:
+        server.process = subprocess.Popen(command, cwd=server.directory, stdout=log, stderr=log)
+    return server
+
+
+def test_run(asked: Server) -> None:
+    asked.write("gunicorn.conf.py", "raise RuntimeError('it was not named')")
+    call = f"multicore_server.run('app:app', workers=2, bind='127.0.0.1:{asked.port}', reload_surge=2)"
+    start_from_python(asked, call).wait_ready(2)
+    assert len(asked.workers()) == 2
+    assert ask(asked, "os.getppid()") == asked.pid
+
+    asked.write("app.py", ASK + "\nversion = 2")
+    asked.signal(signal.SIGHUP)
+    asked.wait_logged("reload done: 2 workers replaced")
+    assert ask(asked, "version") == 2
+    asked.signal(signal.SIGTERM)
+    assert asked.wait_exit() == 0
+
+
+def test_run_with_an_object_and_a_config_file(asked: Server, ending: list[int]) -> None:
+    asked.write("conf.py", f"workers = 7\nbind = '127.0.0.1:{asked.port}'\nmax_restarts = 3")
+    call = "from app import app\nmulticore_server.run(app, workers='1', config='conf.py')"
+    start_from_python(asked, call).wait_ready(1)
+    assert ask(asked, "imported_by") == asked.pid
+
+    asked.signal(signal.SIGHUP)
+    asked.wait_logged("run\\(\\) got the app as an object: .*USR2 loads new code")
+    asked.wait_logged("reload done: 1 worker replaced")
+
+    asked.signal(signal.SIGUSR2)
+    ending.append(usr2s_arbiter(asked))
+    asked.wait_ready(3)
+    asked.signal(signal.SIGTERM)
+    assert asked.wait_exit() == 0
+    assert ask(asked, "imported_by") == ending[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("workres=2", "TypeError: run() got an unknown option 'workres'; did you mean workers?"),
+        ("max_memory_restrat=2", "unknown option 'max_memory_restrat'; did you mean max_memory_restart?"),
+        ("workers='many'", "workers: 'many' (from run's options"),
+        ("timeout='soon'", "Error: timeout: 'soon' (from run's options) cannot be used"),
+        ("check_config=True, max_restarts='often'", "Error: max_restarts: 'often' (from run's options"),
+        ("config='nowhere.py'", "Error: 'nowhere.py' doesn't exist"),
+        ("worker_class='sync'", "Error: worker_class: 'sync' is no multicore_server.Worker"),
+    ],
+)
+def test_run_with_bad_options(server: Server, options: str, said: str) -> None:
+    start_from_python(
+        server, f"multicore_server.run('app:app', bind='unix:s.sock', pidfile='pid', {options})"
+    )
+    assert server.wait_exit() == 1
+    assert said in [line for line in server.log.splitlines() if line][-1]
+    assert ("Traceback" in server.log) == said.startswith(("TypeError", "unknown"))
+    assert not {"pid", "s.sock"} & {path.name for path in server.directory.iterdir()}

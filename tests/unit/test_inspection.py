@@ -1,0 +1,200 @@
+"""What the arbiter looks at by itself, on a clock that the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from multicore_server import cgroup, memory
+from multicore_server import events as ev
+from multicore_server.fleet import Fleet, Options
+from multicore_server.inspection import Inspection
+from multicore_server.quantities import size
+from multicore_server.scoreboard import Item, Scoreboard
+from multicore_server.settings import Settings
+
+PID = 4711
+Look = Callable[[float], list[ev.Observation]]
+
+
+class Clock:
+    """Wall-clock time in one place, so naive."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1)  # noqa: DTZ001
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def set(self, hour: int, minute: int, second: float, day: int = 0) -> None:
+        midnight = self.now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        self.now = midnight + timedelta(days=day, hours=hour, minutes=minute, seconds=second)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    clock = Clock()
+    clock.set(3, 59, 30)
+    return clock
+
+
+@pytest.fixture
+def scoreboard() -> Scoreboard:
+    return Scoreboard(4)
+
+
+@pytest.fixture
+def make(clock: Clock, scoreboard: Scoreboard) -> Callable[..., Inspection]:
+    """An inspection of one worker that is ready since second 0."""
+
+    def make(timeout: float = 30, **settings: Any) -> Inspection:
+        fleet = Fleet(Options(), workers=1, capacity=4)
+        fleet.tick(0.0)
+        fleet.observe(ev.Forked(0, 1, PID), 0.0)
+        fleet.observe(ev.BecameReady(PID), 0.0)
+        made = Inspection(fleet, scoreboard, clock)
+        made.configure(Settings(workers=1, **settings), SimpleNamespace(timeout=timeout))
+        return made
+
+    return make
+
+
+def observed(found: Inspection, now: float) -> list[ev.Observation]:
+    return list(found.look(now))
+
+
+# --- cron_restart ---
+
+
+def test_cron_restarts_once_at_each_of_its_times(make: Callable[..., Inspection], clock: Clock) -> None:
+    found = make(timeout=0, cron_restart="0 4 * * *")
+    assert observed(found, 10) == []
+    clock.set(4, 0, 0)
+    assert observed(found, 40) == [ev.Restart("cron")]
+    clock.set(4, 0, 1)
+    assert observed(found, 41) == []
+    clock.set(4, 0, 0.5, day=1)
+    assert observed(found, 86440) == [ev.Restart("cron")]
+
+
+def test_cron_times_that_were_slept_through_count_once(make: Callable[..., Inspection], clock: Clock) -> None:
+    found = make(timeout=0, cron_restart="* * * * *")
+    clock.set(9, 0, 10)
+    assert observed(found, 10) == [ev.Restart("cron")]
+    assert observed(found, 12) == []
+
+
+def test_a_clock_that_is_set_back_repeats_nothing(make: Callable[..., Inspection], clock: Clock) -> None:
+    found = make(timeout=0, cron_restart="0 4 * * *")
+    clock.set(4, 0, 0)
+    assert observed(found, 10) == [ev.Restart("cron")]
+    clock.set(3, 59, 59)
+    assert observed(found, 12) == []
+    clock.set(4, 0, 1)
+    assert observed(found, 14) == []
+
+
+# --- heartbeats ---
+
+
+def test_a_heartbeat_older_than_timeout_is_a_hang(
+    make: Callable[..., Inspection], scoreboard: Scoreboard
+) -> None:
+    found = make(timeout=2)
+    assert observed(found, 1.9) == []
+    scoreboard.row(0)[Item.HEARTBEAT] = 1.5
+    assert observed(found, 3.4) == []
+    assert observed(found, 4.0) == [ev.Hung(PID, 2.5)]
+
+
+def test_timeout_0_is_none(make: Callable[..., Inspection]) -> None:
+    assert observed(make(timeout=0), 1e6) == []
+
+
+def test_it_looks_as_often_as_the_shortest_limit_asks_for(make: Callable[..., Inspection]) -> None:
+    found = make(timeout=2)
+    observed(found, 10.0)
+    assert found.due == 10.5
+    found = make(memory_check_interval=0.1)
+    observed(found, 10.0)
+    assert found.due == 10.1
+
+
+# --- memory ---
+
+
+@pytest.fixture
+def weigh(
+    make: Callable[..., Inspection], scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[ev.Observation]]:
+    """What a worker is found to use, given its resident memory and what it has measured itself."""
+
+    def weigh(rss: int, uss: int = 0, *, measured: float = 9.5, beat: float = 9.9, **limits: Any) -> Any:
+        found = make(
+            **{name: size(value) if isinstance(value, int) else value for name, value in limits.items()}
+        )
+        monkeypatch.setattr(memory, "rss", lambda pid: rss)
+        row = scoreboard.row(0)
+        row[Item.HEARTBEAT], row[Item.UNIQUE_MEMORY], row[Item.UNIQUE_MEMORY_AT] = beat, uss, measured
+        return observed(found, 10.0)
+
+    return weigh
+
+
+SOFT = {"max_memory_restart": 100}
+BOTH = {"max_memory_restart": 100, "max_memory_kill": 200}
+RSS = {"memory_metric": "rss"}
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        pytest.param({"rss": 100, **SOFT, **RSS}, None, id="as much as allowed"),
+        pytest.param({"rss": 101, **SOFT, **RSS}, (False, 101, 100), id="above soft"),
+        pytest.param({"rss": 201, **BOTH, **RSS}, (True, 201, 200), id="above hard"),
+        pytest.param({"rss": 199, **BOTH, **RSS}, (False, 199, 100), id="between"),
+        pytest.param({"rss": 300, "max_memory_kill": 200, **RSS}, (True, 300, 200), id="hard alone"),
+        pytest.param({"rss": 300, "uss": 90, **BOTH}, None, id="unique below"),
+        pytest.param({"rss": 300, "uss": 110, **BOTH}, (False, 110, 100), id="unique above soft"),
+        pytest.param({"rss": 300, "uss": 210, **BOTH}, (True, 210, 200), id="unique above hard"),
+        pytest.param({"rss": 300, "uss": 210, "measured": 5.0, **BOTH}, None, id="measured long ago"),
+        pytest.param({"rss": 300, "uss": 210, "measured": -1.0, **BOTH}, None, id="measured by another"),
+        pytest.param({"rss": 300, "beat": 8.0, **BOTH}, (True, 300, 200), id="stale: judged by RSS"),
+    ],
+)
+def test_memory(
+    weigh: Callable[..., list[ev.Observation]], given: dict[str, Any], verdict: tuple[bool, int, int] | None
+) -> None:
+    assert weigh(**given) == ([ev.OverMemory(PID, *verdict)] if verdict else [])
+
+
+def test_a_worker_learns_the_lower_limit(weigh: Callable[..., Any], scoreboard: Scoreboard) -> None:
+    weigh(50, **BOTH)
+    assert scoreboard.row(0)[Item.MEMORY_LIMIT] == 100
+
+
+def test_a_process_that_may_not_be_looked_at_is_left_alone(
+    weigh: Callable[..., Any], make: Callable[..., Inspection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> int:
+        raise PermissionError
+
+    found = make(max_memory_restart=size(100))
+    monkeypatch.setattr(memory, "rss", refuse)
+    assert observed(found, 10.0) == []
+
+
+# --- the kernel's OOM killer ---
+
+
+def test_the_oom_killer_is_blamed_for_what_it_has_done_since(
+    make: Callable[..., Inspection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = iter([3, 3, 4, 4, None, 5])
+    monkeypatch.setattr(cgroup, "oom_kills", lambda: next(kills))
+    found = make()
+    assert [found.oom_killed() for _ in range(5)] == [False, True, False, False, True]
