@@ -5,10 +5,13 @@ uvicorn is the one engine, for ASGI and, through the bridge, for WSGI.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import socket
+import sys
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from gunicorn import sock
@@ -55,7 +58,7 @@ KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS,
 
 _PARSER = "uvicorn's parser has limits of its own"
 _PROXY = "uvicorn's --proxy-headers takes this part (X-Forwarded-Proto and X-Forwarded-For)"
-_HTTP2 = "gunicorn's HTTP/2 is not used; uvicorn's is UVICORN_HTTP2=1"
+_HTTP2 = "gunicorn's HTTP/2 is not used; uvicorn's is UVICORN_HTTP=zttp with UVICORN_HTTP2=1"
 NO_EFFECT = {
     "limit_request_line": _PARSER,
     "limit_request_fields": _PARSER,
@@ -154,7 +157,7 @@ def make_config(
     password = options.pop("ssl_keyfile_password", None)
     if interface == "wsgi":
         options |= {"lifespan": "off", "ws": "none"}
-        app = _bridge(cfg, app, options.get("root_path", ""))
+        app = _bridge(cfg, log, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
     config = Config(
@@ -186,10 +189,12 @@ def _from_gunicorn(cfg: Any) -> dict[str, Any]:
     }
 
 
-def _bridge(cfg: Any, app: Any, root_path: str) -> WSGIBridge:
+def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
+    errors: Any = _Errors(log.error_log)
     return WSGIBridge(
         app,
         threads=cfg.threads,
+        errors=errors,
         script_name="" if root_path else os.environ.get("SCRIPT_NAME", ""),
         drop_underscores=getattr(cfg, "header_map", "drop") != "dangerous",
         spool_dir=cfg.tmp_upload_dir,
@@ -213,6 +218,28 @@ def wants_access_log(cfg: Any, log: Any) -> bool:
     to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
     configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json
     return bool(configured or to_syslog) or type(log).access is not Logger.access
+
+
+class _Errors(io.TextIOBase):
+    """``wsgi.errors``: where the error log goes, also after it was reopened."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        for stream in self._streams():
+            stream.write(text)
+            stream.flush()
+        return len(text)
+
+    def _streams(self) -> list[TextIO]:
+        handlers = [
+            handler for handler in self._logger.handlers if isinstance(handler, logging.StreamHandler)
+        ]
+        return [handler.stream for handler in handlers] or [sys.stderr]
 
 
 class _Trust:

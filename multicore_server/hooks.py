@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,5 +28,20 @@ def _rescued(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any
         except Exception:
             log.exception("the %s hook failed; going on without it", name)
             return None
+
+    return call
+
+
+def once(hook: Callable[[], None]) -> Callable[[], None]:
+    """The hook, called at the first of several ends that meet; the others wait for it."""
+    lock = threading.RLock()  # a signal handler may find its own thread inside the hook
+    called = False
+
+    def call() -> None:
+        nonlocal called
+        with lock:
+            if not called:
+                called = True
+                hook()
 
     return call

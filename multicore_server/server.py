@@ -25,7 +25,7 @@ BEAT = 0.25  # seconds between two heartbeats
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
 LOOK = 0.02  # seconds between two looks at the connections that are left
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
-LIFESPAN_GRACE = 1.5  # seconds for the app's lifespan shutdown when there is no time left
+LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
 
 
 class Server(uvicorn.Server):
@@ -36,6 +36,7 @@ class Server(uvicorn.Server):
         self.worker = worker
         self.server_state = self._state = State(worker.on_answered)
         self._told = asyncio.Event()
+        self._gave_up = False  # requests were cancelled
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -99,6 +100,8 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             _shut(connection)
         await self._end_lifespan(deadline)
+        if self._gave_up:
+            self.worker.end_in_any_case()
 
     async def _drain(self, deadline: float) -> None:
         """Wait for the requests that have begun to arrive to be answered and for the connections to close."""
@@ -132,6 +135,7 @@ class Server(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=CANCEL_GRACE)
+        self._gave_up = True
 
     async def _end_lifespan(self, deadline: float) -> None:
         """The app's own shutdown: within the rest of graceful_timeout, and shortly where there is none."""

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from multicore_server.server import Server
 from multicore_server.settings import Settings
 
 MEMORY_INTERVAL = 1.0  # seconds between two looks at this process's own memory
+END_GRACE = 0.25  # seconds for Python's own way to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._app_ready = False  # cluster.ready() was called
         self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
-        self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, given by the arbiter
+        self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self._memory_due = 0.0
 
     @property
@@ -227,9 +229,18 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def handle_abort(self, sig: int, frame: Any) -> None:
         """gunicorn's way to end a hung worker, made sure: an app that catches SystemExit cannot stay."""
         self.cfg.worker_abort(self)
+        self._end(1)
+
+    def end_in_any_case(self) -> None:
+        """Python would wait, at its end, for the threads in which cancelled requests may still run."""
+        timer = threading.Timer(END_GRACE, self._end, [0])
+        timer.daemon = True
+        timer.start()
+
+    def _end(self, status: int) -> NoReturn:
         self.leave()
         logging.shutdown()
-        os._exit(1)
+        os._exit(status)
 
     def on_abandoned(self) -> None:
         """The arbiter is gone before this worker has served anyone: nothing keeps it."""

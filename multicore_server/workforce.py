@@ -18,6 +18,7 @@ from multicore_server import deployment, systemd
 from multicore_server import events as ev
 from multicore_server.channel import Channel
 from multicore_server.deployment import Deployment
+from multicore_server.hooks import once
 from multicore_server.worker import Seat, Worker
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Workforce:
         )  # fmt: skip
         row = arbiter.scoreboard.row(fork.row)
         worker.seat = Seat(fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings)
-        worker.leave = lambda: cfg.worker_exit(arbiter, worker)
+        worker.leave = once(lambda: cfg.worker_exit(arbiter, worker))
         return worker
 
     @staticmethod

@@ -1,19 +1,20 @@
-"""An app that answers with the value of the expression in the query, and how to ask it."""
+"""An app that answers with the value of the expression in the query; how to ask, deploy and reload it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
-import psutil
-import pytest
 
-from tests.integration.conftest import Server, wait_for
+from tests.integration.conftest import Server, gone, wait_for
+
+LOCAL = "127.0.0.1"
 
 ASK = """
 import asyncio, gc, json, os, stat, sys, time
@@ -56,29 +57,38 @@ def ask_over(path: Path, expression: str) -> Any:
         return json.loads(client.get(f"http://localhost/?{quote(expression)}").content)
 
 
-def gone(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 def wait_gone(pid: int) -> None:
     wait_for(lambda: gone(pid), f"the end of {pid}")
-
-
-@pytest.fixture
-def ending() -> Iterator[list[int]]:
-    """Arbiters that are no children of the test: they are ended after it."""
-    pids: list[int] = []
-    yield pids
-    for pid in pids:
-        if not gone(pid):
-            for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-                process.kill()
 
 
 def usr2s_arbiter(server: Server) -> int:
     """The pid of the second arbiter that has started."""
     started = server.wait_logged(r"\[INFO\] Starting gunicorn", 2)
     return int(re.findall(r"\[(\d+)\] \[INFO\]", started[1])[0])
+
+
+def deploy(server: Server, version: int, more: str = "") -> None:
+    server.write("app.py", f"{ASK}\nversion = {version}\n{more}")
+
+
+def configure(server: Server, **settings: object) -> str:
+    """Write the config file; its text."""
+    text = "".join(f"{name} = {value!r}\n" for name, value in settings.items())
+    server.write("conf.py", text)
+    return text
+
+
+def hup(server: Server, outcome: str = "reload done") -> str:
+    """Reload and wait for the line that says how it went."""
+    before = len(server.logged(outcome))
+    server.signal(signal.SIGHUP)
+    return server.wait_logged(outcome, before + 1)[-1]
+
+
+def wait_workers(server: Server, count: int) -> None:
+    wait_for(lambda: len(server.workers()) == count, f"{count} workers")
+
+
+def refuses(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOCAL, port)) != 0

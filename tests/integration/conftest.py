@@ -73,6 +73,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
 
 
+def gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Server:
     """``gunicorn -k multicore_server.Worker`` with an app in a directory of its own."""
 
@@ -247,3 +254,22 @@ def trusting(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     ca.configure_trust(context)
     return context
+
+
+@pytest.fixture
+def asked(make_server: Callable[..., Server]) -> Server:
+    """A server with the app that answers questions (`tests.integration.asking`), not started."""
+    from tests.integration.asking import ASK
+
+    return make_server(ASK)
+
+
+@pytest.fixture
+def ending() -> Iterator[list[int]]:
+    """Arbiters that are no children of the test: they are ended after it."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        if not gone(pid):
+            for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                process.kill()

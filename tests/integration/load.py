@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, final
 from urllib.parse import quote
 
-from tests.integration.conftest import wait_for
+from tests.integration.asking import LOCAL
+from tests.integration.conftest import Server, wait_for
 
 THREADS = 4
 PATIENCE = 10.0  # seconds
@@ -74,3 +75,7 @@ class Load:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.address))
         return connection
+
+
+def load(server: Server, expression: str = "os.getpid()") -> Load:
+    return Load((LOCAL, server.port), expression)

@@ -12,62 +12,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import trustme
 
 from multicore_server.settings import TABLE
 from tests.integration.conftest import Server, wait_for
+from tests.integration.refused import BAD_SETTING, NO_BOOT, Refused
 
-BAD_SETTING, NO_BOOT = 1, 3  # the exit statuses of docs/exit-status.md
 NONSENSE = "nonsense!"
 
 PLAIN_GUNICORN = [sys.executable, "-m", "gunicorn"]
 MakeServer = Callable[..., Server]
 
 
-def processes_in(directory: Path) -> list[psutil.Process]:
-    found = psutil.process_iter(["cwd"])
-    return [process for process in found if process.info["cwd"] == str(directory)]
-
-
-class Refused:
-    """A server that is to refuse its start, with a pidfile and a unix socket that it could leave behind."""
-
-    def __init__(self, server: Server, *options: str, bind: str = "unix:s.sock", **more: object) -> None:
-        self.server = server
-        self.before = self.files()
-        server.start("-w", "2", "-p", "server.pid", *options, bind=bind, **more)  # type: ignore[arg-type]
-
-    def files(self) -> set[str]:
-        found = {path.name for path in self.server.directory.iterdir()}
-        return found - {self.server.log_path.name, "__pycache__"}
-
-    def check(self, status: int, *lines: str) -> None:
-        """It ended with this status, and said each of these on a line of its own."""
-        assert self.server.wait_exit() == status
-        for text in lines:
-            assert len([line for line in self.server.log.splitlines() if text in line]) == 1, text
-        assert self.files() == self.before
-        assert processes_in(self.server.directory) == []
-
-    def check_settings(self, *lines: str) -> None:
-        """One line, in the arbiter's error log, before anything was started."""
-        self.check(BAD_SETTING, *lines)
-        assert len(self.server.logged(r"\[ERROR\]")) == 1
-        assert self.server.logged("Traceback|instance=|Listening") == []
-
-
 # --- settings
 
 
-def test_every_setting(make_server: MakeServer) -> None:
-    """In turns from the environment and the config file (unit tests have all combinations), and all at
+@pytest.mark.parametrize("part", [0, 1])
+def test_every_setting(make_server: MakeServer, part: int) -> None:
+    """Each from the environment or the config file (unit tests have all combinations), and all at
     once: each process takes most of its time to import gunicorn and uvicorn."""
     started: dict[str, Refused] = {}
-    for name in sorted(set(TABLE) - {"workers"}):  # which has tests of its own: gunicorn reads it too
+    for name in sorted(set(TABLE) - {"workers"})[part::2]:  # gunicorn reads it too: its own tests
         server = make_server()
-        if len(started) % 2:
+        if part:
             server.write("gunicorn.conf.py", f"{name} = {NONSENSE!r}")
             started[name] = Refused(server)
         else:

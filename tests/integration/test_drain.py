@@ -268,6 +268,37 @@ def test_longer_than_graceful_timeout_is_cancelled(start: Start, connect: Connec
     assert (server.directory / "shut").read_text() == str(pid)
 
 
+STUCK = """
+import pathlib, time
+
+def app(environ, start_response):
+    pathlib.Path("held").touch()
+    time.sleep(60)
+"""
+
+NOTE_EXIT = """
+def worker_exit(server, worker):
+    with open("exits", "a") as file:
+        print(worker.pid, file=file)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_thread_that_does_not_end_is_not_waited_for(
+    make_server: Start, connect: Connect, number: signal.Signals
+) -> None:
+    server = make_server(STUCK)
+    server.write("gunicorn.conf.py", NOTE_EXIT)
+    server.start("-w", "1", "--threads", "2", "--graceful-timeout", "1", ready=1)
+    stuck = connect(server.port).send(request())
+    wait_for((server.directory / "held").exists)
+    pid = server.worker_of(0)
+    server.signal(number)
+    assert stuck.answer().status == 500
+    assert "exited with code 0" in wait_gone(server, pid)
+    assert (server.directory / "exits").read_text() == f"{pid}\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_lifespan_shutdown_runs(start: Start, connect: Connect, number: signal.Signals) -> None:
     server = start()
@@ -387,7 +418,9 @@ class Load:
             except OSError:
                 pass
             self._count(data)
-            if connection is not None and (b"connection: close" in data or not data.endswith(b"hello")):
+            if connection is not None and (
+                b"connection: close" in data.lower() or not data.endswith(b"hello")
+            ):
                 connection.close()
                 connection = None
         if connection is not None:

@@ -1,4 +1,4 @@
-"""HUP, USR2 and --reload: new code and new settings without a failed request; broken ones change nothing."""
+"""HUP and --reload: new code and new settings without a failed request; broken ones change nothing."""
 
 from __future__ import annotations
 
@@ -8,57 +8,26 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.asking import ASK, ask, ask_over, ending, usr2s_arbiter, wait_gone
+from tests.integration.asking import (
+    ASK,
+    LOCAL,
+    ask,
+    ask_over,
+    configure,
+    deploy,
+    hup,
+    refuses,
+    wait_workers,
+)
 from tests.integration.conftest import Server, free_port, wait_for
-from tests.integration.load import Load
+from tests.integration.load import Load, load
 
-__all__ = ["ending"]  # a fixture
-
-LOCAL = "127.0.0.1"
 BOOT_HANGS = "\nasync def start():\n    await asyncio.sleep(60)\n"
 LIFESPAN_FAILS = "\nasync def start():\n    raise RuntimeError('no database')\n"
-
-
-@pytest.fixture
-def asked(make_server: Callable[..., Server]) -> Server:
-    return make_server(ASK)
-
-
-def deploy(server: Server, version: int, more: str = "") -> None:
-    server.write("app.py", f"{ASK}\nversion = {version}\n{more}")
-
-
-def configure(server: Server, **settings: object) -> str:
-    """Write the config file; its text."""
-    text = "".join(f"{name} = {value!r}\n" for name, value in settings.items())
-    server.write("conf.py", text)
-    return text
-
-
-def hup(server: Server, outcome: str = "reload done") -> str:
-    """Reload and wait for the line that says how it went."""
-    before = len(server.logged(outcome))
-    server.signal(signal.SIGHUP)
-    return server.wait_logged(outcome, before + 1)[-1]
-
-
-def wait_workers(server: Server, count: int) -> None:
-    wait_for(lambda: len(server.workers()) == count, f"{count} workers")
-
-
-def load(server: Server, expression: str = "os.getpid()") -> Load:
-    return Load((LOCAL, server.port), expression)
-
-
-def refuses(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOCAL, port)) != 0
 
 
 # --- HUP: new code
@@ -337,77 +306,6 @@ def test_a_configuration_that_is_a_module(asked: Server) -> None:
     wait_workers(asked, 2)
     configure(asked, workers=2, max_restarts="often")
     assert "max_restarts: 'often' (from the config file, python:conf)" in hup(asked, "reload failed")
-
-
-# --- USR2
-
-
-def pid_in(path: Path) -> int:
-    return int(path.read_text()) if path.exists() else 0
-
-
-@pytest.mark.parametrize("options", [(), ("--reuse-port",)], ids=["", "reuse_port"])
-def test_usr2_serves_beside_the_old_one_and_follows_it(
-    asked: Server, options: tuple[str, ...], ending: list[int]
-) -> None:
-    pidfile, pidfile_2 = asked.directory / "server.pid", asked.directory / "server.pid.2"
-    asked.start("-w", "2", "-p", "server.pid", *options, ready=2)
-    with load(asked, "version") as requests:
-        deploy(asked, 2)
-        asked.signal(signal.SIGUSR2)
-        new = usr2s_arbiter(asked)
-        ending.append(new)
-        asked.wait_ready(4)
-        assert (pid_in(pidfile), pid_in(pidfile_2)) == (asked.pid, new)
-        requests.wait_for(2)
-
-        asked.signal(signal.SIGTERM)
-        assert asked.wait_exit() == 0
-        wait_for(lambda: pid_in(pidfile) == new, "the pidfile renamed")
-        assert not pidfile_2.exists()
-    assert {ask(asked, "[version, os.getppid()]")[1] for _ in range(4)} == {new}
-
-    os.kill(new, signal.SIGHUP)  # it is an arbiter like any other
-    asked.wait_logged("reload done")
-    os.kill(new, signal.SIGTERM)
-    wait_gone(new)
-    assert not pidfile.exists()
-    assert refuses(asked.port)
-
-
-def test_usr2_over_a_unix_socket_and_back(asked: Server, ending: list[int]) -> None:
-    """TERM to the new arbiter is the way back: the old one serves on, and its socket stays."""
-    (asked.directory / "below").mkdir()
-    (asked.directory / "app.py").rename(asked.directory / "below" / "app.py")
-    path = asked.directory / "s.sock"
-    asked.start("-w", "1", "--chdir", "below", bind=f"unix:{path}", ready=1)
-    with Load(path):
-        asked.signal(signal.SIGUSR2)
-        new = usr2s_arbiter(asked)
-        ending.append(new)
-        asked.wait_ready(2)
-        os.kill(new, signal.SIGTERM)
-        asked.wait_logged(f"the arbiter that USR2 started has ended \\(pid={new}\\); this one goes on")
-    assert ask_over(path, "os.getppid()") == asked.pid
-    asked.signal(signal.SIGTERM)
-    assert asked.wait_exit() == 0
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
-def test_usr2_with_broken_code(asked: Server, options: tuple[str, ...]) -> None:
-    asked.start("-w", "1", "-p", "server.pid", *options, ready=1)
-    with load(asked):
-        deploy(asked, 2, "import nowhere")
-        asked.signal(signal.SIGUSR2)
-        asked.wait_logged(r"the arbiter that USR2 started has ended \(pid=\d+\); this one goes on")
-    assert asked.logged("app:app could not be loaded: ModuleNotFoundError: No module named 'nowhere'")
-    assert not (asked.directory / "server.pid.2").exists()
-    assert pid_in(asked.directory / "server.pid") == asked.pid
-
-    deploy(asked, 3)
-    asked.signal(signal.SIGUSR2)
-    asked.wait_ready(2)
 
 
 # --- --reload

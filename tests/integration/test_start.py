@@ -18,16 +18,16 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.asking import ASK, ask, ask_over, ending, usr2s_arbiter, wait_gone
+from tests.integration.asking import (
+    ASK,
+    ask,
+    ask_over,
+    usr2s_arbiter,
+    wait_gone,
+)
 from tests.integration.conftest import Server, wait_for
 
-__all__ = ["ending"]  # a fixture
 MakeServer = Callable[..., Server]
-
-
-@pytest.fixture
-def asked(make_server: MakeServer) -> Server:
-    return make_server(ASK)
 
 
 # --- what surrounds the app

@@ -210,6 +210,25 @@ def test_the_error_log_gets_the_apps_traceback(make_server: MakeServer) -> None:
     assert server.log == ""
 
 
+def test_the_error_log_gets_what_a_wsgi_app_writes_to_it(make_server: MakeServer) -> None:
+    app = (
+        "def app(environ, start_response):\n"
+        "    print('noted by', environ['PATH_INFO'], file=environ['wsgi.errors'])\n"
+        "    start_response('204 No Content', [])\n"
+        "    return []\n"
+    )
+    server = make_server(app).start("-w", "1", "--error-logfile", "error.log")
+    file_with(server, "error.log", "ready after")
+    server.get("/before")
+    file_with(server, "error.log", "noted by /before\n")
+    (server.directory / "error.log").rename(server.directory / "error.log.1")
+    server.signal(signal.SIGUSR1)
+    wait_for((server.directory / "error.log").exists)
+    wait_for(
+        lambda: server.get("/after") and "noted by /after" in (server.directory / "error.log").read_text()
+    )
+
+
 def test_capture_output(make_server: MakeServer) -> None:
     server = make_server(SCOPE).start("-w", "1", "--error-logfile", "error.log", "--capture-output")
     file_with(server, "error.log", "ready after")

@@ -109,7 +109,7 @@ REQUEST = scope(
         ("D", r"\d+"),
         ("M", r"\d+"),
         ("L", r"0\.\d{6}"),
-        ("p", f"<{os.getpid()}>"),
+        ("p", r"<\d+>"),
         ("{x-asked}i", "yes"),
         ("{X-Asked}i", "yes"),
         ("{x-given}o", "gift"),
