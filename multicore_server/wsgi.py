@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
+
 from multicore_server.wsgi_body import FileWrapper, read_body, rewind
 from multicore_server.wsgi_environ import environ, fill
 from multicore_server.wsgi_exchange import Exchange

@@ -1,4 +1,4 @@
-"""How well requests that block their worker are spread over 8 workers: ours, the peers, and the ideal, in one run.
+"""How well requests that block their worker are spread over 8 workers: ours, the peers and the ideal.
 
     python tests/benchmarks/scaling.py [--seconds 4] [--runs 1] [--only NAME ...]
 

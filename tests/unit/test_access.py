@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable, Iterator

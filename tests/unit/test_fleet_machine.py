@@ -228,9 +228,10 @@ class FleetMachine(RuleBasedStateMachine):
     def wait_until_quiet(self) -> None:
         for _ in range(400):
             self.world.run(0.5)
-            slots = self.world.fleet.slots.active()
-            busy = [slot for slot in slots if slot.wanted or slot.state not in (State.READY, *RESTING)]
-            if self.world.halted or not (busy or self.world.fleet.reloads.current):
+            fleet = self.world.fleet
+            slots = fleet.slots.active()
+            busy = any(slot.wanted or slot.state not in (State.READY, *RESTING) for slot in slots)
+            if self.world.halted or not (busy or fleet.reloads.current or fleet.shutdown):
                 return
         raise AssertionError(f"never quiet: {self.world.history()[-30:]}")
 
