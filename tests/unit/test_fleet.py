@@ -45,6 +45,17 @@ def test_the_first_boot_fails_everywhere() -> None:
     assert world.halted == ev.Halt(3, "no worker could boot: no module named app")
 
 
+def test_first_boots_that_fail_alike_say_why_once() -> None:
+    world = new()
+    world.plan = BROKEN
+    world.run(1)
+    how = "exited with code 1 before it was ready"
+    assert [text.partition(";")[0] for text in world.said("boot")] == [
+        f"{how}: no module named app",
+        f"{how}, for the same reason",
+    ]
+
+
 def test_the_first_boot_fails_without_words() -> None:
     world = new(1)
     world.plan = Plan(boot=0.5, fails="SIGSEGV")
