@@ -122,7 +122,7 @@ def row(name: str, ours: list[float], peer: list[float], target: str, unit: str 
 
 
 def throughput(directory: Path, args: argparse.Namespace) -> None:
-    contests = [
+    contests: list[tuple[str, str, str, list[str], list[str], str]] = [
         ("ASGI hello, kept alive", "app:asgi", "uvicorn_worker.UvicornWorker", [], [], ">= 0.97"),
         ("ASGI hello, close", "app:asgi", "uvicorn_worker.UvicornWorker", [], CLOSE, ">= 0.97"),
         ("WSGI hello, kept alive", "app:wsgi", "gthread", [], [], ">= 2.5"),
