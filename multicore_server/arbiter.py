@@ -23,6 +23,7 @@ from gunicorn.errors import HaltServer
 
 from multicore_server import deployment, listeners, systemd
 from multicore_server import events as ev
+from multicore_server.connections.door import Exchange
 from multicore_server.deployment import Deployment
 from multicore_server.engine import without_effect
 from multicore_server.events import Action
@@ -109,6 +110,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         capacity = slots_for(self.settings.workers)
         self.scoreboard = Scoreboard(capacity)
         options = deployment.fleet_options(self.settings, self.cfg)
+        self.exchange = Exchange.make(self.scoreboard, capacity)
         self.fleet = Fleet(options, self.settings.workers, capacity)
         self.inspection = Inspection(self.fleet, self.scoreboard)
         self.inspection.configure(self.settings, self.cfg)
@@ -162,9 +164,10 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         while True:
             actions, self._deadline = self.fleet.tick(time.monotonic())
             if not actions:
-                return
+                break
             for action in actions:
                 ACTIONS[type(action)](self, action)
+        self.scoreboard.publish(self.fleet.serving_rows())
 
     def observe(self, observation: ev.Observation) -> None:
         self.fleet.observe(observation, time.monotonic())
@@ -307,6 +310,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def _close_listeners(self, _: ev.CloseListeners) -> None:
         self.reloader.drop()
+        self.scoreboard.publish(frozenset())  # nobody hands connections to a worker that ends as well
         alone = self.reexec_pid == self.master_pid == 0 and not self.systemd
         listeners.unbind(self.LISTENERS, unlink=alone)
         self.LISTENERS = []

@@ -86,6 +86,10 @@ class Fleet:
     def processes(self) -> Iterator[Process]:
         return self.slots.processes()
 
+    def serving_rows(self) -> frozenset[int]:
+        """The scoreboard's rows of the workers that are to get connections."""
+        return frozenset(process.row for process in self.processes() if process.state is State.READY)
+
     def find(self, pid: int) -> tuple[Slot, Process] | None:
         """The living worker with this pid."""
         return self.slots.find(pid)

@@ -21,6 +21,7 @@ from uvicorn._compat import asyncio_run
 
 from multicore_server import cluster, entrance, failures, memory
 from multicore_server.channel import Channel
+from multicore_server.connections.door import Exchange
 from multicore_server.engine import make_config
 from multicore_server.events import identity
 from multicore_server.scoreboard import Item, Row
@@ -41,6 +42,7 @@ class Seat:
     channel: Channel
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
+    exchange: Exchange | None  # None: whoever accepts a connection keeps it
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types

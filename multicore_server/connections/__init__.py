@@ -1,0 +1,1 @@
+"""Placing and moving connections: processes come and go, connections stay."""

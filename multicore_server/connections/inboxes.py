@@ -1,0 +1,79 @@
+"""Inboxes: how a connection's descriptor gets from one worker to another.
+
+One socket pair a slot, made before the first fork and inherited by all, so nothing in an inbox is lost with
+a worker: its successor or any sibling can take it. A sequenced-packet socket, because a datagram socket's
+queue holds 10 (``net.unix.max_dgram_qlen``). Descriptors travel as SCM_RIGHTS, see unix(7).
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import socket
+import termios
+from enum import IntEnum
+from typing import NamedTuple
+
+MESSAGE_SIZE = 1  # byte: the kind; all else, also where it came in, the connection itself knows
+
+
+class Kind(IntEnum):
+    NEW = 0  # no byte of it has been read
+    KEPT_ALIVE = 1  # it has had a response and waits for its next request
+
+
+class Handed(NamedTuple):
+    kind: Kind
+    connection: socket.socket
+
+
+class Inboxes:
+    """One inbox for each of ``slots`` slots. Every process holds both ends of all of them."""
+
+    def __init__(self, slots: int) -> None:
+        self._pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(slots)]
+        for pair in self._pairs:
+            for end in pair:
+                end.setblocking(False)
+        self._size = array.array("i", [0])
+        self._reserve: int | None = None
+
+    def reader(self, slot: int) -> socket.socket:
+        """The end that becomes readable when something lies in the inbox."""
+        return self._pairs[slot][0]
+
+    def waiting(self, slot: int) -> int:
+        """How many connections are in the inbox: exact, the kernel counts the bytes (FIONREAD, unix(7))."""
+        fcntl.ioctl(self._pairs[slot][0].fileno(), termios.FIONREAD, self._size)
+        return self._size[0] // MESSAGE_SIZE
+
+    def send(self, slot: int, kind: Kind, descriptor: int) -> None:
+        """Put a connection into an inbox. Raises OSError when it is full or the kernel refuses."""
+        socket.send_fds(self._pairs[slot][1], [bytes((kind,))], [descriptor])
+
+    def receive(self, slot: int) -> Handed | None:
+        """Take a connection out of an inbox; None if there is none, or no descriptor for it."""
+        if not self._make_room():
+            return None
+        try:
+            message, descriptors, _, _ = socket.recv_fds(
+                self._pairs[slot][0], MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return None
+        if not descriptors:
+            return None
+        return Handed(Kind(message[0]), socket.socket(fileno=descriptors[0]))
+
+    def _make_room(self) -> bool:
+        """Free a descriptor for the next connection: one that is received without is lost."""
+        if self._reserve is None:
+            with contextlib.suppress(OSError):
+                self._reserve = os.dup(self._pairs[0][0].fileno())
+        if self._reserve is None:
+            return False
+        os.close(self._reserve)
+        self._reserve = None
+        return True
