@@ -165,6 +165,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             actions, self._deadline = self.fleet.tick(time.monotonic())
             if not actions:
                 break
+            self.scoreboard.publish(self.fleet.serving_rows())  # before those that retire are told so
             for action in actions:
                 ACTIONS[type(action)](self, action)
         self.scoreboard.publish(self.fleet.serving_rows())

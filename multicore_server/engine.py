@@ -8,9 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-import socket
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TextIO
 
 import click
@@ -55,6 +54,8 @@ WHEN_SET = {
 
 # The options that take a name or an import string.
 KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS, "loop": LOOP_FACTORIES}
+
+FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 _PARSER = "uvicorn's parser has limits of its own"
 _PROXY = "uvicorn's --proxy-headers takes this part (X-Forwarded-Proto and X-Forwarded-For)"
@@ -136,9 +137,7 @@ def is_set(cfg: Any, name: str) -> bool:
     return setting is not None and setting.get() != type(setting)().get()
 
 
-def make_config(
-    cfg: Any, log: Any, app: Any, overrides: dict[str, Any], listeners: Iterable[socket.socket]
-) -> tuple[Config, str]:
+def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tuple[Config, str]:
     """The uvicorn configuration of a worker, loaded, and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
@@ -161,7 +160,7 @@ def make_config(
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
     config = Config(
-        _surround(app, cfg, log, listeners, trusted),
+        _surround(app, cfg, log, trusted),
         interface="asgi3",
         proxy_headers=False,  # `_surround` sees to it: unix sockets are trusted, as gunicorn trusts them
         headers=headers,
@@ -201,16 +200,13 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
-def _surround(app: Any, cfg: Any, log: Any, listeners: Iterable[socket.socket], trusted: Any) -> Any:
+def _surround(app: Any, cfg: Any, log: Any, trusted: Any) -> Any:
     """The app inside what it needs; ``trusted`` is whose proxy headers count, None for nobody's."""
     if wants_access_log(cfg, log):
         app = AccessLog(app, log)
     if trusted is None:
         return _plain(app)
-    families = {listener.family for listener in listeners}
-    if socket.AF_UNIX not in families:
-        return ProxyHeadersMiddleware(app, trusted)
-    return ProxyHeadersMiddleware(app, "*") if len(families) == 1 else _Trust(app, trusted)
+    return _Proxied(app, trusted)
 
 
 def wants_access_log(cfg: Any, log: Any) -> bool:
@@ -242,16 +238,23 @@ class _Errors(io.TextIOBase):
         return [handler.stream for handler in handlers] or [sys.stderr]
 
 
-class _Trust:
-    """uvicorn's proxy headers from the trusted addresses and, as in gunicorn, from every unix socket."""
+class _Proxied:
+    """uvicorn's proxy headers from the trusted addresses and, as in gunicorn, from every unix socket.
+
+    A request without them, most often one that came through no proxy, does not pay for the middleware.
+    """
 
     def __init__(self, app: Any, trusted: Any) -> None:
+        self.app = app
         self.by_address = ProxyHeadersMiddleware(app, trusted)
         self.always = ProxyHeadersMiddleware(app, "*")
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        through = self.always if scope.get("client", True) is None else self.by_address
-        await through(scope, receive, send)
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        for name, _ in scope.get("headers", ()):
+            if name in FORWARDED:
+                through = self.always if scope["client"] is None else self.by_address
+                return through(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def _plain(app: Any) -> Any:

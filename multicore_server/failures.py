@@ -49,12 +49,14 @@ def is_missing_app(exc: BaseException, app_uri: str) -> bool:
 
 
 def app_traceback(exc: BaseException, app_uri: str) -> str:
-    """The traceback from the app's first frame on; empty where the line of `explain` says it all."""
+    """The traceback from the app's first frame on; empty where one line says it all."""
     if isinstance(exc, (SystemExit, AppImportError)) or is_missing_app(exc, app_uri):
         return ""
     start = _first_app_frame(exc.__traceback__)
     if start is None and not isinstance(exc, SyntaxError):
-        return ""
+        if isinstance(exc, (ValueError, OSError, ImportError)):
+            return ""
+        start = exc.__traceback__  # a mistake of ours: all of it is wanted
     return "".join(traceback.format_exception(type(exc), exc, start)).rstrip()
 
 

@@ -8,30 +8,47 @@ nothing to a client whose response is the last.)
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from multicore_server.connections.inboxes import Kind
+from multicore_server.scoreboard import Item, Row
 
 if TYPE_CHECKING:
     from multicore_server.server import Server
 
 CLOSE = (b"connection", b"close")
+IN_HAND = Item.IN_HAND.value
+CONNECTIONS = Item.CONNECTIONS.value
+
+RESTING = 0  # it waits for its next request
+WAITING = 1  # for its first
+ASKED = 2  # a request has begun to arrive
 
 
 class State(ServerState):
-    """What the connections of a worker share."""
+    """What the connections of a worker share.
 
-    def __init__(self, server: Server) -> None:
+    ``keeps`` says whether a connection that was just accepted stays here; ``tell`` is called after each
+    response. None: nobody wants to know, and serving pays for no more than the counting.
+    """
+
+    def __init__(self, server: Server, row: Row) -> None:
         super().__init__()
         self.server = server
+        self.row = row
+        self.keeps: Callable[[Any], bool] | None = None
+        self.tell: Callable[[Gentle], None] | None = None
         self.draining = False
         self.moving = False  # idle connections go to siblings
-        self.asked = 0  # connections whose request awaits its response
 
     @property
     def last_headers(self) -> list[tuple[bytes, bytes]]:
@@ -41,13 +58,17 @@ class State(ServerState):
 
 
 class Gentle:
-    """Mixed into a protocol of uvicorn's, whose ``cycle`` is one request and its response."""
+    """Mixed into a protocol of uvicorn's, whose ``cycle`` is one request and its response.
+
+    The protocol's own methods are ``_made``, ``_lost``, ``_receive`` and ``_complete``: these run for every
+    request, and ``super()`` is slow before Python 3.12.
+    """
 
     handed: Kind | None = None  # how it came, if it was another worker's before
     moved = False  # it is another worker's now
-    waiting = False  # it has been counted as in hand, but no byte of a request has come
-    asked = False  # a request awaits its response
-    answered_at = 0.0
+    phase = RESTING  # in the other phases it is counted as in hand
+    answered_at = 0.0  # while the worker drains
+    row: Row
     server_state: State
     connections: set[Any]
     loop: Any
@@ -55,6 +76,11 @@ class Gentle:
     cycle: Any
     timeout_keep_alive: float
     timeout_keep_alive_task: Any
+    timeout_keep_alive_handler: Any
+    _made: Any
+    _lost: Any
+    _receive: Any
+    _complete: Any
 
     @property
     def idle(self) -> bool:
@@ -66,67 +92,88 @@ class Gentle:
         """Whether nothing of a further request has arrived behind ``cycle``."""
         raise NotImplementedError
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a request has arrived in whole and its response is not complete. One that arrives slowly
+        holds nobody up."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
+
     # --- it comes ---
 
     def connection_made(self, transport: Any) -> None:
-        server = self.server_state.server
-        if self.handed is None and not server.keeps(transport):
-            self.moved = True
-            transport.abort()  # closes our descriptor only: a sibling has another
-            return
-        super().connection_made(transport)  # type: ignore[misc]  # of the protocol that this is mixed into
+        state = self.server_state
+        self.row = state.row
+        if self.handed is None:
+            if state.keeps is None:
+                self.row[IN_HAND] += 1
+            elif not state.keeps(transport):
+                self.moved = True
+                transport.abort()  # closes our descriptor only: a sibling has another
+                return
+        self._made(transport)
+        if state.draining:  # its time to send a request begins now
+            self.answered_at = time.monotonic()
         if self.handed is Kind.KEPT_ALIVE:
             self.answered_at = time.monotonic()
-            expire = self.timeout_keep_alive_handler  # type: ignore[attr-defined]  # as above
+            expire = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
         else:
-            self.waiting = True
+            self.phase = WAITING
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.moved:
             return
-        super().connection_lost(exc)  # type: ignore[misc]  # as above
+        self._lost(exc)
+        self.row[CONNECTIONS] = len(self.connections)
         self.finish()
 
     # --- requests ---
 
     def data_received(self, data: bytes) -> None:
-        if not self.asked:
-            self.asked = True
-            self.server_state.asked += 1
-            if not self.waiting:
-                self.server_state.server.busier(1)
-            self.waiting = False
-        super().data_received(data)  # type: ignore[misc]  # as above
+        if self.phase != ASKED:
+            if self.phase == RESTING:
+                self.row[IN_HAND] += 1
+            self.phase = ASKED
         if self.server_state.draining:
-            self.announce_end()
+            self._receive_last(data)
+        else:
+            self._receive(data)
+        # The rest of a body whose response is complete, or line breaks: no response will come for these.
+        if self.phase == ASKED and self.idle:
+            self.finish()
+
+    def _receive_last(self, data: bytes) -> None:
+        """The request that was taken for the last one may not be."""
+        if self.cycle is not None:
+            self.cycle.default_headers = self.server_state.default_headers
+        self._receive(data)
+        self.announce_end()
 
     def on_response_complete(self) -> None:
-        self.answered_at = time.monotonic()
-        super().on_response_complete()  # type: ignore[misc]  # as above
-        state = self.server_state
+        self._complete()
         if self.idle:
             self.finish()
-            if state.moving:
-                self.leave_soon()
-        elif state.draining:
-            self.announce_end()
-        state.server.worker.on_answered()
+        tell = self.server_state.tell
+        if tell is not None:
+            tell(self)
 
     def finish(self) -> None:
         """Nothing is in hand here any more."""
-        state = self.server_state
-        if self.asked:
-            self.asked = False
-            state.asked -= 1
-            state.server.busier(-1)
-            state.server.relieved()
-        elif self.waiting:
-            self.waiting = False
-            state.server.busier(-1)
+        if self.phase != RESTING:
+            self.phase = RESTING
+            self.row[IN_HAND] -= 1
+
+    def ends(self) -> None:
+        """The worker drains, and a response is complete."""
+        self.answered_at = time.monotonic()
+        if not self.idle:
+            self.announce_end()
+        elif self.server_state.moving:
+            self.leave_soon()
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
-        super().handle_websocket_upgrade(*args)  # type: ignore[misc]  # as above
+        super().handle_websocket_upgrade(*args)  # type: ignore[misc]  # of the protocol
         self.finish()
 
     def announce_end(self) -> None:
@@ -153,22 +200,21 @@ class Gentle:
         transport = self.transport
         if self.moved or transport.is_closing():
             return False
-        if not paused:
-            transport.pause_reading()
         # A response may come before the request's body has.
         arriving = self.cycle is not None and self.cycle.more_body
         if self.idle and not arriving and not transport.get_write_buffer_size() and self._pass_on():
             return True
-        transport.resume_reading()
+        if paused:  # by us: uvicorn has its own reasons
+            transport.resume_reading()
         return False
 
     def _pass_on(self) -> bool:
         descriptor = self.transport.get_extra_info("socket").fileno()
-        kind = Kind.KEPT_ALIVE if self.answered_at else Kind.NEW
+        kind = Kind.NEW if self.phase == WAITING else Kind.KEPT_ALIVE
         if not self.server_state.server.passes_on(kind, descriptor):
             return False
         self.moved = True
-        self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # as above
+        self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # of the protocol
         self.connections.discard(self)
         self.finish()
         self.transport.abort()  # closes our descriptor only
@@ -179,15 +225,12 @@ class GentleHttpTools(Gentle):
     scope: Any
     pipeline: Any
 
-    def on_message_begin(self) -> None:
-        if self.server_state.draining and self.cycle is not None:  # pipelined: that one was not the last
-            self.cycle.default_headers = self.server_state.default_headers
-        super().on_message_begin()  # type: ignore[misc]  # as above
-
     @property
     def idle(self) -> bool:
-        answered = self.cycle is None or self.cycle.response_complete
-        return answered and not self.pipeline and self.ends_with_cycle
+        cycle = self.cycle
+        if cycle is None:
+            return self.scope is None
+        return self.scope is cycle.scope and cycle.response_complete and not self.pipeline
 
     @property
     def ends_with_cycle(self) -> bool:
@@ -212,10 +255,18 @@ class GentleH11(Gentle):
 def gentle(protocol: Any) -> Any:
     """The gentle form of one of uvicorn's HTTP protocols; any other class as it is."""
     if issubclass(protocol, H11Protocol):
-        return type("GentleH11Protocol", (GentleH11, protocol), {})
-    if hasattr(protocol, "on_message_begin"):
-        return type("GentleHttpToolsProtocol", (GentleHttpTools, protocol), {})
-    return protocol
+        mixin: type[Gentle] = GentleH11
+    elif hasattr(protocol, "on_message_begin"):
+        mixin = GentleHttpTools
+    else:
+        return protocol
+    own = {
+        "_made": protocol.connection_made,
+        "_lost": protocol.connection_lost,
+        "_receive": protocol.data_received,
+        "_complete": protocol.on_response_complete,
+    }
+    return type(f"Gentle{protocol.__name__}", (mixin, protocol), own)
 
 
 def is_handshaking(connection: Any) -> bool:
@@ -224,3 +275,25 @@ def is_handshaking(connection: Any) -> bool:
         return not connection.handshake_complete
     event = getattr(connection, "handshake_completed_event", None)
     return event is not None and not event.is_set()
+
+
+def hang_up(transport: Any) -> None:
+    """A TLS connection that is closed waits for its client's goodbye, and a client's pool may never say it.
+
+    Once ours is sent, an end of what we read stands for it: the rest of the way is the transport's own.
+    """
+    if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is None:  # closed meanwhile, and so it may be below
+        return
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RD)
+
+
+def shut(connection: Any) -> None:
+    """Close it; a WebSocket says why."""
+    if isinstance(connection, Gentle):
+        connection.transport.close()
+    else:
+        connection.shutdown()

@@ -16,17 +16,20 @@ import uvicorn
 
 from multicore_server.connections.door import Door
 from multicore_server.connections.inboxes import Handed, Kind
-from multicore_server.protocol import Gentle, State, is_handshaking
+from multicore_server.connections.placement import STALE
+from multicore_server.protocol import CONNECTIONS, IN_HAND, Gentle, State, hang_up, is_handshaking, shut
 
 if TYPE_CHECKING:
     from multicore_server.worker import Worker
 
 logger = logging.getLogger("gunicorn.error")
 
-BEAT = 0.25  # seconds between two heartbeats of a worker that is on its own
+BEAT = 0.15  # seconds between two heartbeats of a worker that is on its own: less than `STALE`
 BEAT_AMONG_SIBLINGS = 0.05  # they pass over a worker whose heart has not beaten for a while, see `STALE`
 TAKE = 64  # connections taken from the inbox before others get a turn
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
+HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
+FAREWELL = 0.5  # seconds before the end of graceful_timeout at which WebSockets are told
 LOOK = 0.02  # seconds between two looks at the connections that are left
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
@@ -38,10 +41,16 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self.worker = worker
-        self.server_state = self._state = State(self)
+        row = worker.seat.row
+        row[IN_HAND] = row[CONNECTIONS] = 0  # the row's last owner may have been killed
+        self.server_state = self._state = State(self, row)
         self.inline = worker.interface == "wsgi" and worker.cfg.threads == 1
         self.door: Door | None = None
         self._taking = False
+        self._refused_at = 0.0  # since when nothing is taken from the inbox
+        self._adopting: set[asyncio.Task[None]] = set()
+        if worker.cfg.max_requests or self.inline:
+            self._state.tell = self.on_answered
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._app_ready = asyncio.Event()
@@ -51,7 +60,14 @@ class Server(uvicorn.Server):
         """Begin to drain; ``quick``: without waiting for the requests in hand."""
         self.should_exit = True
         self.force_exit = self.force_exit or quick
+        self._begin_to_drain()
         self._told.set()
+
+    def _begin_to_drain(self) -> None:
+        """At once: until the loop comes to `shutdown`, responses are complete that are the last."""
+        self._state.moving = self.door is not None and self.door.has_sibling()
+        self._state.draining = True
+        self._state.tell = self.on_answered
 
     def app_is_ready(self) -> None:
         """From any thread."""
@@ -79,6 +95,7 @@ class Server(uvicorn.Server):
         )
         for listener in sockets or []:
             await self._open(listener)
+        self._state.keeps = self.keeps
         self.door.open()
         self._take_on()
 
@@ -98,6 +115,14 @@ class Server(uvicorn.Server):
         """The worker handles signals, once it is ready; until then their default, to end, is right."""
         yield
 
+    def on_answered(self, connection: Gentle) -> None:
+        """A response is complete."""
+        if self._state.draining:
+            connection.ends()
+        else:
+            self.worker.on_answered()
+            self._take_on()
+
     async def main_loop(self) -> None:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
@@ -114,53 +139,72 @@ class Server(uvicorn.Server):
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self.worker.beat()
         if self.door is not None:
-            self.door.connections(len(self.server_state.connections))  # WebSockets do not tell
-            self.door.sweep()
-        loop.call_later(BEAT if self.door is None else BEAT_AMONG_SIBLINGS, self._beat, loop)
+            state = self.server_state
+            self.door.beat(len(state.connections), state.total_requests, self._awaited())
+            if not self._state.draining:
+                self.door.sweep()
+                self._look_after_inbox(self.door)
+        alone = self.door is None or self.door.alone
+        loop.call_later(BEAT if alone else BEAT_AMONG_SIBLINGS, self._beat, loop)
 
     # --- connections come and go ---
 
     def keeps(self, transport: Any) -> bool:
         """Whether a connection that was accepted here stays here."""
-        return self.door is None or self.door.keeps(Kind.NEW, transport.get_extra_info("socket").fileno())
+        door = self.door
+        if door is None or door.has_time():
+            return True
+        return door.keeps(Kind.NEW, transport.get_extra_info("socket").fileno())
 
     def passes_on(self, kind: Kind, descriptor: int) -> bool:
         return self.door is not None and self.door.passes_on(kind, descriptor)
 
-    def busier(self, by: int) -> None:
-        if self.door is not None:
-            self.door.busier(by)
-
-    def relieved(self) -> None:
-        """A response is complete; an app that runs inline has time for another connection."""
-        if self.inline and not self._taking and not self._state.asked and not self._state.draining:
-            self._take_on()
-
     def _take_on(self) -> None:
-        if self.door is not None:
+        if self.door is not None and not self._taking and not self._awaited():
             self._taking = True
             self._loop.add_reader(self.door.inbox, self._take)
 
     def _take_no_more(self) -> None:
         if self.door is not None and self._taking:
             self._taking = False
+            self._refused_at = time.monotonic()
             self._loop.remove_reader(self.door.inbox)
+
+    def _look_after_inbox(self, door: Door) -> None:
+        """At each heartbeat. What could not be taken for long, siblings may have time for meanwhile; and an
+        app that is asked without a pause must not keep new connections waiting for ever."""
+        self._take_on()
+        if not self._taking and time.monotonic() - self._refused_at > STALE:
+            door.place_inbox_anew()
+
+    def _awaited(self) -> bool:
+        """Whether an app that runs inline has been asked for something and has not answered yet."""
+        return self.inline and any(getattr(c, "awaited", False) for c in self.server_state.connections)
 
     def _take(self) -> None:
         """Take what lies in the inbox; inline, only while no request of our own awaits its response: one
         that takes long would hold up what siblings could answer."""
         assert self.door is not None
-        for _ in range(1 if self.inline else TAKE):
-            if self.inline and self._state.asked:
+        for _ in range(min(self.door.waiting, 1 if self.inline else TAKE)):
+            if self._awaited() or not self.door.take():  # or there is no descriptor left
                 self._take_no_more()
-                return
-            if not self.door.take():
                 return
 
     def _adopt_soon(self, handed: Handed) -> None:
         task = self._loop.create_task(self._adopt(handed))
-        self.server_state.tasks.add(task)
-        task.add_done_callback(self.server_state.tasks.discard)
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def adopt_duplicate(self, descriptor: int) -> None:
+        """Without a descriptor to spare, by way of our own inbox."""
+        assert self.door is not None
+        try:
+            duplicate = os.dup(descriptor)
+        except OSError:
+            self._state.row[IN_HAND] -= 1  # it is counted anew when it is taken
+            self.door.defer(descriptor)
+        else:
+            self._adopt_soon(Handed(Kind.NEW, socket.socket(fileno=duplicate)))
 
     async def _adopt(self, handed: Handed) -> None:
         """Make a connection our own that another worker has accepted, or we ourselves before its TLS."""
@@ -172,27 +216,34 @@ class Server(uvicorn.Server):
         except OSError as exc:  # a failed TLS handshake, or it is closed already
             logger.debug("%s a connection came to nothing: %s", self.worker.identity, exc)
             handed.connection.close()
-            if not protocol.answered_at and not protocol.waiting and handed.kind is Kind.NEW:
-                self.busier(-1)
+            if not protocol.transport and handed.kind is Kind.NEW:
+                self._state.row[IN_HAND] -= 1
 
     # --- the end ---
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._stop_accepting(sockets or [])
         self._close_door(sockets or [])
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        self._state.draining = True
         deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
         if not self.force_exit:
             await self._drain(deadline)
         await self._cancel_requests()
         for connection in list(self.server_state.connections):
-            _shut(connection)
+            shut(connection)
         await self._end_lifespan(deadline)
         if self._gave_up:
             self.worker.end_in_any_case()
+
+    async def _stop_accepting(self, listeners: list[socket.socket]) -> None:
+        """asyncio accepts in one step and makes transports in the next; closing its server drops what is
+        between the two."""
+        for listener in listeners:
+            self._loop.remove_reader(listener)
+        await asyncio.sleep(0)
 
     def _close_door(self, listeners: list[socket.socket]) -> None:
         """Take no more; what has come siblings take, or we do: also what the kernel has for the last one."""
@@ -200,9 +251,9 @@ class Server(uvicorn.Server):
             return
         self._take_no_more()
         self.door.close()
-        self._state.moving = self.door.has_sibling()
         self.door.empty()
-        if not self._state.moving:
+        if not self.door.has_sibling():
+            self.door.sweep()
             for listener in listeners:
                 self._accept_backlog(listener)
 
@@ -211,31 +262,37 @@ class Server(uvicorn.Server):
         with contextlib.suppress(OSError):  # until there are no more
             while True:
                 connection, _ = listener.accept()
-                self.busier(1)
+                self._state.row[IN_HAND] += 1
                 self._adopt_soon(Handed(Kind.NEW, connection))
 
     async def _drain(self, deadline: float) -> None:
         """Wait for the requests that have begun to arrive to be answered and for the connections to close."""
         started = time.monotonic()
-        # A TLS connection is not among the connections before its handshake is done.
-        least = started + (LINGER if self.config.ssl else LOOK)
         told: set[Any] = set()
-        while self._is_busy(least) and time.monotonic() < deadline and not self.force_exit:
+        while self._is_busy(started) and time.monotonic() < deadline and not self.force_exit:
             await self.on_tick(0)  # the Date header
-            self._state.moving = self._state.moving and self.door is not None and self.door.has_sibling()
+            # A successor may come late.
+            self._state.moving = self.door is not None and self.door.has_sibling()
             for connection in list(self.server_state.connections):
                 if connection.transport.is_closing():
-                    _hang_up(connection.transport)
+                    hang_up(connection.transport)
                 elif isinstance(connection, Gentle):
                     if not (connection.can_leave and connection.leave()):
                         _let_go(connection, started)
-                elif connection not in told and not is_handshaking(connection):
+                elif connection in told or is_handshaking(connection):
+                    continue
+                elif not self._state.moving or time.monotonic() >= deadline - FAREWELL:
                     told.add(connection)
                     connection.shutdown()  # WebSockets get 1012, "service restart"
             await asyncio.sleep(LOOK)
 
-    def _is_busy(self, least: float) -> bool:
-        return bool(self.server_state.connections or self.server_state.tasks) or time.monotonic() < least
+    def _is_busy(self, drain_started: float) -> bool:
+        if self.server_state.connections or self.server_state.tasks:
+            return True
+        # A TLS connection is not among the connections before its handshake is done. Adopted here, its task
+        # tells; accepted by uvicorn (scheduling = shared), nothing does.
+        unseen = LINGER if self.config.ssl and self.door is None else LOOK
+        return time.monotonic() < drain_started + (HANDSHAKE if self._adopting else unseen)
 
     async def _cancel_requests(self) -> None:
         """What is not done by now gets a moment to say so to its client: uvicorn answers 500."""
@@ -268,35 +325,16 @@ class _Doorman(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         if self.server.keeps(transport):
-            duplicate = os.dup(transport.get_extra_info("socket").fileno())
-            self.server._adopt_soon(Handed(Kind.NEW, socket.socket(fileno=duplicate)))
+            self.server.adopt_duplicate(transport.get_extra_info("socket").fileno())
         transport.abort()  # closes this descriptor only
 
 
 def _let_go(connection: Any, drain_started: float) -> None:
     """Close a connection that has been idle for a while; tell the others that this is the end."""
+    if connection.transport.get_write_buffer_size():  # its client is still reading
+        connection.answered_at = time.monotonic()
     idle_since = max(drain_started, connection.answered_at)
     if connection.idle and time.monotonic() >= idle_since + LINGER:
         connection.transport.close()
     else:
         connection.announce_end()
-
-
-def _hang_up(transport: Any) -> None:
-    """A TLS connection that is closed waits for its client's goodbye, and a client's pool may never say it.
-
-    Once ours is sent, an end of what we read stands for it: the rest of the way is the transport's own.
-    """
-    if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
-        return
-    with contextlib.suppress(OSError):  # closed meanwhile
-        descriptor = os.dup(transport.get_extra_info("socket").fileno())
-        with socket.socket(fileno=descriptor) as duplicate:
-            duplicate.shutdown(socket.SHUT_RD)
-
-
-def _shut(connection: Any) -> None:
-    if isinstance(connection, Gentle):
-        connection.transport.close()
-    else:
-        connection.shutdown()

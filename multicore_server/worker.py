@@ -135,7 +135,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         self._lend_logger()
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
-        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, listeners)
+        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         asyncio_run(self._serve(config, listeners), loop_factory=loop_factory)
 

@@ -18,8 +18,12 @@ from multicore_server.slots import ROWS_PER_SLOT
 
 LOCK_PATIENCE = 0.001  # seconds: whoever holds the lock may have been stopped
 CLOSE_PATIENCE = 0.1  # the same, where nothing waits behind it
-SAMPLE = 16  # candidates looked at for one choice: it stays cheap with any number of workers
+WORTHWHILE = 0.001  # seconds: a wait below this does not pay for a hand-over
+SAMPLE = 8  # candidates looked at for one choice: it stays cheap with any number of workers
 QUIET = 10.0  # seconds between two log lines about the same trouble
+
+IN_HAND = Item.IN_HAND.value
+CONNECTIONS = Item.CONNECTIONS.value
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -47,28 +51,52 @@ class Door:
         self._siblings: list[tuple[int, Row]] = []
         self._known = -1.0
         self._complained = 0.0
-        row[Item.IN_HAND] = row[Item.CONNECTIONS] = 0  # the row's last owner may have been killed
+        self._open = False
+        self._slack = 0.0  # connections that it answers within WORTHWHILE
+        self._answered = 0
+        self._beat_at = time.monotonic()
 
     def open(self) -> None:
+        self._open = True
         self.row[Item.ACCEPTING] = 1
 
     def close(self) -> None:
         """Take no more connections. Under the lock: what was sent here before can be found in the inbox."""
+        self._open = False
         deadline = time.monotonic() + CLOSE_PATIENCE
         closed = False
         while not closed and time.monotonic() < deadline:
             with self._locked() as closed:
                 self.row[Item.ACCEPTING] = 0
 
-    # --- what this worker has in hand; its row has one writer, this ---
+    def beat(self, connections: int, answered: int, awaited: bool = False) -> None:
+        """At each heartbeat: how many connections are open, and how many requests have been answered.
 
-    def busier(self, by: int) -> None:
-        self.row[Item.IN_HAND] += by
-
-    def connections(self, number: int) -> None:
-        self.row[Item.CONNECTIONS] = number
+        ``awaited``: nothing else is answered before what is in hand. If that was so for a whole beat while
+        the loop ran, a client is slow, and others are not to wait for it: siblings take what comes.
+        """
+        self.row[CONNECTIONS] = connections
+        if self._open:
+            self.row[Item.ACCEPTING] = not awaited or answered != self._answered
+        now = time.monotonic()
+        rate = (answered - self._answered) / (now - self._beat_at)
+        self._answered, self._beat_at = answered, now
+        self._slack = rate * WORTHWHILE
 
     # --- placing ---
+
+    def has_time(self) -> bool:
+        """Whether a new connection is answered here sooner than handing it over would take; if so, count it.
+
+        A worker that answers thousands of requests a second is through with a few connections more before
+        a sibling could have taken them; one whose requests take long has no such slack.
+        """
+        row = self.row
+        if row[IN_HAND] + 1 > self._slack:
+            return False
+        row[IN_HAND] += 1
+        row[CONNECTIONS] += 1
+        return True
 
     def keeps(self, kind: Kind, descriptor: int) -> bool:
         """Place a connection: True if it stays here, and is counted; False if a sibling has it.
@@ -90,32 +118,42 @@ class Door:
         if not self._around():
             return False
         with self._locked() as locked:
-            target = least_loaded(None, self._candidates(), time.monotonic()) if locked else None
+            target = self._best_sibling() if locked else None
             return target is not None and self._send(target, kind, descriptor)
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other worker serves, for sure: one that has just begun may not know yet."""
+        return bool(self.row[Item.SERVING]) and not self._around()
+
     def has_sibling(self) -> bool:
-        now = time.monotonic()
-        return any(candidate.can_take(now) for candidate in self._candidates())
+        """Whether another worker takes connections, now or when it is no longer blocked."""
+        return any(row[Item.ACCEPTING] for _, row in self._around())
+
+    def _best_sibling(self) -> int | None:
+        """The least loaded. Where all seem blocked, one of them: siblings and successors see its inbox."""
+        candidates = [candidate for candidate in self._candidates() if candidate.accepting]
+        fresh = least_loaded(None, candidates, time.monotonic())
+        return least_loaded(None, candidates, 0.0) if fresh is None else fresh
 
     def _count(self, kind: Kind) -> None:
         """At once, for the next choice, which may be made before the connection is set up."""
-        self.row[Item.CONNECTIONS] += 1
+        self.row[CONNECTIONS] += 1
         if kind is Kind.NEW:
-            self.row[Item.IN_HAND] += 1
+            self.row[IN_HAND] += 1
 
     def _least_loaded(self) -> int:
         row, waiting = self.row, self.exchange.inboxes.waiting(self.slot)
-        load = Load(row[Item.IN_HAND] + waiting, row[Item.CONNECTIONS] + waiting)
-        own = Candidate(self.slot, load, True, 0.0)
+        load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
+        own = Candidate(self.slot, load, True, 0.0) if row[Item.ACCEPTING] else None
         chosen = least_loaded(own, self._candidates(), time.monotonic())
-        assert chosen is not None
-        return chosen
+        return self.slot if chosen is None else chosen
 
     def _send(self, target: int, kind: Kind, descriptor: int) -> bool:
         try:
             self.exchange.inboxes.send(target, kind, descriptor)
         except OSError as exc:  # the inbox is full, or too many descriptors are on their way
-            self._complain(target, exc)
+            self._complain(f"a connection could not be handed to instance={target} (%s) and stays here", exc)
             return False
         return True
 
@@ -125,16 +163,17 @@ class Door:
             siblings = random.sample(siblings, SAMPLE)
         for slot, row in siblings:
             waiting = self.exchange.inboxes.waiting(slot)
-            load = Load(row[Item.IN_HAND] + waiting, row[Item.CONNECTIONS] + waiting)
+            load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
             yield Candidate(slot, load, bool(row[Item.ACCEPTING]), row[Item.HEARTBEAT])
 
     def _around(self) -> list[tuple[int, Row]]:
-        """The workers of the other slots, by slot and row."""
+        """The other workers that serve, by slot and row; once this one has retired, its successor too."""
         board = self.exchange.scoreboard
         if self._known != board.changes:
             self._known = board.changes
             rows = ((number // ROWS_PER_SLOT, board.row(number)) for number in board.serving())
-            self._siblings = [(slot, row) for slot, row in rows if slot != self.slot]
+            retired = not self.row[Item.SERVING]
+            self._siblings = [(slot, row) for slot, row in rows if slot != self.slot or retired]
         return self._siblings
 
     @contextlib.contextmanager
@@ -163,11 +202,11 @@ class Door:
             return False
         return True
 
-    def _complain(self, target: int, exc: OSError) -> None:
+    def _complain(self, text: str, exc: OSError) -> None:
         now = time.monotonic()
         if now - self._complained > QUIET:
             self._complained = now
-            logger.warning("a connection could not be handed to instance=%s (%s) and stays here", target, exc)
+            logger.warning(text, exc)
 
     # --- inboxes ---
 
@@ -176,9 +215,14 @@ class Door:
         """The descriptor that is readable when something lies in this slot's inbox."""
         return self.exchange.inboxes.reader(self.slot).fileno()
 
+    @property
+    def waiting(self) -> int:
+        """How many connections lie in this slot's inbox."""
+        return self.exchange.inboxes.waiting(self.slot)
+
     def take(self) -> bool:
         """Adopt one connection from this slot's inbox."""
-        handed = self.exchange.inboxes.receive(self.slot)
+        handed = self._receive(self.slot)
         if handed is None:
             return False
         self._count(handed.kind)
@@ -187,26 +231,50 @@ class Door:
 
     def empty(self) -> None:
         """Pass on what is in this slot's inbox, from a worker that retires; what nobody takes stays here."""
-        while (handed := self.exchange.inboxes.receive(self.slot)) is not None:
+        for handed in self._received(self.slot):
             if self.passes_on(handed.kind, handed.connection.fileno()):
                 handed.connection.close()
             else:
                 self._count(handed.kind)
                 self._adopt(handed)
 
+    def defer(self, descriptor: int) -> None:
+        """Put a connection into this slot's own inbox."""
+        self._send(self.slot, Kind.NEW, descriptor)
+
+    def place_inbox_anew(self) -> None:
+        """Place anew what lies in this slot's own inbox."""
+        self._place_anew(self.slot)
+
     def sweep(self) -> None:
         """Place anew what lies in the inboxes of workers that are gone, retired, stopped or blocked."""
         now = time.monotonic()
-        owners = dict(self._around())
+        attended = {self.slot}
+        for slot, row in self._around():
+            if row[Item.ACCEPTING] and now - row[Item.HEARTBEAT] < STALE:
+                attended.add(slot)
         for slot in range(self.exchange.scoreboard.used_slots):
-            if slot != self.slot and self.exchange.inboxes.waiting(slot):
-                row = owners.get(slot)
-                if row is None or not row[Item.ACCEPTING] or now - row[Item.HEARTBEAT] >= STALE:
-                    self._place_anew(slot)
+            if slot not in attended and self.exchange.inboxes.waiting(slot):
+                self._place_anew(slot)
 
     def _place_anew(self, slot: int) -> None:
-        while (handed := self.exchange.inboxes.receive(slot)) is not None:
+        for handed in self._received(slot):
             if self.keeps(handed.kind, handed.connection.fileno()):
                 self._adopt(handed)
             else:
                 handed.connection.close()
+
+    def _received(self, slot: int) -> Iterator[Handed]:
+        """What is in an inbox now: some of it may be sent there again."""
+        for _ in range(self.exchange.inboxes.waiting(slot)):
+            handed = self._receive(slot)
+            if handed is None:
+                return
+            yield handed
+
+    def _receive(self, slot: int) -> Handed | None:
+        try:
+            return self.exchange.inboxes.receive(slot)
+        except OSError as exc:  # no descriptors left
+            self._complain("a connection could not be taken (%s) and waits on", exc)
+            return None

@@ -8,7 +8,6 @@ queue holds 10 (``net.unix.max_dgram_qlen``). Descriptors travel as SCM_RIGHTS, 
 from __future__ import annotations
 
 import array
-import contextlib
 import fcntl
 import os
 import socket
@@ -17,6 +16,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MESSAGE_SIZE = 1  # byte: the kind; all else, also where it came in, the connection itself knows
+
+DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 class Kind(IntEnum):
@@ -38,7 +39,6 @@ class Inboxes:
             for end in pair:
                 end.setblocking(False)
         self._size = array.array("i", [0])
-        self._reserve: int | None = None
 
     def reader(self, slot: int) -> socket.socket:
         """The end that becomes readable when something lies in the inbox."""
@@ -54,26 +54,21 @@ class Inboxes:
         socket.send_fds(self._pairs[slot][1], [bytes((kind,))], [descriptor])
 
     def receive(self, slot: int) -> Handed | None:
-        """Take a connection out of an inbox; None if there is none, or no descriptor for it."""
-        if not self._make_room():
-            return None
+        """Take a connection out of an inbox; None if there is none. It stays there, and OSError is raised,
+        if there is no descriptor for it."""
+        self._check_room()
         try:
-            message, descriptors, _, _ = socket.recv_fds(
-                self._pairs[slot][0], MESSAGE_SIZE, 1, socket.MSG_CMSG_CLOEXEC
+            # Not by socket.recv_fds: it ignores its flags, and subprocesses would inherit what it receives.
+            message, ancillary, _, _ = self._pairs[slot][0].recvmsg(
+                MESSAGE_SIZE, DESCRIPTOR_SPACE, socket.MSG_CMSG_CLOEXEC
             )
-        except OSError:
+        except BlockingIOError:
             return None
-        if not descriptors:
+        if not ancillary:
             return None
-        return Handed(Kind(message[0]), socket.socket(fileno=descriptors[0]))
+        descriptor = array.array("i", ancillary[0][2])[0]
+        return Handed(Kind(message[0]), socket.socket(fileno=descriptor))
 
-    def _make_room(self) -> bool:
-        """Free a descriptor for the next connection: one that is received without is lost."""
-        if self._reserve is None:
-            with contextlib.suppress(OSError):
-                self._reserve = os.dup(self._pairs[0][0].fileno())
-        if self._reserve is None:
-            return False
-        os.close(self._reserve)
-        self._reserve = None
-        return True
+    def _check_room(self) -> None:
+        """A connection that is received while there is no descriptor left is lost."""
+        os.close(os.dup(self._pairs[0][0].fileno()))

@@ -33,14 +33,19 @@ class Connection:
     """One connection to a port of this machine, or to a unix socket."""
 
     def __init__(
-        self, address: int | str, tls: ssl.SSLContext | None = None, buffer: int | None = None
+        self,
+        address: int | str,
+        tls: ssl.SSLContext | None = None,
+        buffer: int | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        inet = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family = socket.AF_UNIX if isinstance(address, str) else inet
         self.socket = socket.socket(family)
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.socket.settimeout(PATIENCE)
-        self.socket.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+        self.socket.connect(address if isinstance(address, str) else (host, address))
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._file = self.socket.makefile("rb")

@@ -1,0 +1,130 @@
+"""Connections on their way from one worker to another: counted exactly, none lost, no descriptor leaked."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multicore_server.connections.inboxes import Inboxes, Kind
+
+
+@pytest.fixture
+def inboxes() -> Iterator[Inboxes]:
+    inboxes = Inboxes(2)
+    yield inboxes
+    close(inboxes)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def close(inboxes: Inboxes) -> None:
+    for ends in inboxes._pairs:
+        for end in ends:
+            end.close()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def fill(inboxes: Inboxes, pair: Pair) -> None:
+    for _ in range(100_000):
+        inboxes.send(0, Kind.NEW, pair[0].fileno())
+
+
+def drained(inboxes: Inboxes, slot: int) -> int:
+    count = 0
+    while (handed := inboxes.receive(slot)) is not None:
+        handed.connection.close()
+        count += 1
+    return count
+
+
+def test_a_connection_arrives_as_it_was(inboxes: Inboxes, pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"unread")
+    inboxes.send(1, Kind.KEPT_ALIVE, ours.fileno())
+    ours.close()
+    assert inboxes.receive(0) is None
+    handed = inboxes.receive(1)
+    assert handed is not None
+    assert handed.kind is Kind.KEPT_ALIVE
+    with handed.connection:
+        assert handed.connection.recv(10) == b"unread"
+        assert not os.get_inheritable(handed.connection.fileno())
+
+
+def test_waiting_is_exact(inboxes: Inboxes, pair: Pair) -> None:
+    for count in range(1, 101):
+        inboxes.send(0, Kind(count % 2), pair[0].fileno())
+        assert (inboxes.waiting(0), inboxes.waiting(1)) == (count, 0)
+    assert drained(inboxes, 0) == 100
+    assert inboxes.waiting(0) == 0
+
+
+def test_a_full_inbox_refuses_and_keeps_what_it_has(inboxes: Inboxes, pair: Pair) -> None:
+    with pytest.raises(BlockingIOError):
+        fill(inboxes, pair)
+    waiting = inboxes.waiting(0)
+    assert waiting > 100
+    inboxes.send(1, Kind.NEW, pair[0].fileno())
+    assert drained(inboxes, 0) == waiting
+
+
+def test_thousands_of_hand_overs_leak_no_descriptor(inboxes: Inboxes, pair: Pair) -> None:
+    before = descriptors()
+    for _ in range(50):
+        for _ in range(100):
+            inboxes.send(0, Kind.NEW, pair[0].fileno())
+        assert drained(inboxes, 0) == 100
+    assert descriptors() == before
+
+
+AT_THE_LIMIT = """
+import errno, os, resource, socket
+from multicore_server.connections.inboxes import Inboxes, Kind
+
+inboxes = Inboxes(1)
+ours, theirs = socket.socketpair()
+for _ in range(3):
+    inboxes.send(0, Kind.NEW, ours.fileno())
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+taken = []
+while True:
+    try:
+        taken.append(os.dup(0))
+    except OSError:
+        break
+for _ in range(2):
+    try:
+        inboxes.receive(0)
+        raise SystemExit("received without a descriptor")
+    except OSError as exc:
+        assert exc.errno == errno.EMFILE
+    assert inboxes.waiting(0) == 3
+for left in (2, 1, 0):
+    os.close(taken.pop())
+    received = inboxes.receive(0)
+    assert received and inboxes.waiting(0) == left
+    received.connection.close()
+    taken.append(os.dup(0))
+"""
+
+
+def test_without_descriptors_nothing_is_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_LIMIT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
