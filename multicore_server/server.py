@@ -90,6 +90,8 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
             return
         await super().startup([])
+        if not self.started:  # uvicorn before 0.47 does not exit when the app's startup has failed
+            return
         self.door = Door(
             self.worker.seat.exchange, self.worker.seat.instance, self.worker.seat.row, self._adopt_soon
         )

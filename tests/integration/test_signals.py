@@ -155,7 +155,7 @@ def test_winch_takes_a_daemons_workers_away_and_hup_brings_them_back(
     daemon.send_signal(signal.SIGHUP)
     server.wait_logged("gen=2 .* ready", 2)
     daemon.send_signal(signal.SIGTERM)
-    daemon.wait(AT_ONCE)
+    wait_for(lambda: not is_running(daemon.pid), "the server's end", AT_ONCE)
     assert not (server.directory / "server.pid").exists()
 
 

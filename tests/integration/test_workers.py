@@ -45,7 +45,7 @@ def test_only_cpus_that_may_be_used_count(server: Server) -> None:
 
 
 def test_a_replacement_keeps_the_instance_number(server: Server) -> None:
-    top = "print(f\"ENV={os.environ['MY_NUMBER']} CLUSTER={cluster.instance}\", flush=True)"
+    top = "os.write(1, f\"ENV={os.environ['MY_NUMBER']} CLUSTER={cluster.instance}\\n\".encode())"
     server.write("app.py", make_app(top=top))
     server.write("gunicorn.conf.py", 'workers = 2\ninstance_var = "MY_NUMBER"')
     server.start(ready=2)
