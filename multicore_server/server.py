@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gunicorn.error")
 
 BEAT = 0.15  # seconds between two heartbeats of a worker that is on its own: less than `STALE`
-BEAT_AMONG_SIBLINGS = 0.05  # they pass over a worker whose heart has not beaten for a while, see `STALE`
+BEAT_AMONG_SIBLINGS = 0.08  # they pass over a worker whose heart has not beaten for a while, see `STALE`
 TAKE = 64  # connections taken from the inbox before others get a turn
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
 HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
