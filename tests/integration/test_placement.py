@@ -180,7 +180,7 @@ STREAM = """\
 
 
 def test_shared_scheduling_leaves_a_connection_where_it_was_accepted(asked: Server, connect: Connect) -> None:
-    """Who that is, is the kernel's choice; that none looks around for siblings shows in how often it wakes."""
+    """Who that is, is the kernel's choice. That none looks around shows in how often it wakes."""
     asked.start("-w", "4", env={"MULTICORE_SCHEDULING": "shared"}, ready=4)
     places = [value(send(connect(asked.port), PID)) for _ in range(8)]
     assert set(places) <= set(asked.workers())
