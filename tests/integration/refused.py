@@ -12,8 +12,14 @@ BAD_SETTING, NO_BOOT = 1, 3  # the exit statuses of docs/exit-status.md
 
 
 def processes_in(directory: Path) -> list[psutil.Process]:
-    found = psutil.process_iter(["cwd"])
-    return [process for process in found if process.info["cwd"] == str(directory)]
+    return [process for process in psutil.process_iter() if directory_of(process) == str(directory)]
+
+
+def directory_of(process: psutil.Process) -> str | None:
+    try:
+        return process.cwd()
+    except (psutil.Error, OSError):  # gone meanwhile: older psutils let the OSError through
+        return None
 
 
 class Refused:

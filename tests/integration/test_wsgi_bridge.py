@@ -59,9 +59,10 @@ def steps():
     """One block per file that the test makes."""
     for step in itertools.count():
         yield b"step %d\\n" % step
-        while not pathlib.Path(f"go{step}").exists():
+        go = pathlib.Path(f"go{step}")
+        while not (go.exists() and go.read_text()):  # a file is there before what is written to it
             time.sleep(0.01)
-        if pathlib.Path(f"go{step}").read_text() == "end":
+        if go.read_text() == "end":
             return
 
 def application(environ, start_response):
@@ -181,7 +182,7 @@ def test_responses(served: Served) -> None:
     streamed = served.ask("GET", "/steps")
     # The first block is here before the app is allowed to go on to the second.
     assert streamed.readline() == b"step 0\n"
-    (served.directory / "go0").write_text("")
+    (served.directory / "go0").write_text("on")
     assert streamed.readline() == b"step 1\n"
     (served.directory / "go1").write_text("end")
     assert streamed.read() == b""
