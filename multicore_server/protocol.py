@@ -49,6 +49,9 @@ class State(ServerState):
         self.tell: Callable[[Gentle], None] | None = None
         self.draining = False
         self.moving = False  # idle connections go to siblings
+        # Where the app runs inline, and so may keep everything waiting:
+        self.unread: set[Gentle] | None = None  # connections that nothing has been read of
+        self.awaited: set[Gentle] = set()  # those whose request the app has or gets next
 
     @property
     def last_headers(self) -> list[tuple[bytes, bytes]]:
@@ -118,8 +121,12 @@ class Gentle:
             self.answered_at = time.monotonic()
             expire = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
-        else:
-            self.phase = WAITING
+            return
+        self.phase = WAITING
+        if state.unread is not None:
+            state.unread.add(self)
+            if state.awaited:
+                self.set_aside()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.moved:
@@ -127,6 +134,7 @@ class Gentle:
         self._lost(exc)
         self.row[CONNECTIONS] = len(self.connections)
         self.finish()
+        self.server_state.awaited.discard(self)
 
     # --- requests ---
 
@@ -134,6 +142,8 @@ class Gentle:
         if self.phase != ASKED:
             if self.phase == RESTING:
                 self.row[IN_HAND] += 1
+            elif self.server_state.unread is not None:
+                self.server_state.unread.discard(self)
             self.phase = ASKED
         if self.server_state.draining:
             self._receive_last(data)
@@ -142,6 +152,16 @@ class Gentle:
         # The rest of a body whose response is complete, or line breaks: no response will come for these.
         if self.phase == ASKED and self.idle:
             self.finish()
+        if self.server_state.unread is not None:
+            self._note_whether_awaited(self.server_state)
+
+    def _note_whether_awaited(self, state: State) -> None:
+        if not self.awaited:
+            state.awaited.discard(self)
+        elif self not in state.awaited:
+            state.awaited.add(self)
+            for connection in list(state.unread or ()):
+                connection.set_aside()
 
     def _receive_last(self, data: bytes) -> None:
         """The request that was taken for the last one may not be."""
@@ -154,12 +174,16 @@ class Gentle:
         self._complete()
         if self.idle:
             self.finish()
+        if self.server_state.unread is not None:
+            self._note_whether_awaited(self.server_state)
         tell = self.server_state.tell
         if tell is not None:
             tell(self)
 
     def finish(self) -> None:
         """Nothing is in hand here any more."""
+        if self.phase == WAITING and self.server_state.unread is not None:
+            self.server_state.unread.discard(self)
         if self.phase != RESTING:
             self.phase = RESTING
             self.row[IN_HAND] -= 1
@@ -187,7 +211,9 @@ class Gentle:
     @property
     def can_leave(self) -> bool:
         """Whether it may go to a sibling when it is idle: TLS keys are in this process's memory."""
-        return self.server_state.moving and self.transport.get_extra_info("sslcontext") is None
+        state = self.server_state
+        wanted = state.moving if state.draining else state.server.reception.surplus > 0
+        return wanted and self.transport.get_extra_info("sslcontext") is None
 
     def leave_soon(self) -> None:
         """Go to a sibling before the next request is read."""
@@ -208,14 +234,23 @@ class Gentle:
             transport.resume_reading()
         return False
 
+    def set_aside(self) -> None:
+        """Before the app keeps this thread for it knows how long: be where siblings can take it from."""
+        transport = self.transport
+        if not transport.is_closing() and transport.get_extra_info("sslcontext") is None:
+            self._go(self.server_state.server.reception.sets_aside)
+
     def _pass_on(self) -> bool:
-        descriptor = self.transport.get_extra_info("socket").fileno()
+        return self._go(self.server_state.server.reception.passes_on)
+
+    def _go(self, send: Callable[[Kind, int], bool]) -> bool:
         kind = Kind.NEW if self.phase == WAITING else Kind.KEPT_ALIVE
-        if not self.server_state.server.passes_on(kind, descriptor):
+        if not send(kind, self.transport.get_extra_info("socket").fileno()):
             return False
         self.moved = True
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # of the protocol
         self.connections.discard(self)
+        self.row[CONNECTIONS] = len(self.connections)
         self.finish()
         self.transport.abort()  # closes our descriptor only
         return True

@@ -3,6 +3,8 @@
 Pure: the standard library alone. Made once, before the first fork, and inherited. Every item has one writer:
 the worker that has the row, or the arbiter for the items marked so. Single items of a ``memoryview`` are
 written whole (``struct.pack_into`` is not: readers saw torn values), so nobody needs a lock.
+
+The counters of a row are never set back: its next owner counts on, so sums over rows cannot fall.
 """
 
 from __future__ import annotations
@@ -17,22 +19,40 @@ MIN_SLOTS = 64
 
 Row: TypeAlias = "memoryview[float]"
 
+# What requests are counted by. A method that is not in the list is "other".
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "other")
+CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "499")  # 499, nginx's: the client left without its response
+# prometheus_client's Histogram.DEFAULT_BUCKETS, in seconds; the last one is infinite.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
 
 class Item(IntEnum):
     """The items of a row; times are of CLOCK_MONOTONIC, which all processes of a machine share."""
 
     HEARTBEAT = 0  # seconds
-    UNIQUE_MEMORY = 1  # bytes, measured only while resident memory is above the limit
+    UNIQUE_MEMORY = 1  # bytes, as last measured
     UNIQUE_MEMORY_AT = 2  # seconds
     MEMORY_LIMIT = 3  # bytes, written by the arbiter; 0 is no limit
     SERVING = 4  # 1 while it is the arbiter's choice for its slot; written by the arbiter
     ACCEPTING = 5  # 1 while it takes connections
     IN_HAND = 6  # requests, and connections that wait for their first
     CONNECTIONS = 7
+    RESIDENT_MEMORY = 8  # bytes, written by the arbiter
+    LOOP_LAG = 9  # seconds
+    WEBSOCKETS = 10
+    IN_PROGRESS = 11  # requests that the app has and has not answered in full
+    # From here on counters.
+    CPU_SECONDS = 12
+    ACCEPTED = 13  # connections, where they were accepted
+    HANDED_OVER = 14  # connections given to a sibling on their arrival
+    MIGRATED = 15  # connections given to a sibling later on
+    REQUESTS = 16  # a cell for each of METHODS, and in it one for each of CODES
+    DURATIONS = 76  # requests by BUCKETS, each in one bucket alone; the last cell is for longer ones
+    DURATION_SUM = 91  # seconds
 
 
 ITEM_SIZE = 8  # a C double
-ROW_SIZE = 64  # bytes, a cache line: workers do not slow each other down
+ROW_SIZE = 768  # bytes, whole cache lines: workers do not slow each other down
 
 
 def slots_for(workers: int) -> int:
@@ -40,9 +60,20 @@ def slots_for(workers: int) -> int:
     return max(2 * workers, MIN_SLOTS)
 
 
-# The items of the head, which is the arbiter's to write.
-_CHANGES = 0
-_USED_SLOTS = 1
+class Head(IntEnum):
+    """The items of the head, which is the arbiter's to write, but for the one marked so."""
+
+    CHANGES = 0
+    USED_SLOTS = 1
+    MONITOR_HEARTBEAT = 2  # seconds of CLOCK_MONOTONIC, written by the monitor
+    LISTEN_BACKLOG = 3  # connections that the kernel holds and nobody has accepted
+    # The arbiter's own process, as in prometheus_client's ProcessCollector.
+    CPU_SECONDS = 4
+    RESIDENT_MEMORY = 5  # bytes
+    VIRTUAL_MEMORY = 6  # bytes
+    START_TIME = 7  # seconds since the epoch
+    OPEN_FDS = 8
+    MAX_FDS = 9
 
 
 class Scoreboard:
@@ -52,7 +83,7 @@ class Scoreboard:
         self._rows = slots * ROWS_PER_SLOT
         self._memory = mmap.mmap(-1, (self._rows + 1) * ROW_SIZE)
         self._items: Row = memoryview(self._memory).cast("d")
-        self._head = self.row(self._rows)
+        self.head = self.row(self._rows)
         self._published: frozenset[int] = frozenset()
 
     def row(self, number: int) -> Row:
@@ -63,12 +94,12 @@ class Scoreboard:
     @property
     def changes(self) -> float:
         """Grows whenever `serving` has changed."""
-        return self._head[_CHANGES]
+        return self.head[Head.CHANGES]
 
     @property
     def used_slots(self) -> int:
         """Slots from this number on have never had a worker."""
-        return int(self._head[_USED_SLOTS])
+        return int(self.head[Head.USED_SLOTS])
 
     def serving(self) -> list[int]:
         """The numbers of the rows whose workers serve."""
@@ -83,5 +114,5 @@ class Scoreboard:
             self.row(number)[Item.SERVING] = number in serving
         self._published = serving
         used = max((number // ROWS_PER_SLOT + 1 for number in serving), default=0)
-        self._head[_USED_SLOTS] = max(used, self._head[_USED_SLOTS])
-        self._head[_CHANGES] += 1
+        self.head[Head.USED_SLOTS] = max(used, self.used_slots)
+        self.head[Head.CHANGES] += 1

@@ -42,7 +42,7 @@ class Seat:
     channel: Channel
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
-    exchange: Exchange | None  # None: whoever accepts a connection keeps it
+    exchange: Exchange
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types

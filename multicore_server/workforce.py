@@ -65,10 +65,10 @@ class Workforce:
             arbiter.log,
         )  # fmt: skip
         row = arbiter.scoreboard.row(fork.row)
-        exchange = arbiter.exchange if made_from.settings.scheduling == "least" else None
         worker.seat = Seat(
-            fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings, exchange
-        )
+            fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings,
+            arbiter.exchange,
+        )  # fmt: skip
         worker.leave = once(lambda: cfg.worker_exit(arbiter, worker))
         return worker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import random
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from multicore_server.connections.inboxes import Handed, Inboxes, Kind
-from multicore_server.connections.placement import STALE, Candidate, Load, least_loaded
+from multicore_server.connections.placement import UNATTENDED, Candidate, Load, least_loaded
 from multicore_server.scoreboard import Item, Row, Scoreboard
 from multicore_server.slots import ROWS_PER_SLOT
 
@@ -24,6 +25,8 @@ QUIET = 10.0  # seconds between two log lines about the same trouble
 
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
+HANDED_OVER = Item.HANDED_OVER.value
+MIGRATED = Item.MIGRATED.value
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -41,13 +44,26 @@ class Exchange(NamedTuple):
 
 
 class Door:
-    """``adopt`` makes a connection that was in an inbox this worker's own."""
+    """``adopt`` makes a connection that was in an inbox this worker's own.
 
-    def __init__(self, exchange: Exchange, slot: int, row: Row, adopt: Callable[[Handed], None]) -> None:
+    ``inline``: the worker does one thing at a time. What stays with it while something is in hand waits in
+    its inbox, where siblings can take it: what is in hand may take long.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        slot: int,
+        row: Row,
+        adopt: Callable[[Handed], None],
+        *,
+        inline: bool = False,
+    ) -> None:
         self.exchange = exchange
         self.slot = slot
         self.row = row
         self._adopt = adopt
+        self._inline = inline
         self._siblings: list[tuple[int, Row]] = []
         self._known = -1.0
         self._complained = 0.0
@@ -92,11 +108,15 @@ class Door:
         a sibling could have taken them; one whose requests take long has no such slack.
         """
         row = self.row
-        if row[IN_HAND] + 1 > self._slack:
+        if not self.is_quick(row[IN_HAND] + 1):
             return False
         row[IN_HAND] += 1
         row[CONNECTIONS] += 1
         return True
+
+    def is_quick(self, connections: float) -> bool:
+        """Whether so many connections are answered here within `WORTHWHILE`."""
+        return connections <= self._slack
 
     def keeps(self, kind: Kind, descriptor: int) -> bool:
         """Place a connection: True if it stays here, and is counted; False if a sibling has it.
@@ -108,9 +128,11 @@ class Door:
             return True
         with self._locked() as locked:
             target = self._least_loaded() if locked else self.slot
-            if target == self.slot or not self._send(target, kind, descriptor):
+            waits = self._inline and self.row[IN_HAND] > 0
+            if (target == self.slot and not waits) or not self._send(target, kind, descriptor):
                 self._count(kind)
                 return True
+            self.row[HANDED_OVER] += target != self.slot
             return False
 
     def passes_on(self, kind: Kind, descriptor: int) -> bool:
@@ -119,12 +141,48 @@ class Door:
             return False
         with self._locked() as locked:
             target = self._best_sibling() if locked else None
-            return target is not None and self._send(target, kind, descriptor)
+            return target is not None and self._migrate(target, kind, descriptor)
+
+    def sets_aside(self, kind: Kind, descriptor: int) -> bool:
+        """Put a connection of this worker into an inbox: the least loaded one's, or its own."""
+        if not self._around():
+            return False
+        with self._locked() as locked:
+            target = self._least_loaded() if locked else self.slot
+            sent = self._send(target, kind, descriptor)
+            self.row[HANDED_OVER] += sent and target != self.slot
+            return sent
 
     @property
     def alone(self) -> bool:
         """Whether no other worker serves, for sure: one that has just begun may not know yet."""
         return bool(self.row[Item.SERVING]) and not self._around()
+
+    # --- sharing ---
+
+    def surplus(self) -> int:
+        """How many of its connections a sibling should have. Clients keep their connections for long: only
+        so does a worker that is new, or one that was blocked when they came, get its part of them."""
+        fewest = min((load.connections for _, load in self._fresh()), default=math.inf)
+        return int(max(0.0, self.row[CONNECTIONS] - fewest) / 2)
+
+    def shares(self, kind: Kind, descriptor: int) -> bool:
+        """Give a connection to the sibling that has the fewest, if that makes the two more even."""
+        with self._locked() as locked:
+            if not locked:
+                return False
+            target, load = min(self._fresh(), key=lambda one: one[1].connections, default=(0, None))
+            uneven = load is not None and self.row[CONNECTIONS] - load.connections > 1
+            return uneven and self._migrate(target, kind, descriptor)
+
+    def _migrate(self, target: int, kind: Kind, descriptor: int) -> bool:
+        sent = self._send(target, kind, descriptor)
+        self.row[MIGRATED] += sent
+        return sent
+
+    def _fresh(self) -> Iterator[tuple[int, Load]]:
+        now = time.monotonic()
+        return ((other.slot, other.load) for other in self._candidates() if other.can_take(now))
 
     def has_sibling(self) -> bool:
         """Whether another worker takes connections, now or when it is no longer blocked."""
@@ -153,7 +211,7 @@ class Door:
         try:
             self.exchange.inboxes.send(target, kind, descriptor)
         except OSError as exc:  # the inbox is full, or too many descriptors are on their way
-            self._complain(f"a connection could not be handed to instance={target} (%s) and stays here", exc)
+            self.complain(f"a connection could not be handed to instance={target} (%s) and stays here", exc)
             return False
         return True
 
@@ -202,7 +260,8 @@ class Door:
             return False
         return True
 
-    def _complain(self, text: str, exc: OSError) -> None:
+    def complain(self, text: str, exc: OSError) -> None:
+        """Log it, if that was not done a short while ago."""
         now = time.monotonic()
         if now - self._complained > QUIET:
             self._complained = now
@@ -238,10 +297,6 @@ class Door:
                 self._count(handed.kind)
                 self._adopt(handed)
 
-    def defer(self, descriptor: int) -> None:
-        """Put a connection into this slot's own inbox."""
-        self._send(self.slot, Kind.NEW, descriptor)
-
     def place_inbox_anew(self) -> None:
         """Place anew what lies in this slot's own inbox."""
         self._place_anew(self.slot)
@@ -251,7 +306,7 @@ class Door:
         now = time.monotonic()
         attended = {self.slot}
         for slot, row in self._around():
-            if row[Item.ACCEPTING] and now - row[Item.HEARTBEAT] < STALE:
+            if row[Item.ACCEPTING] and now - row[Item.HEARTBEAT] < UNATTENDED:
                 attended.add(slot)
         for slot in range(self.exchange.scoreboard.used_slots):
             if slot not in attended and self.exchange.inboxes.waiting(slot):
@@ -276,5 +331,5 @@ class Door:
         try:
             return self.exchange.inboxes.receive(slot)
         except OSError as exc:  # no descriptors left
-            self._complain("a connection could not be taken (%s) and waits on", exc)
+            self.complain("a connection could not be taken (%s) and waits on", exc)
             return None

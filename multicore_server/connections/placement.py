@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 STALE = 0.2  # seconds without a heartbeat after which a worker is passed over
+UNATTENDED = 0.12  # the same, after which siblings look into its inbox: an error here costs next to nothing
 
 
 class Load(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import ssl
 import time
@@ -153,7 +154,7 @@ def test_nothing_waits_behind_a_long_inline_request(make_server: MakeServer, con
         return slowest
 
     with ThreadPoolExecutor(3) as pool:
-        assert max(pool.map(hurry, range(3))) < 1  # on an idle machine 0.25: a sibling takes after STALE
+        assert max(pool.map(hurry, range(3))) < 0.5  # on an idle machine 0.1
     assert value(long) == "long"
 
 
@@ -209,13 +210,15 @@ def test_a_stopped_worker_is_passed_over(asked: Server, connect: Connect) -> Non
     victim = asked.worker_of(1)
     with Load((LOCAL, asked.port)) as load:
         load.wait_for(victim)
+        usual = sorted(timed(asked) for _ in range(80))
         with stopped(victim):
-            waits = [timed(asked) for _ in range(40)]
+            waits = sorted(timed(asked) for _ in range(80))
             before = load.answers.copy()
             wait_for(lambda: sum(load.answers.values()) > sum(before.values()) + 50)
             assert load.answers[victim] == before[victim]
         wait_for(lambda: load.answers[victim] > before[victim], "it is back")
-    assert max(waits) < 1
+    assert waits[-1] < 1
+    assert waits[-3] < 3 * usual[-3] + 0.05, "the 99th percentile is as before"
 
 
 def timed(server: Server) -> float:
@@ -228,14 +231,27 @@ def test_a_killed_workers_inbox_is_taken(asked: Server, connect: Connect) -> Non
     asked.start("-w", "4", ready=4)
     victim = asked.worker_of(2)
     os.kill(victim, signal.SIGSTOP)
-    began = time.monotonic()
-    connections = burst(600, lambda: connect(asked.port))  # before anyone has missed its heartbeat
-    took = time.monotonic() - began
+    connections = burst(200, lambda: connect(asked.port))  # before anyone has missed its heartbeat
+    for connection in connections:
+        send(connection, PID)
+    time.sleep(0.02)
+    sockets = [connection.socket for connection in connections]
+    answered, _, _ = select.select(sockets, [], [], 0)
+    assert len(answered) < len(sockets), "some wait in its inbox"
     os.kill(victim, signal.SIGKILL)
-    places = values(connections, PID)
-    assert time.monotonic() - began < 1 + took
-    assert victim not in places
-    assert len(places) == 600
+    began = time.monotonic()
+    assert victim not in [value(connection) for connection in connections]
+    assert time.monotonic() - began < 1
+
+
+def test_a_new_worker_gets_its_share_of_kept_alive_connections(asked: Server, connect: Connect) -> None:
+    asked.start("-w", "2", ready=2)
+    connections = burst(8, lambda: connect(asked.port))
+    assert len(set(values(connections, PID))) == 2
+    for workers in (3, 4):
+        asked.signal(signal.SIGTTIN)
+        wait_for(lambda: len(asked.workers()) == workers, "one more worker")  # noqa: B023 - called at once
+    wait_for(lambda: sorted(Counter(values(connections, PID)).values()) == [2, 2, 2, 2], "even shares")
 
 
 def test_what_a_scaled_away_worker_has_goes_to_its_sibling(asked: Server, connect: Connect) -> None:

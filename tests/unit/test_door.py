@@ -34,11 +34,11 @@ class House:
         self.doors = [self.door(slot, slot * ROWS_PER_SLOT) for slot in range(workers)]
         self.publish()
 
-    def door(self, slot: int, row: int) -> Door:
+    def door(self, slot: int, row: int, *, inline: bool = False) -> Door:
         def adopt(handed: Handed) -> None:
             self.adopted.append((row, handed))
 
-        door = Door(self.exchange, slot, self.exchange.scoreboard.row(row), adopt)
+        door = Door(self.exchange, slot, self.exchange.scoreboard.row(row), adopt, inline=inline)
         door.open()
         door.row[Item.HEARTBEAT] = time.monotonic()
         return door
@@ -170,6 +170,44 @@ def test_empty_without_siblings_adopts(build: Build) -> None:
     assert house.doors[0].row[Item.IN_HAND] == 3
 
 
+def test_a_surplus_is_shared_with_who_has_the_fewest(build: Build) -> None:
+    house = build(3)
+    first, second, third = house.doors
+    first.row[Item.CONNECTIONS], second.row[Item.CONNECTIONS], third.row[Item.CONNECTIONS] = 6, 1, 2
+    assert [door.surplus() for door in house.doors] == [2, 0, 0]
+    assert first.shares(Kind.KEPT_ALIVE, house.descriptor)
+    first.row[Item.CONNECTIONS] = 3
+    assert house.waiting() == [0, 1, 0], "what lies in an inbox counts"
+    assert not first.shares(Kind.KEPT_ALIVE, house.descriptor), "3, 2, 2 is even"
+    assert first.row[Item.MIGRATED] == 1
+
+
+def test_what_stays_with_an_inline_worker_waits_in_its_inbox_while_something_is_in_hand(
+    build: Build,
+) -> None:
+    house = build(2)
+    inline = house.door(0, 0, inline=True)
+    house.doors[1].row[Item.IN_HAND] = 5
+    assert inline.keeps(Kind.NEW, house.descriptor)
+    assert not inline.keeps(Kind.NEW, house.descriptor)
+    assert (inline.row[Item.IN_HAND], house.waiting()) == (1, [1, 0])
+    assert inline.row[Item.HANDED_OVER] == 0, "it is its own inbox"
+
+
+def test_set_aside_goes_where_less_is_in_hand(build: Build) -> None:
+    house = build(2)
+    first, second = house.doors
+    first.row[Item.IN_HAND] = second.row[Item.IN_HAND] = 2
+    assert first.sets_aside(Kind.NEW, house.descriptor)
+    first.row[Item.IN_HAND] = 3
+    assert first.sets_aside(Kind.NEW, house.descriptor)
+    assert house.waiting() == [1, 1]
+    second.close()
+    house.serving.remove(ROWS_PER_SLOT)
+    house.publish()
+    assert not first.sets_aside(Kind.NEW, house.descriptor), "who is alone keeps it"
+
+
 def test_its_own_inbox_is_placed_anew(build: Build) -> None:
     house = build(2)
     house.doors[0].row[Item.IN_HAND] = 1  # one that takes long
@@ -216,6 +254,7 @@ def test_a_stopped_process_that_has_the_lock(build: Build) -> None:
         assert time.monotonic() - started < 0.1 + 2 * module.CLOSE_PATIENCE
         holder.kill()
     house.doors[1].open()
+    house.doors[1].row[Item.HEARTBEAT] = time.monotonic()
     assert not house.doors[0].keeps(Kind.NEW, house.descriptor)  # released with its holder
 
 
