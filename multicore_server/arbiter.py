@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import queue
-import resource
 import selectors
 import signal
 import sys
@@ -29,9 +28,11 @@ from multicore_server.engine import without_effect
 from multicore_server.events import Action
 from multicore_server.fleet import Fleet
 from multicore_server.inspection import Inspection
+from multicore_server.monitoring import Monitoring
 from multicore_server.reload import Reloader
 from multicore_server.scoreboard import Scoreboard, slots_for
 from multicore_server.settings import SettingError, environment, unknown_environment
+from multicore_server.vitals import Vitals, raise_descriptor_limit
 from multicore_server.worker import Worker
 from multicore_server.workforce import Workforce
 
@@ -115,11 +116,14 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         self.inspection = Inspection(self.fleet, self.scoreboard)
         self.inspection.configure(self.settings, self.cfg)
         self.selector = selectors.DefaultSelector()
-        self.selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        self.selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
         self.workforce = Workforce(self)
         self.reloader = Reloader(self)
+        self.vitals = Vitals(self.scoreboard.head)
+        self.monitoring = Monitoring(self)
         self._deadline: float | None = 0.0
-        _raise_descriptor_limit()
+        self._changed = True
+        raise_descriptor_limit()
         if self.cfg.preload_app:
             gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every worker
             gc.freeze()
@@ -132,20 +136,21 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         for key, _ in self.selector.select(self._patience()):
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_reader, 4096)
-            else:
-                self.workforce.note(key.data)
+            key.data()
         signals = []
         with contextlib.suppress(queue.Empty):
             while True:
                 signals.append(self.SIG_QUEUE.get_nowait())
         return [number for number in signals if number != self.WAKEUP_REQUEST]
 
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_reader, 4096)
+
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
-        due = [deadline for deadline in (self._deadline, self.inspection.due) if deadline is not None]
+        moments = (self._deadline, self.inspection.due, self.monitoring.due)
+        due = [moment for moment in moments if moment is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
     def close_loop(self) -> None:
@@ -165,12 +170,23 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             actions, self._deadline = self.fleet.tick(time.monotonic())
             if not actions:
                 break
+            self._changed = True
             self.scoreboard.publish(self.fleet.serving_rows())  # before those that retire are told so
             for action in actions:
                 ACTIONS[type(action)](self, action)
         self.scoreboard.publish(self.fleet.serving_rows())
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        self.vitals.look(self.LISTENERS, now)
+        self.monitoring.look(now)
+        if self._changed:
+            self._changed = False
+            self.monitoring.publish()
 
     def observe(self, observation: ev.Observation) -> None:
+        self._changed = True
         self.fleet.observe(observation, time.monotonic())
 
     # --- signals ---
@@ -195,17 +211,19 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def handle_usr1(self) -> None:
         deployment.reopen_log(self.log, self.cfg)
+        self.monitoring.reopen_log()
         super().handle_usr1()
 
     def handle_term(self) -> None:
-        self._stop(graceful=True)
+        self.end(graceful=True)
 
     def handle_int(self) -> None:
-        self._stop(graceful=False)
+        self.end(graceful=False)
 
     handle_quit = handle_int
 
-    def _stop(self, *, graceful: bool) -> None:
+    def end(self, *, graceful: bool) -> None:
+        """Begin to end: with the requests in hand answered, or without."""
         systemd.notify("STOPPING=1", self.log)
         self.observe(ev.Stop(graceful))
 
@@ -226,22 +244,13 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
     def reexec(self) -> None:
         try:
             if self.systemd and not (self.reexec_pid or self.master_pid):
-                self._reexec_with_systemds_listeners()
+                systemd.reexec(self)
             else:
                 super().reexec()
         except OSError as exc:
             self.log.error("USR2: the new arbiter could not be started: %s", exc)
             if os.getpid() != self.pid:
                 os._exit(1)
-
-    def _reexec_with_systemds_listeners(self) -> None:
-        """As gunicorn, which forgets that it has given the listeners other descriptors than systemd did."""
-        self.reexec_pid = os.fork()
-        if self.reexec_pid == 0:
-            self.cfg.pre_exec(self)
-            environ = systemd.pass_on(self.LISTENERS, self.cfg.env_orig | {"GUNICORN_PID": str(self.pid)})
-            os.chdir(self.START_CTX["cwd"])
-            os.execvpe(self.START_CTX[0], self.START_CTX["args"], environ)  # noqa: S606 - our own command
 
     def maybe_promote_master(self) -> None:
         was = self.master_pid
@@ -276,6 +285,8 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         worker = self.WORKERS.pop(pid, None)
         if worker is not None:
             self.workforce.bury(worker, status)
+        elif pid == self.monitoring.pid:
+            self.monitoring.reaped(status)
         elif pid == self.reexec_pid:
             self.reexec_pid = 0
             self.log.warning("the arbiter that USR2 started has ended (pid=%s); this one goes on", pid)
@@ -299,6 +310,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def _tell(self, event: ev.Event) -> None:
         getattr(self.log, event.level)("%s", event)
+        self.monitoring.note(event)
         if event.kind == "reload" and event.reason:
             systemd.notify("READY=1", self.log)
 
@@ -317,6 +329,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         self.LISTENERS = []
 
     def _halt(self, halt: ev.Halt) -> NoReturn:
+        self.monitoring.end()
         if halt.status or halt.reason:
             raise HaltServer(halt.reason, halt.status)
         raise StopIteration
@@ -333,10 +346,3 @@ ACTIONS: dict[type[Action], Callable[..., None]] = {
     ev.CommitReload: lambda arbiter, _: arbiter.reloader.commit(),
     ev.DropReload: lambda arbiter, _: arbiter.reloader.drop(),
 }
-
-
-def _raise_descriptor_limit() -> None:
-    """Every connection and every worker's channel takes a descriptor; the soft limit is often 1024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS refuses "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -154,6 +154,7 @@ class Endings:
         return self.fleet.reloads.ended(slot, ended, verdict.decision) or follows
 
     def _rest(self, slot: Slot, verdict: Verdict) -> str:
+        slot.since = self.fleet.now
         if verdict.decision is Decision.RESTART and not self.proven:
             slot.hold(State.BACKOFF)  # until a sibling proves that the app can boot at all
             return "waiting for the other workers' first boot"

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TextIO
 
 import click
@@ -137,12 +137,14 @@ def is_set(cfg: Any, name: str) -> bool:
     return setting is not None and setting.get() != type(setting)().get()
 
 
-def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tuple[Config, str]:
+def make_config(
+    cfg: Any, log: Any, app: Any, overrides: dict[str, Any], surround: Callable[[Any, str], Any]
+) -> tuple[Config, str]:
     """The uvicorn configuration of a worker, loaded, and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
-    option and were set, and ``overrides`` (a worker class's CONFIG_KWARGS). Raises ValueError where the
-    app's interface cannot be told.
+    option and were set, and ``overrides`` (a worker class's CONFIG_KWARGS). ``surround`` makes the outermost
+    app of the inner one and the root path. Raises ValueError where the app's interface cannot be told.
     """
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
@@ -160,7 +162,7 @@ def make_config(cfg: Any, log: Any, app: Any, overrides: dict[str, Any]) -> tupl
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
     config = Config(
-        _surround(app, cfg, log, trusted),
+        surround(_surround(app, cfg, log, trusted), options.get("root_path", "")),
         interface="asgi3",
         proxy_headers=False,  # `_surround` sees to it: unix sockets are trusted, as gunicorn trusts them
         headers=headers,

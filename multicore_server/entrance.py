@@ -18,6 +18,7 @@ import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
 from multicore_server import failures, hooks, systemd
+from multicore_server.metrics import app_directory, app_values
 
 _opened = False
 
@@ -58,9 +59,19 @@ def _rescuing(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], No
 
         if issubclass(arbiter.worker_class, Worker):
             hooks.rescue(arbiter.cfg, arbiter.log)
+            _collect_app_metrics()
         set_number(arbiter, number)
 
     return rescue_and_set
+
+
+def _collect_app_metrics() -> None:
+    """Once, before ``preload_app`` imports the app; and behind gunicorn's forks to become a daemon."""
+    if app_directory.current() is None:
+        app_directory.prepare()
+        directory = app_directory.current()
+        if directory is not None:
+            app_values.install(directory)
 
 
 def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -54,12 +54,13 @@ class Inspection:
 
     def _look_at(self, process: Process, now: float) -> Iterator[Observation]:
         row = self.scoreboard.row(process.row)
+        with contextlib.suppress(OSError):  # it ended meanwhile, or we may not look
+            row[Item.RESIDENT_MEMORY] = memory.rss(process.pid)
         silent = now - max(row[Item.HEARTBEAT], process.ready_at or process.since)
         if self.timeout and silent > self.timeout:
             yield ev.Hung(process.pid, silent)
         if any(self._memory_limits):
-            with contextlib.suppress(OSError):  # it ended meanwhile, or we may not look
-                yield from self._look_at_memory(process, row, stale=silent > STALE, now=now)
+            yield from self._look_at_memory(process, row, stale=silent > STALE, now=now)
 
     def _look_at_memory(
         self, process: Process, row: Row, *, stale: bool, now: float
@@ -67,7 +68,7 @@ class Inspection:
         hard, soft = (self._bytes(limit) for limit in self._memory_limits)
         limit = min(limit for limit in (hard, soft) if limit)
         row[Item.MEMORY_LIMIT] = limit
-        used = memory.rss(process.pid)
+        used = int(row[Item.RESIDENT_MEMORY])
         if used <= limit:
             return
         if self.settings.memory_metric == "uss" and not stale:
@@ -78,6 +79,12 @@ class Inspection:
             yield ev.OverMemory(process.pid, True, used, hard)
         elif soft and used > soft:
             yield ev.OverMemory(process.pid, False, used, soft)
+
+    @property
+    def memory_limit(self) -> int | None:
+        """A worker's limit in bytes: the soft one, or the hard one where that is the only one."""
+        hard, soft = (self._bytes(limit) for limit in self._memory_limits)
+        return soft or hard or None
 
     def _bytes(self, limit: Size | None) -> int:
         """A percentage is of what this machine or container has, shared by the workers of the moment."""

@@ -63,6 +63,7 @@ class Reloader:
             deployment.set_up_log(arbiter.log, new.cfg)
         arbiter.settings = new.settings
         arbiter.inspection.configure(new.settings, new.cfg)
+        arbiter.monitoring.configure(new.settings.metrics_bind)
         deployment.reopen_log(arbiter.log, new.cfg)
         self._move_pidfile(old_pidfile)
         util._setproctitle(f"master [{arbiter.proc_name}]")

@@ -7,6 +7,7 @@ everything back.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,6 +78,7 @@ class Reloads:
         self.current: Rollout | None = None
         self.again = False
         self.committed = 0  # the version that is in force
+        self.results: Counter[str] = Counter()
         self._last = 0
 
     def request(self) -> None:
@@ -103,7 +105,7 @@ class Reloads:
             return
         self.current = None
         text = f"reload failed: {failed.error}; everything stays as it was"
-        self.fleet.tell("reload", text, level="error", reason="failed")
+        self._conclude("failed", text)
         self._once_more()
 
     def version_for(self, slot: Slot) -> int:
@@ -172,7 +174,7 @@ class Reloads:
             self._put_all_back(rollout)
             self.fleet.act(ev.DropReload())
         text = f"reload rolled back: {cause}; the old workers go on"
-        self.fleet.tell("reload", text, level="error", reason="rolled_back")
+        self._conclude("rolled_back", text)
         self._once_more()
 
     def _put_all_back(self, rollout: Rollout) -> None:
@@ -207,11 +209,14 @@ class Reloads:
         workers = "worker" if rollout.replaced == 1 else "workers"
         took = f"{rollout.replaced} {workers} replaced in {self.fleet.now - rollout.started:.1f} s"
         if not rollout.failed:
-            self.fleet.tell("reload", f"reload done: {took}", reason="ok")
+            self._conclude("ok", f"reload done: {took}")
             return
         left = ", ".join(str(instance) for instance in sorted(rollout.failed))
-        text = f"reload incomplete: {took}, but not instance {left} (see above)"
-        self.fleet.tell("reload", text, level="error", reason="failed")
+        self._conclude("failed", f"reload incomplete: {took}, but not instance {left} (see above)")
+
+    def _conclude(self, result: str, text: str) -> None:
+        self.results[result] += 1
+        self.fleet.tell("reload", text, level="info" if result == "ok" else "error", reason=result)
 
     def _once_more(self) -> None:
         if self.again and self.fleet.shutdown is None:

@@ -51,6 +51,12 @@ class Item(IntEnum):
     DURATION_SUM = 91  # seconds
 
 
+# What describes the present of a row's owner: of no worth once that is gone.
+PRESENT = (
+    Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
+    Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.IN_PROGRESS,
+)  # fmt: skip
+
 ITEM_SIZE = 8  # a C double
 ROW_SIZE = 768  # bytes, whole cache lines: workers do not slow each other down
 
@@ -106,6 +112,20 @@ class Scoreboard:
         rows = range(self.used_slots * ROWS_PER_SLOT)
         return [number for number in rows if self.row(number)[Item.SERVING]]
 
+    def begin(self, number: int) -> None:
+        """The arbiter's: a row gets an owner."""
+        self.clear(number)
+        self._use(number)
+
+    def _use(self, number: int) -> None:
+        self.head[Head.USED_SLOTS] = max(number // ROWS_PER_SLOT + 1, self.used_slots)
+
+    def clear(self, number: int) -> None:
+        """The arbiter's: the owner of a row is gone. What it has counted stays."""
+        row = self.row(number)
+        for item in PRESENT:
+            row[item] = 0
+
     def publish(self, serving: frozenset[int]) -> None:
         """The arbiter's: say whose turn it is."""
         if serving == self._published:
@@ -113,6 +133,6 @@ class Scoreboard:
         for number in serving ^ self._published:
             self.row(number)[Item.SERVING] = number in serving
         self._published = serving
-        used = max((number // ROWS_PER_SLOT + 1 for number in serving), default=0)
-        self.head[Head.USED_SLOTS] = max(used, self.used_slots)
+        for number in serving:
+            self._use(number)
         self.head[Head.CHANGES] += 1

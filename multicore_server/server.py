@@ -20,6 +20,8 @@ from multicore_server.scoreboard import Item
 if TYPE_CHECKING:
     from multicore_server.worker import Worker
 
+LOOP_LAG = Item.LOOP_LAG.value
+
 logger = logging.getLogger("gunicorn.error")
 
 BEAT = 0.15  # seconds between two heartbeats of a worker that is on its own: less than `STALE`
@@ -28,11 +30,9 @@ LINGER = 0.5  # seconds that an idle connection gets to send a request that is a
 HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
 FAREWELL = 0.5  # seconds before the end of graceful_timeout at which WebSockets are told
 LOOK = 0.02  # seconds between two looks at the connections that are left
+LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
-
-# What describes the present of a row's owner; its last one may have been killed.
-PRESENT = (Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS, Item.WEBSOCKETS, Item.IN_PROGRESS, Item.LOOP_LAG)
 
 
 class Server(uvicorn.Server):
@@ -42,8 +42,6 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.worker = worker
         self.row = worker.seat.row
-        for item in PRESENT:
-            self.row[item] = 0
         self.server_state = self.state = State(self, self.row)
         self.inline = worker.interface == "wsgi" and worker.cfg.threads == 1
         if self.inline:
@@ -51,6 +49,7 @@ class Server(uvicorn.Server):
         self.reception = Reception(self)
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
+        self._beat_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._choose_listener()
@@ -143,8 +142,11 @@ class Server(uvicorn.Server):
         state = self.server_state
         self.reception.beat(len(state.connections), state.total_requests)
         self._choose_listener()
-        interval = BEAT_AMONG_SIBLINGS if self.reception.beats_quickly else BEAT
-        loop.call_later(interval, self._beat, loop)
+        now = loop.time()
+        lag = now - self._beat_due if self._beat_due else 0.0
+        self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
+        self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.reception.beats_quickly else BEAT)
+        loop.call_at(self._beat_due, self._beat, loop)
 
     # --- the end ---
 

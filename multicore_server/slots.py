@@ -81,6 +81,7 @@ class Slot:
     generation: int = 0
     processes: list[Process] = field(default_factory=list)
     history: History = field(default_factory=History)
+    since: float = 0.0  # when it came to rest
     rest: State | None = None  # backoff, stopped or errored; None while a process is starting or ready
     not_before: float | None = None  # when the next start is due; in backoff, None: not yet known
     wanted: Reason | None = None  # a planned replacement is wanted, for this reason

@@ -44,3 +44,13 @@ def pass_on(listeners: list[Any], environ: dict[str, str]) -> dict[str, str]:
     for place, fd in enumerate(aside, SD_LISTEN_FDS_START):
         os.dup2(fd, place)
     return {**environ, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(listeners))}
+
+
+def reexec(arbiter: Any) -> None:
+    """As gunicorn's, which forgets that it has given the listeners other descriptors than systemd did."""
+    arbiter.reexec_pid = os.fork()
+    if arbiter.reexec_pid == 0:
+        arbiter.cfg.pre_exec(arbiter)
+        environ = pass_on(arbiter.LISTENERS, arbiter.cfg.env_orig | {"GUNICORN_PID": str(arbiter.pid)})
+        os.chdir(arbiter.START_CTX["cwd"])
+        os.execvpe(arbiter.START_CTX[0], arbiter.START_CTX["args"], environ)  # noqa: S606 - our own command

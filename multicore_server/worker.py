@@ -24,11 +24,15 @@ from multicore_server.channel import Channel
 from multicore_server.connections.door import Exchange
 from multicore_server.engine import make_config
 from multicore_server.events import identity
+from multicore_server.metrics import app_values
+from multicore_server.metrics.meter import Meter
+from multicore_server.metrics_path import MetricsPath
 from multicore_server.scoreboard import Item, Row
 from multicore_server.server import Server
 from multicore_server.settings import Settings
 
-MEMORY_INTERVAL = 1.0  # seconds between two looks at this process's own memory
+LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
+MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
 END_GRACE = 0.25  # seconds for Python's own way to end
 
 
@@ -38,11 +42,13 @@ class Seat:
 
     instance: int
     generation: int
+    number: int  # of its row
     row: Row
     channel: Channel
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
     exchange: Exchange
+    monitor: str  # the address at which the monitor answers workers
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -70,7 +76,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
+        self._look_due = 0.0
         self._memory_due = 0.0
+        self._used_before = 0.0  # seconds of CPU, by the row's former owners
 
     @property
     def identity(self) -> str:
@@ -81,7 +89,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def boot(self, post_fork: Callable[[], None]) -> None:
         """Become the worker: runs until it ends, or ends the process with the cause told."""
         os.environ[self.seat.settings.instance_var] = str(self.seat.instance)
+        self._used_before = self.seat.row[Item.CPU_SECONDS]
         cluster.join(self.seat.instance, self.on_app_ready)
+        app_values.become(self.seat.number)
         try:
             post_fork()
             self.init_process()
@@ -105,6 +115,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def load_wsgi(self) -> None:
         """Unlike gunicorn's, serves no page in place of code that has a syntax error (``--reload``): while
         it has, the old worker goes on."""
+        app_values.settle()
         self._loading = True
         self.wsgi = self.app.wsgi()
         self._loading = False
@@ -135,9 +146,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         self._lend_logger()
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
-        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS)
+        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         asyncio_run(self._serve(config, listeners), loop_factory=loop_factory)
+
+    def surround(self, app: Any, root_path: str) -> Any:
+        """The ASGI app that uvicorn is given: ``app``, its requests counted."""
+        app = Meter(app, self.seat.row)
+        path = self.seat.settings.metrics_path
+        return MetricsPath(app, root_path + path, self.seat.monitor) if path else app
 
     async def _serve(self, config: Any, listeners: list[Any]) -> None:
         self.server = Server(config, self)
@@ -189,14 +206,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         self.seat.row[Item.HEARTBEAT] = now
         self.on_answered()
-        if now >= self._memory_due:
-            self._memory_due = now + MEMORY_INTERVAL
+        if now >= self._look_due:
+            self._look_due = now + LOOK_INTERVAL
+            self.seat.row[Item.CPU_SECONDS] = self._used_before + time.process_time()
             self._look_at_memory(now)
 
     def _look_at_memory(self, now: float) -> None:
-        """Unique memory costs milliseconds to measure: only when the resident set is above the limit."""
+        """Unique memory costs milliseconds to measure: often only while RSS is above the limit."""
         row = self.seat.row
-        if row[Item.MEMORY_LIMIT] and memory.rss(os.getpid()) > row[Item.MEMORY_LIMIT]:
+        over = row[Item.MEMORY_LIMIT] and memory.rss(os.getpid()) > row[Item.MEMORY_LIMIT]
+        if over or now >= self._memory_due:
+            self._memory_due = now + MEMORY_INTERVAL
             row[Item.UNIQUE_MEMORY] = memory.uss()
             row[Item.UNIQUE_MEMORY_AT] = now
 

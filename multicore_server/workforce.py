@@ -10,6 +10,7 @@ import os
 import selectors
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from gunicorn import util
@@ -19,6 +20,7 @@ from multicore_server import events as ev
 from multicore_server.channel import Channel
 from multicore_server.deployment import Deployment
 from multicore_server.hooks import once
+from multicore_server.metrics import app_directory
 from multicore_server.worker import Seat, Worker
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Workforce:
 
     def __init__(self, arbiter: Arbiter) -> None:
         self.arbiter = arbiter
-        self._lifeline, self._lifeline_writer = os.pipe()
+        self.lifeline, self._lifeline_writer = os.pipe()
         self._talking: list[Worker] = []
         self._announced = False
         self._interface = ""
@@ -54,7 +56,8 @@ class Workforce:
         worker.pid = pid
         worker.seat.channel.worker_end.close()
         self.arbiter.WORKERS[pid] = worker
-        self.arbiter.selector.register(worker.seat.channel.arbiter_end, selectors.EVENT_READ, worker)
+        end = worker.seat.channel.arbiter_end
+        self.arbiter.selector.register(end, selectors.EVENT_READ, partial(self._note, worker))
         self.arbiter.observe(ev.Forked(fork.instance, fork.generation, pid))
 
     def _hire(self, fork: ev.Fork, made_from: Deployment) -> Worker:
@@ -64,10 +67,11 @@ class Workforce:
             arbiter.worker_age, arbiter.pid, made_from.listeners, made_from.app, cfg.timeout / 2.0, cfg,
             arbiter.log,
         )  # fmt: skip
+        arbiter.scoreboard.begin(fork.row)
         row = arbiter.scoreboard.row(fork.row)
         worker.seat = Seat(
-            fork.instance, fork.generation, row, Channel(), self._lifeline, made_from.settings,
-            arbiter.exchange,
+            fork.instance, fork.generation, fork.row, row, Channel(), self.lifeline, made_from.settings,
+            arbiter.exchange, arbiter.monitoring.inner_address,
         )  # fmt: skip
         worker.leave = once(lambda: cfg.worker_exit(arbiter, worker))
         return worker
@@ -101,19 +105,24 @@ class Workforce:
 
     def _leave_behind(self, worker: Worker) -> None:
         """Close what is the arbiter's: its end must be seen, and an address it gives up must be free."""
-        os.close(self._lifeline_writer)
-        self.arbiter.close_loop()
+        self.leave_behind()
+        self.arbiter.monitoring.close()
         worker.seat.channel.arbiter_end.close()
-        for sibling in self.arbiter.WORKERS.values():
-            sibling.tmp.close()
-            sibling.seat.channel.arbiter_end.close()
         for listener in self.arbiter.all_listeners():
             if listener not in worker.sockets:
                 listener.close()
 
+    def leave_behind(self) -> None:
+        """In any child: close what is the arbiter's."""
+        os.close(self._lifeline_writer)
+        self.arbiter.close_loop()
+        for sibling in self.arbiter.WORKERS.values():
+            sibling.tmp.close()
+            sibling.seat.channel.arbiter_end.close()
+
     # --- they talk ---
 
-    def note(self, worker: Worker) -> None:
+    def _note(self, worker: Worker) -> None:
         """Something has arrived from this worker."""
         self._talking.append(worker)
 
@@ -171,6 +180,10 @@ class Workforce:
         self._stop_listening(worker)
         self._dismiss(worker)
         self._talking = [other for other in self._talking if other is not worker]
+        self.arbiter.scoreboard.clear(worker.seat.number)
+        directory = app_directory.current()
+        if directory is not None:
+            directory.forget_live(directory.identifier(worker.seat.number))
         self.arbiter.observe(self._exited(worker.pid, status, words))
         self.arbiter.cfg.child_exit(self.arbiter, worker)
 

@@ -7,11 +7,12 @@ import asyncio, json, os, sys
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise NotImplementedError
+    engine = type(send.__self__._send.__self__)  # behind what counts requests, uvicorn's
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
         message = await receive()
-        await send({"type": "websocket.send", "text": type(send.__self__).__name__ + message["text"]})
+        await send({"type": "websocket.send", "text": engine.__name__ + message["text"]})
         await send({"type": "websocket.close"})
         return
     if scope["path"] == "/raise":
@@ -21,7 +22,7 @@ async def app(scope, receive, send):
     seen = {
         "pid": os.getpid(),
         "loop": type(asyncio.get_running_loop()).__module__,
-        "http": type(send.__self__).__module__,
+        "http": engine.__module__,
         "headers": {name.decode(): value.decode() for name, value in scope["headers"]},
         **{name: scope[name] for name in ("scheme", "client", "server", "root_path", "path", "http_version")},
         "asgi": scope["asgi"]["version"],

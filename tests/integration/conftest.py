@@ -73,6 +73,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
 
 
+def is_monitor(pid: int) -> bool:
+    """Whether this child of an arbiter is its monitor: that has a process group of its own."""
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def workers_of(arbiter: int) -> list[int]:
+    """The pids of an arbiter's workers, also of those that have ended and were not reaped."""
+    return [child.pid for child in psutil.Process(arbiter).children() if not is_monitor(child.pid)]
+
+
 def gone(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
@@ -88,6 +101,7 @@ class Server:
         self.port = free_port()
         self.log_path = directory / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.listens_for_scrapers = False  # all servers have the same default address
         self.write(f"{module}.py", app)
 
     def write(self, name: str, text: str) -> Path:
@@ -107,7 +121,10 @@ class Server:
         default = [sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"]
         binding = [] if bind == "" else ["-b", bind or f"127.0.0.1:{self.port}"]
         arguments = [*(command or default), *binding, *options, app]
-        environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
+        usual = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+        if not self.listens_for_scrapers:
+            usual["MULTICORE_METRICS_BIND"] = "none"
+        environ = {**os.environ, **usual, **(env or {})}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 arguments, cwd=self.directory, env=environ, pass_fds=pass_fds,
@@ -156,13 +173,25 @@ class Server:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    def workers(self) -> list[int]:
+    def children(self) -> list[int]:
         """The pids of the arbiter's living children."""
         try:
             children = psutil.Process(self.pid).children()
             return sorted(child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return []
+
+    def workers(self) -> list[int]:
+        """Those of them that are no monitor."""
+        return [pid for pid in self.children() if not is_monitor(pid)]
+
+    def monitor(self) -> int:
+        """The pid of the monitor, once there is one."""
+
+        def found() -> int:
+            return next(filter(is_monitor, self.children()), 0)
+
+        return wait_for(found, "a monitor")
 
     def worker_of(self, instance: int) -> int:
         """The pid of the newest worker of this instance that has become ready."""

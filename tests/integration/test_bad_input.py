@@ -37,6 +37,7 @@ def test_every_setting(make_server: MakeServer, part: int) -> None:
         server = make_server()
         if part:
             server.write("gunicorn.conf.py", f"{name} = {NONSENSE!r}")
+            server.listens_for_scrapers = True
             started[name] = Refused(server)
         else:
             started[name] = Refused(server, env={TABLE[name].environment: NONSENSE})

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import Server, wait_for
+from tests.integration.conftest import Server, wait_for, workers_of
 from tests.integration.supervised import make_app
 
 ENDS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
@@ -151,7 +151,7 @@ def test_winch_takes_a_daemons_workers_away_and_hup_brings_them_back(
     server: Server, daemon: psutil.Process
 ) -> None:
     daemon.send_signal(signal.SIGWINCH)
-    wait_for(lambda: not daemon.children(), "no workers")
+    wait_for(lambda: not workers_of(daemon.pid), "no workers")
     daemon.send_signal(signal.SIGHUP)
     server.wait_logged("gen=2 .* ready", 2)
     daemon.send_signal(signal.SIGTERM)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.integration.asking import (
@@ -25,7 +24,7 @@ from tests.integration.asking import (
     usr2s_arbiter,
     wait_gone,
 )
-from tests.integration.conftest import Server, wait_for
+from tests.integration.conftest import Server, wait_for, workers_of
 
 MakeServer = Callable[..., Server]
 
@@ -115,9 +114,9 @@ def test_daemon_with_pidfile_and_log(asked: Server, ending: list[int]) -> None:
     assert os.getsid(arbiter) != os.getsid(0)
 
     os.kill(arbiter, signal.SIGWINCH)  # ends the workers, not the arbiter
-    wait_for(lambda: not psutil.Process(arbiter).children(), "no workers")
+    wait_for(lambda: not workers_of(arbiter), "no workers")
     os.kill(arbiter, signal.SIGHUP)
-    wait_for(lambda: len(psutil.Process(arbiter).children()) == 2, "two workers again")
+    wait_for(lambda: len(workers_of(arbiter)) == 2, "two workers again")
 
     os.kill(arbiter, signal.SIGTERM)
     wait_gone(arbiter)

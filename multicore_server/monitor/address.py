@@ -1,0 +1,187 @@
+"""Where the monitor can be reached: its read-only address, and a command socket for each running server.
+
+The arbiter binds them, before it gives up any privileges, and the monitor inherits them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+BACKLOG = 64  # connections that the kernel holds until they are accepted
+SUFFIX = ".sock"
+
+
+class AddressError(OSError):
+    """An address or a directory that cannot be used: one line with what to do."""
+
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
+
+# --- the command socket ---
+
+
+def command_directory() -> Path:
+    """The directory of this user's command sockets, made if there is none: nobody else may look into it.
+
+    Raises AddressError where it cannot be made, or is not safe to use.
+    """
+    directory = _directory()
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        status = directory.lstat()  # of a symbolic link itself
+    except OSError as exc:
+        raise _error(exc, f"cannot make {directory} for the command socket") from exc
+    if trouble := _trouble(status):
+        text = f"{directory} cannot hold the command socket: it {trouble}; remove it or set XDG_RUNTIME_DIR"
+        raise AddressError(errno.EACCES, text)
+    return directory
+
+
+def command_path(pid: int) -> Path:
+    """The command socket of the arbiter with this pid. Raises AddressError as `command_directory`."""
+    return command_directory() / f"{pid}{SUFFIX}"
+
+
+def bind_command(path: Path) -> socket.socket:
+    """Listen at ``path`` for this user alone (mode 0600); removes what dead servers left beside it.
+
+    Raises AddressError.
+    """
+    remove_stale(path.parent)
+    # It gets its name when it is complete: nobody takes it for a stale one before that.
+    new = path.with_suffix(".new")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        new.unlink(missing_ok=True)
+        listener.bind(str(new))
+        new.chmod(0o600)
+        listener.listen(BACKLOG)
+        new.replace(path)
+    except OSError as exc:
+        listener.close()
+        raise _error(exc, f"cannot listen on the command socket {path}") from exc
+    return listener
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove the command sockets at which nobody listens."""
+    for path in directory.glob(f"*{SUFFIX}"):
+        if path.stem.isdecimal() and _is_stale(path):
+            path.unlink(missing_ok=True)
+
+
+def _directory() -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    with contextlib.suppress(OSError):
+        # After su or sudo it can be the other user's.
+        if os.path.isabs(runtime) and os.stat(runtime).st_uid == os.geteuid():  # noqa: PTH116, PTH117
+            return Path(runtime) / "multicore-server"
+    return Path(tempfile.gettempdir()) / f"multicore-server-{os.geteuid()}"
+
+
+def _trouble(status: os.stat_result) -> str | None:
+    """Why a directory cannot be trusted."""
+    if not stat.S_ISDIR(status.st_mode):
+        return "is no directory"
+    if status.st_uid != os.geteuid():
+        return f"belongs to somebody else (uid {status.st_uid})"
+    if status.st_mode & 0o077:
+        return f"is open to others (mode {stat.S_IMODE(status.st_mode):04o}, not 0700)"
+    return None
+
+
+# --- the read-only address ---
+
+
+def bind_metrics(address: str) -> socket.socket:
+    """Listen at ``host:port``, ``[::1]:port`` or ``unix:PATH``, as `metrics_bind` has it.
+
+    A unix socket that a dead process left is replaced. Raises AddressError.
+    """
+    try:
+        if address.startswith("unix:"):
+            return _listen_unix(Path(address.removeprefix("unix:")))
+        return _listen_tcp(address)
+    except OSError as exc:
+        raise _error(exc, f"metrics_bind: cannot listen on {address}") from exc
+
+
+def unbind(listener: socket.socket, path: Path | None = None) -> None:
+    """Remove the file of a listener, and close it: ``path``, where that is not what it was bound to.
+
+    In this order: where somebody listens, no other server has put a socket of its own in that place.
+    """
+    with listener:
+        bound = listener.getsockname()
+        if path is None and isinstance(bound, str) and bound:
+            path = Path(bound)
+        if path is not None:
+            with contextlib.suppress(OSError):  # somebody else may have removed it
+                path.unlink()
+
+
+def file_of(address: str) -> Path | None:
+    """The file of a `metrics_bind`, wherever this process goes later on; None where it has none."""
+    return Path(address.removeprefix("unix:")).absolute() if address.startswith("unix:") else None
+
+
+def _listen_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, place = found[0]
+    # Where the protocol is not named, asyncio does not set TCP_NODELAY: each answer took 40 ms.
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    if path.is_socket():
+        if not _is_stale(path):
+            raise OSError(errno.EADDRINUSE, "somebody listens there")
+        path.unlink()
+    elif os.path.lexists(path):
+        raise OSError(errno.EEXIST, "there is a file which is no socket")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether nobody listens at this unix socket. A pid would say less: it may be another container's."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "the address is in use (is another server running? `ss -lntxp` shows it); "
+    "give another metrics_bind",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "permission denied",
+}
+
+
+def _error(exc: OSError, what: str) -> AddressError:
+    # A path that is too long has a text and no number.
+    reason = _ADVICE.get(exc.errno or 0) or exc.strerror or str(exc)
+    return AddressError(exc.errno or errno.EINVAL, f"{what}: {reason}")

@@ -1,0 +1,151 @@
+"""Commands on their way from the command socket to the arbiter, and its answers on their way back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from multicore_server.channel import MAX_MESSAGE
+
+PATIENCE = 10.0  # seconds that the arbiter has for its answer
+_CHANGE = re.compile(r"[+-][1-9]\d{0,5}")
+
+
+class NoAnswerError(Exception):
+    """The arbiter cannot be asked, or does not answer: one line."""
+
+
+# --- what is right ---
+
+
+def parse(command: str, body: bytes) -> dict[str, Any]:
+    """The arguments of one of `COMMANDS`, checked, from a JSON object; an empty body is an empty object.
+
+    Raises ValueError with one line.
+    """
+    try:
+        given = json.loads(body) if body.strip() else {}
+    except ValueError:  # also of what is no UTF-8
+        raise ValueError("the body is no JSON") from None
+    except RecursionError:
+        raise ValueError("the body is nested too deeply") from None
+    if not isinstance(given, dict):
+        raise ValueError('the body is no JSON object such as {"workers": 4}')
+    known = COMMANDS[command]
+    if strange := sorted(given.keys() - known.keys()):
+        accepted = ", ".join(known) or "nothing"
+        raise ValueError(f"{command} takes {accepted}, not {_shown(strange[0])}")
+    return {name: check(given.get(name)) for name, check in known.items()}
+
+
+def _shown(name: str) -> str:
+    return json.dumps(name if len(name) <= 40 else name[:40] + "...")
+
+
+def _instances(value: object) -> list[int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(_is_whole(it) and it >= 0 for it in value):
+        raise ValueError("instances: give a list of instance numbers such as [0, 2], or leave it out for all")
+    return sorted(set(value))
+
+
+def _workers(value: object) -> int | str:
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text == "max" or _CHANGE.fullmatch(text):
+            return text
+        if re.fullmatch(r"\d{1,6}", text, re.ASCII):
+            value = int(text)
+    if isinstance(value, int) and _is_whole(value) and 1 <= value < 1_000_000:
+        return value
+    raise ValueError('workers: give a number from 1, a change such as "+2" or "-1", or "max"')
+
+
+def _graceful(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, bool):
+        raise ValueError("graceful: give true or false")
+    return value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# Each command, with its arguments and how they are checked; None stands for one that was not given.
+COMMANDS: dict[str, dict[str, Callable[[object], Any]]] = {
+    "reload": {},
+    "restart": {"instances": _instances},
+    "scale": {"workers": _workers},
+    "stop": {"graceful": _graceful},
+    "reset": {},
+}
+
+
+# --- the way to the arbiter ---
+
+
+class Arbiter:
+    """Our end of the channel: one JSON message a command, ``{"id": 1, "command": "scale", "workers": 4}``,
+    and one an answer, ``{"id": 1, "ok": true, "text": "..."}``, in any order."""
+
+    def __init__(self, channel: socket.socket, patience: float = PATIENCE) -> None:
+        self._channel = channel
+        self._patience = patience
+        self._numbers = count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    def listen(self) -> None:
+        """Take answers from now on; in the running loop."""
+        asyncio.get_running_loop().add_reader(self._channel, self._receive)
+
+    async def ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arbiter's answer. Raises NoAnswerError, and TimeoutError where none comes in time."""
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            self._send({"id": number, "command": command, **arguments})
+            return await asyncio.wait_for(answer, self._patience)
+        except asyncio.TimeoutError:  # before 3.11 it is no TimeoutError
+            raise TimeoutError(f"the arbiter has not answered within {self._patience:g} s") from None
+        finally:
+            del self._waiting[number]
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._channel.send(json.dumps(message).encode())
+        except BlockingIOError:
+            raise NoAnswerError("the arbiter has too much to do; try again") from None
+        except OSError as exc:
+            raise NoAnswerError(f"the arbiter cannot be asked: {exc.strerror}") from None
+
+    def _receive(self) -> None:
+        try:
+            data = self._channel.recv(MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up()
+            return
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            message = json.loads(data)
+            answer = self._waiting.get(message["id"])  # it may have come too late
+            if answer is not None and not answer.done():
+                answer.set_result(message)
+
+    def _hang_up(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._channel)
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(NoAnswerError("the arbiter has ended"))

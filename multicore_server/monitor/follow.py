@@ -1,0 +1,66 @@
+"""Events as they happen, for whoever follows them: server-sent events (the WHATWG's HTML standard, 9.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from multicore_server.monitor.view import View
+
+POLL = 0.25  # seconds between two looks at the bulletin, while somebody follows
+KEEP_ALIVE = 15.0  # seconds without an event until a comment says that we are still there
+LAST = 6  # digits of ?last=
+
+Event = dict[str, Any]
+
+
+class Follower:
+    """Shows the ``last`` events that there are, then each new one."""
+
+    def __init__(self, view: View, last: int) -> None:
+        self._view = view
+        events = self._events()
+        self._backlog = events[len(events) - min(last, len(events)) :]
+        self._seen = events
+
+    def news(self) -> list[Event]:
+        """What has happened since the last call."""
+        events, seen = self._events(), self._seen
+        self._seen = events
+        return [] if events is seen else fresh(seen, events)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        yield b": the events of this server\n\n"  # at once: the client sees that it is connected
+        events, quiet_since = self._backlog, time.monotonic()
+        while True:
+            now = time.monotonic()
+            if events:
+                quiet_since = now
+                yield b"".join(map(written, events))
+            elif now - quiet_since >= KEEP_ALIVE:
+                quiet_since = now
+                yield b": still here\n\n"
+            await asyncio.sleep(POLL)
+            events = self.news()
+
+    def _events(self) -> list[Event]:
+        state = self._view.state
+        events: list[Event] = [] if state is None else state["events"]
+        return events
+
+
+def fresh(seen: list[Event], events: list[Event]) -> list[Event]:
+    """What ``events`` has behind the last of the ``seen`` ones; all of it where that is no longer there."""
+    if seen:
+        for place in range(len(events), 0, -1):
+            if events[place - 1] == seen[-1]:
+                return events[place:]
+    return events
+
+
+def written(event: Event) -> bytes:
+    """As a server-sent event; JSON has no line breaks of its own."""
+    return f"data: {json.dumps(event)}\n\n".encode()

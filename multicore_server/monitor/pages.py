@@ -1,0 +1,177 @@
+"""The monitor's addresses as Starlette apps: those that only read, and all of them for the command socket."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from multicore_server.metrics import exposition
+from multicore_server.monitor.commands import COMMANDS, Arbiter, NoAnswerError, parse
+from multicore_server.monitor.follow import LAST, Follower
+from multicore_server.monitor.gate import Gate
+from multicore_server.monitor.snapshot import Form, Snapshots
+from multicore_server.monitor.status import status
+from multicore_server.monitor.view import View
+from multicore_server.scoreboard import Scoreboard
+
+MAX_COMMAND = 16384  # bytes
+
+INDEX = """multicore_server monitor
+
+/metrics  for Prometheus: text or OpenMetrics by Accept, gzip by Accept-Encoding
+/status   the server, its workers and what happened lately, as JSON
+/healthz  200 while the arbiter lives
+/readyz   200 while a worker is ready and no shutdown has begun
+"""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class ReadOnly:
+    """What anybody may ask. Nothing of a request is ever repeated in an answer."""
+
+    def __init__(self, scoreboard: Scoreboard, view: View, snapshots: Snapshots) -> None:
+        self.scoreboard = scoreboard
+        self.view = view
+        self.snapshots = snapshots
+        self.arbiter_pid = os.getppid()
+        self.monitor = {"pid": os.getpid(), "started": time.time()}
+
+    def app(self) -> Gate:
+        return _app(self.routes())
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.index),
+            Route("/metrics", self.metrics),
+            Route("/status", self.status),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        """The live page's place."""
+        return PlainTextResponse(INDEX)
+
+    async def metrics(self, request: Request) -> Response:
+        chosen = exposition.choose(_header(request, "accept"))
+        gzipped = exposition.wants_gzip(_header(request, "accept-encoding"))
+        body = await self.snapshots.take(Form(chosen is exposition.OPENMETRICS, gzipped))
+        headers = {"content-type": chosen.content_type, "vary": "accept, accept-encoding"}
+        if gzipped:
+            headers["content-encoding"] = "gzip"
+        return Response(body, headers=headers)
+
+    async def status(self, request: Request) -> Response:
+        state = self.view.state
+        if state is None:
+            error = "the arbiter has not published anything yet"
+            return JSONResponse({"error": error, "monitor": self.monitor}, 503)
+        return JSONResponse(status(state, self.scoreboard, now=time.time(), monitor=self.monitor))
+
+    async def healthz(self, request: Request) -> Response:
+        # A process whose parent has ended gets another one.
+        if os.getppid() != self.arbiter_pid:
+            return _line("the arbiter has ended", 503)
+        return _line("ok")
+
+    async def readyz(self, request: Request) -> Response:
+        why = unready(self.view.state)
+        return _line("ok") if why is None else _line(why, 503)
+
+
+class Full(ReadOnly):
+    """What the owner of the command socket may ask: also to follow the events, and commands."""
+
+    def __init__(self, scoreboard: Scoreboard, view: View, snapshots: Snapshots, arbiter: Arbiter) -> None:
+        super().__init__(scoreboard, view, snapshots)
+        self.arbiter = arbiter
+
+    def routes(self) -> list[Route]:
+        commands = [Route(f"/commands/{it}", self.command(it), methods=["POST"]) for it in COMMANDS]
+        return [*super().routes(), *commands, Route("/events", self.events)]
+
+    def command(self, name: str) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            try:
+                arguments = parse(name, await _body(request))
+            except ValueError as exc:
+                return _outcome(400, str(exc))
+            try:
+                answer = await self.arbiter.ask(name, arguments)
+            except NoAnswerError as exc:
+                return _outcome(503, str(exc))
+            except TimeoutError as exc:
+                return _outcome(504, str(exc))
+            ok = answer.get("ok") is True
+            return _outcome(200 if ok else 409, str(answer.get("text", "")))
+
+        return endpoint
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events: the ``last`` ones that there were, then each new one."""
+        last = request.query_params.get("last", "0")
+        if not (last.isascii() and last.isdecimal() and len(last) <= LAST):
+            return _outcome(400, "last: give a number of events")
+        follower = Follower(self.view, int(last))
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        return StreamingResponse(follower.stream(), media_type="text/event-stream")
+
+
+def unready(state: dict[str, Any] | None) -> str | None:
+    """Why the server does not want requests, in one line; None if it does."""
+    if state is None:
+        return "the server is starting"
+    if state["stopping"]:
+        return "the server is stopping"
+    if not any(slot["state"] == "ready" for slot in state["slots"]):
+        return "no worker is ready"
+    return None
+
+
+def _app(routes: list[Route]) -> Gate:
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, ClientDisconnect: _too_late})
+    app.router.redirect_slashes = False  # its redirects repeat the Host header
+    return Gate(app)
+
+
+async def _refuse(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    text = {404: "not found; / lists what there is", 405: "this method is not accepted here"}
+    return _line(text.get(exc.status_code, "refused"), exc.status_code, exc.headers)
+
+
+async def _too_late(_: Request, __: Exception) -> Response:
+    """Whoever sent half a body is gone."""
+    return _line("the request is incomplete", 400)
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_COMMAND:
+            raise ValueError(f"the body is longer than {MAX_COMMAND} bytes")
+    return body
+
+
+def _header(request: Request, name: str) -> str | None:
+    """A header's value, of all the fields with its name."""
+    return ",".join(request.headers.getlist(name)) or None
+
+
+def _line(text: str, status_code: int = 200, headers: Any = None) -> Response:
+    return PlainTextResponse(text + "\n", status_code, headers)
+
+
+def _outcome(status_code: int, text: str) -> Response:
+    return JSONResponse({"ok": status_code == 200, "text": text}, status_code)

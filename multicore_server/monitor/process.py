@@ -1,0 +1,171 @@
+"""The monitor's process: everything that runs in it from the fork to its end.
+
+It reads what the arbiter and the workers write to shared memory, so nobody waits for it. It ends with the
+arbiter, and when it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from multicore_server.bulletin import Bulletin
+from multicore_server.metrics.app_merge import AppMetrics
+from multicore_server.monitor.address import BACKLOG
+from multicore_server.monitor.commands import Arbiter
+from multicore_server.monitor.guard import Guarded, Limits, State
+from multicore_server.monitor.pages import Full, ReadOnly
+from multicore_server.monitor.scrape import Merge
+from multicore_server.monitor.snapshot import Snapshots
+from multicore_server.monitor.view import View
+from multicore_server.scoreboard import Head, Scoreboard
+
+BEAT = 1.0  # seconds between two heartbeats
+LOOK = 0.02  # seconds between two looks at what is still in hand, at the end
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What the monitor watches, and where it listens."""
+
+    scoreboard: Scoreboard
+    bulletin: Bulletin
+    listeners: list[socket.socket]  # for all who want to read
+    command_listener: socket.socket | None  # for commands too
+    lifeline: int  # a descriptor that comes to its end with the arbiter
+    channel: socket.socket  # to the arbiter, for commands; not blocking
+    log: logging.Logger
+    app_metrics: AppMetrics | None = None
+    app_identifier: Callable[[int], str] = str  # of a row, in its files: `app_directory.Directory.identifier`
+    limits: Limits = field(default_factory=Limits)
+
+
+def run(post: Post) -> int:
+    """Serve until TERM, INT, QUIT or the arbiter's end; the exit status.
+
+    To be called in the forked process, with signal handlers at their defaults; ``os._exit`` is to follow: a
+    merge that is under way is not waited for.
+    """
+    _log_by(post.log)
+    loop = asyncio.SelectorEventLoop()  # whatever policy the app has set: this one needs least memory
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(Monitor(post, loop).serve())
+    return 0
+
+
+class Monitor:
+    def __init__(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
+        self._post = post
+        self._loop = loop
+        self._ended = asyncio.Event()
+        view = View(post.bulletin)
+        self._snapshots = Snapshots(
+            Merge(post.scoreboard, view, post.app_metrics, post.app_identifier, post.log)
+        )
+        self._arbiter = Arbiter(post.channel)
+        read_only = ReadOnly(post.scoreboard, view, self._snapshots)
+        full = Full(post.scoreboard, view, self._snapshots, self._arbiter)
+        commands = [] if post.command_listener is None else [post.command_listener]
+        self._sites = [
+            (Server(read_only.app(), post.limits, self._ended), post.listeners),
+            (Server(full.app(), post.limits, self._ended), commands),
+        ]
+
+    async def serve(self) -> None:
+        self._handle_signals()
+        self._loop.add_reader(self._post.lifeline, self._on_lifeline)
+        self._arbiter.listen()
+        self._beat()
+        await asyncio.gather(*(server.serve(sockets) for server, sockets in self._sites))
+        self._snapshots.close()
+
+    def _handle_signals(self) -> None:
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            self._loop.add_signal_handler(name, self._ended.set)
+        self._loop.add_signal_handler(signal.SIGUSR1, _reopen, self._post.log)
+        # Meant for the arbiter, sent to its process group.
+        for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
+            signal.signal(name, signal.SIG_IGN)
+
+    def _beat(self) -> None:
+        self._post.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()
+        self._loop.call_later(BEAT, self._beat)
+
+    def _on_lifeline(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(self._post.lifeline, 64):
+                self._loop.remove_reader(self._post.lifeline)
+                self._ended.set()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which ends by an event, quickly, and whose connections are guarded."""
+
+    def __init__(self, app: Any, limits: Limits, ended: asyncio.Event) -> None:
+        config = uvicorn.Config(
+            app,
+            http=Guarded,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            workers=1,  # not WEB_CONCURRENCY, which may hold anything
+            backlog=BACKLOG,
+            timeout_keep_alive=limits.keep_alive,
+            h11_max_incomplete_event_size=limits.head,
+        )
+        super().__init__(config)
+        self.server_state = State(limits)
+        self._farewell = limits.farewell
+        self._ended = ended
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """They are the monitor's."""
+        yield
+
+    async def main_loop(self) -> None:
+        while not self._ended.is_set():
+            await self.on_tick(0)  # the Date header
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests in hand get a moment; then what is left is cut."""
+        for server in self.servers:
+            server.close()
+        deadline = time.monotonic() + self._farewell
+        while self.server_state.tasks and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        # Not cancelled: uvicorn would log each with a traceback. Whoever waits for a merge ends with us.
+
+
+def _log_by(log: logging.Logger) -> None:
+    """Errors of uvicorn and asyncio go where the server's do; their warnings are for scrapers to cause."""
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = list(log.handlers)
+        logger.propagate = False
+        logger.setLevel(logging.ERROR)
+
+
+def _reopen(log: logging.Logger) -> None:
+    """The log files were rotated: the next line goes to the new ones."""
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()  # it opens its file again when it has something to write

@@ -1,0 +1,65 @@
+"""Scrapes share the work: one merge at a time, for all who asked before it began.
+
+So a scrape shows everything that was counted before it was asked for, and a thousand scrapers cost no more
+than one. After each merge is a rest as long as it took: scrapes without a pause take half a CPU at most.
+The merge runs in a thread: a second of it keeps neither /healthz nor the heartbeat waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+MAX_REST = 1.0  # seconds
+
+
+class Form(NamedTuple):
+    """What a scraper wants it written as."""
+
+    openmetrics: bool
+    gzipped: bool
+
+
+Merge = Callable[[AbstractSet[Form]], dict[Form, bytes]]
+
+
+class Snapshots:
+    """``merge`` collects once and writes that in each of the forms; it runs in a thread of its own."""
+
+    def __init__(self, merge: Merge) -> None:
+        self._merge = merge
+        self._thread = ThreadPoolExecutor(1, "merge")
+        self._wanted: set[Form] = set()
+        self._last: asyncio.Task[dict[Form, bytes]] | None = None
+        self._next: asyncio.Task[dict[Form, bytes]] | None = None
+        self._rested = 0.0  # when the rest is over, of CLOCK_MONOTONIC
+
+    async def take(self, form: Form) -> bytes:
+        """The outcome of a merge that begins after this call. Raises what the merge raises."""
+        self._wanted.add(form)
+        if self._next is None:
+            self._next = asyncio.create_task(self._run(self._last))
+        # A scraper that leaves takes nothing away from the others.
+        return (await asyncio.shield(self._next))[form]
+
+    def close(self) -> None:
+        """A merge that runs is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, last: asyncio.Task[dict[Form, bytes]] | None) -> dict[Form, bytes]:
+        if last is not None:
+            await asyncio.wait([last])
+        # Also without a rest: what has arrived at the same time takes part.
+        await asyncio.sleep(max(0.0, self._rested - time.monotonic()))
+        self._last, self._next = self._next, None  # from here on they come too late
+        wanted, self._wanted = self._wanted, set()
+        began = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, wanted)
+        finally:
+            now = time.monotonic()
+            self._rested = now + min(now - began, MAX_REST)

@@ -1,0 +1,206 @@
+"""A monitor in a forked process of its own, with the test's process as its arbiter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from multicore_server.bulletin import Bulletin
+from multicore_server.channel import KIND
+from multicore_server.monitor.address import bind_command, bind_metrics
+from multicore_server.monitor.guard import Limits
+from multicore_server.monitor.process import Post, run
+from multicore_server.scoreboard import Item, Scoreboard
+from tests.integration.conftest import PATIENCE, wait_for
+from tests.integration.raw_client import Connection
+
+
+def process(instance: int = 0, generation: int = 1, state: str = "ready", row: int = 0) -> dict[str, Any]:
+    ready_at = 1000.5 if state == "ready" else None
+    return {
+        "generation": generation, "pid": 4000 + instance * 10 + generation, "row": instance * 4 + row,
+        "state": state, "started": 1000.0, "ready_at": ready_at,
+    }  # fmt: skip
+
+
+def slot(instance: int = 0, state: str = "ready", processes: list[Any] | None = None) -> dict[str, Any]:
+    return {
+        "instance": instance, "state": state, "since": 1000.5, "unstable": 0, "next_restart": None,
+        "wanted": None, "restarts": {"exit": 1},
+        "processes": [process(instance)] if processes is None else processes,
+    }  # fmt: skip
+
+
+def event(text: str, at: float = 1000.0) -> dict[str, Any]:
+    return {
+        "at": at, "kind": "ready", "level": "info", "text": text,
+        "instance": 0, "generation": 1, "pid": 4001, "reason": None,
+    }  # fmt: skip
+
+
+def bulletin(**changes: Any) -> dict[str, Any]:
+    """What an arbiter with two workers publishes."""
+    return {
+        "version": "0.1.0", "name": "app:app",
+        "arbiter": {"pid": os.getpid(), "started": 990.0, "gunicorn": "27", "uvicorn": "0.5", "python": "3"},
+        "addresses": ["http://127.0.0.1:8000"], "configured": 2, "capacity": 64,
+        "stopping": False, "reloading": False, "worker_memory_limit": None,
+        "restarts": {"exit": 2}, "reloads": {"ok": 0, "rolled_back": 0, "failed": 0},
+        "slots": [slot(0), slot(1)], "settings": {"workers": "2"}, "events": [event("ready")],
+        **changes,
+    }  # fmt: skip
+
+
+class Monitor:
+    """It listens on TCP, on a unix socket and on a command socket. The options are the post's."""
+
+    def __init__(
+        self, directory: Path, *, app_metrics: Any = None, app_identifier: Any = str, **limits: Any
+    ) -> None:
+        self.directory = directory
+        self.log_path = directory / "monitor.log"
+        self.unix = str(directory / "metrics.sock")
+        self.commands = str(directory / "1.sock")
+        self.scoreboard = Scoreboard(64)
+        self.bulletin = Bulletin(2**20)
+        self._listeners = [bind_metrics("127.0.0.1:0"), bind_metrics(f"unix:{self.unix}")]
+        self._command_listener = bind_command(Path(self.commands))
+        self.port: int = self._listeners[0].getsockname()[1]
+        self._lifeline, self._alive = os.pipe()
+        self.channel, self._channel = socket.socketpair(socket.AF_UNIX, KIND)
+        self._channel.setblocking(False)
+        self.channel.settimeout(PATIENCE)
+        self._app = {"app_metrics": app_metrics, "app_identifier": app_identifier}
+        self._limits = Limits(**limits)
+        self._connections: list[Connection] = []
+        self.pid = self._fork()
+        self.status: int | None = None
+
+    def _fork(self) -> int:
+        with warnings.catch_warnings():
+            # Since Python 3.12 for the threads of pytest-xdist, which hold no lock that the monitor takes.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(self._watch())
+            except BaseException:  # noqa: BLE001 -- nothing may get out of here into pytest
+                self.log_path.write_text(traceback.format_exc())
+            finally:
+                os._exit(70)
+        return pid
+
+    def _watch(self) -> int:
+        os.close(self._alive)
+        self.channel.close()
+        log = logging.Logger("gunicorn.error")
+        log.addHandler(logging.FileHandler(self.log_path))
+        post = Post(
+            scoreboard=self.scoreboard, bulletin=self.bulletin, listeners=self._listeners,
+            command_listener=self._command_listener, lifeline=self._lifeline, channel=self._channel,
+            log=log, limits=self._limits, **self._app,
+        )  # fmt: skip
+        return run(post)
+
+    # --- the arbiter's part ---
+
+    def publish(self, **changes: Any) -> None:
+        self.bulletin.publish(json.dumps(bulletin(**changes)).encode())
+        self.scoreboard.publish(frozenset({0, 4}))
+
+    def count(self, requests: int) -> None:
+        self.scoreboard.row(0)[Item.REQUESTS + 1] = requests  # GET, 2xx
+
+    def answer(self, ok: bool, text: str) -> dict[str, Any]:
+        """Take one command and answer it; the command."""
+        message: dict[str, Any] = json.loads(self.channel.recv(65536))
+        self.channel.send(json.dumps({"id": message["id"], "ok": ok, "text": text}).encode())
+        return message
+
+    @contextlib.contextmanager
+    def answering(self, ok: bool, text: str) -> Iterator[list[dict[str, Any]]]:
+        """Answer the next command while the test waits for the outcome; a list that it gets into."""
+        commands: list[dict[str, Any]] = []
+        thread = threading.Thread(target=lambda: commands.append(self.answer(ok, text)))
+        thread.start()
+        yield commands
+        thread.join()
+
+    def end_arbiter(self) -> None:
+        os.close(self._alive)
+        self._alive = -1
+
+    # --- its clients ---
+
+    def client(self, socket_path: str | None = None) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=socket_path, verify=False)  # loading certificates is slow
+        return httpx.Client(
+            transport=transport, base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE, trust_env=False
+        )
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """One request over TCP, on a connection of its own."""
+        with self.client() as client:
+            return client.get(path, **options)
+
+    def command(self, path: str, body: Any = None, method: str = "POST") -> httpx.Response:
+        """One request over the command socket."""
+        with self.client(self.commands) as client:
+            return client.request(method, path, json=body)
+
+    def connect(self, address: int | str | None = None, **options: Any) -> Connection:
+        """A raw connection, over TCP where no path is given; it is closed at the end."""
+        self._connections.append(Connection(self.port if address is None else address, **options))
+        return self._connections[-1]
+
+    # --- its end ---
+
+    def wait_exit(self, timeout: float = PATIENCE) -> int:
+        def ended() -> bool:
+            if self.status is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.status = os.waitstatus_to_exitcode(status) if pid else None
+            return self.status is not None
+
+        wait_for(ended, "the end of the monitor", timeout)
+        assert self.status is not None
+        return self.status
+
+    def end(self) -> None:
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.wait_exit()
+        for connection in self._connections:
+            connection.close()
+        self.close_listeners()
+        self.channel.close()
+        self._channel.close()
+        for fd in (self._lifeline, self._alive):
+            if fd >= 0:
+                os.close(fd)
+
+    def close_listeners(self) -> None:
+        for listener in (*self._listeners, self._command_listener):
+            listener.close()
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+
+def seconds(began: float) -> float:
+    return time.monotonic() - began

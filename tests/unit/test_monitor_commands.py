@@ -1,0 +1,152 @@
+"""Commands are checked before the arbiter sees them, and the arbiter may be slow, full or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from multicore_server.channel import KIND
+from multicore_server.monitor.commands import COMMANDS, Arbiter, NoAnswerError, parse
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "arguments"),
+    [
+        ("reload", "", {}),
+        ("reload", " {} ", {}),
+        ("reset", "{}", {}),
+        ("restart", "{}", {"instances": None}),
+        ("restart", '{"instances": null}', {"instances": None}),
+        ("restart", '{"instances": [2, 0, 2]}', {"instances": [0, 2]}),
+        ("scale", '{"workers": 4}', {"workers": 4}),
+        ("scale", '{"workers": "4"}', {"workers": 4}),
+        ("scale", '{"workers": "+2"}', {"workers": "+2"}),
+        ("scale", '{"workers": "-1"}', {"workers": "-1"}),
+        ("scale", '{"workers": " Max "}', {"workers": "max"}),
+        ("stop", "", {"graceful": True}),
+        ("stop", '{"graceful": false}', {"graceful": False}),
+    ],
+)
+def test_what_is_right(command: str, body: str, arguments: dict[str, Any]) -> None:
+    assert parse(command, body.encode()) == arguments
+
+
+NO_WORKERS: list[Any] = [0, -1, True, 1.5, None, [], "0", "+0", "+", "--1", "many", "1e3", 10**9, "\u0661"]
+NO_LISTS: list[Any] = [[], 1, "0", [-1], [True], [1.0], [None], {}]
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "text"),
+    [
+        ("reload", b"{", "the body is no JSON"),
+        ("reload", b"\xff\xfe", "the body is no JSON"),
+        ("reload", b"[" * 100_000, "the body is nested too deeply"),
+        ("reload", b"[]", "the body is no JSON object"),
+        ("reload", b"null", "the body is no JSON object"),
+        ("reload", b'{"x": 1}', 'reload takes nothing, not "x"'),
+        ("scale", b'{"worker": 1}', 'scale takes workers, not "worker"'),
+        ("scale", b'{"workers": 1, "a\\nb": 1}', r'scale takes workers, not "a\\nb"'),
+        ("scale", b"", "workers: give a number from 1"),
+        *(("scale", json.dumps({"workers": it}).encode(), "workers: give a number") for it in NO_WORKERS),
+        *(("restart", json.dumps({"instances": it}).encode(), "instances: give a list") for it in NO_LISTS),
+        ("stop", b'{"graceful": 1}', "graceful: give true or false"),
+        ("stop", b'{"graceful": "no"}', "graceful: give true or false"),
+    ],
+)
+def test_what_is_wrong_is_one_line(command: str, body: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        parse(command, body)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    assert COMMANDS.keys() == {"reload", "restart", "scale", "stop", "reset"}
+
+
+# --- the channel ---
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The arbiter's end, which waits, and the monitor's."""
+    arbiter, monitor = socket.socketpair(socket.AF_UNIX, KIND)
+    arbiter.settimeout(20)
+    monitor.setblocking(False)
+    with arbiter, monitor:
+        yield arbiter, monitor
+
+
+Ends = tuple[socket.socket, socket.socket]
+
+
+def ask(ends: Ends, *before: Any, patience: float = 20) -> dict[str, Any]:
+    """The answer to one command; ``before`` that, these messages have come."""
+
+    async def asked() -> dict[str, Any]:
+        arbiter = Arbiter(ends[1], patience)
+        arbiter.listen()
+        for message in before:
+            ends[0].send(message if isinstance(message, bytes) else json.dumps(message).encode())
+        task = asyncio.create_task(arbiter.ask("scale", {"workers": 2}))
+        await asyncio.sleep(0)
+        return await task
+
+    return asyncio.run(asked())
+
+
+def test_what_the_arbiter_gets(ends: Ends) -> None:
+    with pytest.raises(TimeoutError, match=r"the arbiter has not answered within 0\.05 s"):
+        ask(ends, patience=0.05)
+    assert json.loads(ends[0].recv(65536)) == {"id": 1, "command": "scale", "workers": 2}
+
+
+def test_what_is_no_answer_to_us_is_passed_over(ends: Ends) -> None:
+    answer = {"id": 1, "ok": True, "text": "done"}
+    noise: list[Any] = [b"{", b"\xff", [], {"ok": True}, {"id": 7, "ok": False}, {"id": [1]}]
+
+    async def asked() -> dict[str, Any]:
+        arbiter = Arbiter(ends[1], 20)
+        arbiter.listen()
+        task = asyncio.create_task(arbiter.ask("reset", {}))
+        await asyncio.sleep(0)  # it is sent
+        for message in (*noise, answer, answer):
+            ends[0].send(message if isinstance(message, bytes) else json.dumps(message).encode())
+        found = await task
+        await asyncio.sleep(0.05)  # the second answer comes too late
+        return found
+
+    assert asyncio.run(asked()) == answer
+
+
+def test_an_arbiter_that_is_gone(ends: Ends) -> None:
+    ends[0].close()
+    with pytest.raises(NoAnswerError, match="the arbiter cannot be asked: Broken pipe"):
+        ask(ends)
+
+
+def test_an_arbiter_that_goes_while_it_is_asked(ends: Ends) -> None:
+    async def asked() -> None:
+        arbiter = Arbiter(ends[1], 20)
+        arbiter.listen()
+        task = asyncio.create_task(arbiter.ask("stop", {"graceful": True}))
+        await asyncio.sleep(0)
+        ends[0].close()
+        await task
+
+    with pytest.raises(NoAnswerError, match="the arbiter has ended"):
+        asyncio.run(asked())
+
+
+def test_an_arbiter_that_reads_nothing(ends: Ends) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ends[1].send(b"x" * 1000)
+    with pytest.raises(NoAnswerError, match="too much to do; try again"):
+        ask(ends)

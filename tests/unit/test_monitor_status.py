@@ -1,0 +1,102 @@
+"""What /status shows: the bulletin, and for each worker the numbers of its rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from multicore_server.monitor.pages import unready
+from multicore_server.monitor.status import serving, status
+from multicore_server.scoreboard import CODES, METHODS, Item, Scoreboard
+from tests.integration.monitored import bulletin, process, slot
+
+MONITOR = {"pid": 5, "started": 995.0}
+
+
+@pytest.fixture
+def scoreboard() -> Scoreboard:
+    return Scoreboard(64)
+
+
+def shown(state: dict[str, Any], scoreboard: Scoreboard) -> dict[str, Any]:
+    """As it comes to a client."""
+    found = status(state, scoreboard, now=1010.0, monitor=MONITOR)
+    document: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
+    return document
+
+
+def test_the_server(scoreboard: Scoreboard) -> None:
+    found = shown(bulletin(reloading=True), scoreboard)
+    assert (found["name"], found["version"], found["reloading"]) == ("app:app", "0.1.0", True)
+    assert found["arbiter"]["uptime"] == 20.0
+    assert found["monitor"] == MONITOR
+    assert found["ready"] == 2
+    assert found["settings"] == {"workers": "2"}
+    assert found["restarts"] == {"exit": 2}
+
+
+def test_a_worker(scoreboard: Scoreboard) -> None:
+    row = scoreboard.row(4)
+    row[Item.RESIDENT_MEMORY] = 3e7
+    row[Item.MEMORY_LIMIT] = 5e7
+    row[Item.CONNECTIONS] = 4
+    row[Item.IN_HAND] = 2
+    row[Item.WEBSOCKETS] = 1
+    row[Item.LOOP_LAG] = 0.25
+    worker = shown(bulletin(), scoreboard)["workers"][1]
+    assert (worker["instance"], worker["generation"], worker["pid"]) == (1, 1, 4011)
+    assert (worker["state"], worker["since"], worker["uptime"]) == ("ready", 1000.5, 9.5)
+    assert worker["memory"] == {"resident": 30_000_000, "unique": None, "limit": 50_000_000}
+    assert (worker["connections"], worker["in_hand"], worker["websockets"]) == (4, 2, 1)
+    assert worker["loop_lag"] == 0.25
+    assert worker["restarts"] == {"exit": 1}
+
+
+def test_what_grows_is_the_instances_over_all_its_rows(scoreboard: Scoreboard) -> None:
+    for number in range(8):
+        row = scoreboard.row(number)
+        row[Item.CPU_SECONDS] = 1.5
+        row[Item.ACCEPTED] = 10
+        row[Item.REQUESTS] = 1
+        row[Item.REQUESTS + len(METHODS) * len(CODES) - 1] = 2
+        row[Item.DURATIONS] = 1000  # the next item is none of them
+    first = shown(bulletin(), scoreboard)["workers"][0]
+    assert (first["cpu_seconds"], first["connections_accepted"]) == (6.0, 40)
+    assert first["requests"] == {"in_progress": 0, "total": 12}
+
+
+def test_during_a_replacement_the_ready_one_is_shown(scoreboard: Scoreboard) -> None:
+    both = [process(0, 1), process(0, 2, "starting", row=1)]
+    scoreboard.row(0)[Item.CONNECTIONS] = 7
+    worker = shown(bulletin(slots=[slot(0, processes=both)]), scoreboard)["workers"][0]
+    assert (worker["generation"], worker["connections"]) == (1, 7)
+    assert [it["generation"] for it in worker["processes"]] == [1, 2]
+    both[0]["state"] = "draining"
+    assert serving(slot(0, processes=both)) == both[1]
+
+
+def test_a_slot_without_a_process(scoreboard: Scoreboard) -> None:
+    waiting = {**slot(0, "backoff", []), "next_restart": 1012.5, "unstable": 3}
+    found = shown(bulletin(slots=[waiting], worker_memory_limit=1000), scoreboard)
+    worker = found["workers"][0]
+    assert (worker["pid"], worker["generation"], worker["uptime"]) == (None, None, None)
+    assert (worker["next_restart"], worker["unstable"]) == (1012.5, 3)
+    assert worker["memory"] == {"resident": None, "unique": None, "limit": 1000}
+    assert found["ready"] == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (None, "the server is starting"),
+        (bulletin(), None),
+        (bulletin(slots=[slot(0, "errored", []), slot(1)]), None),
+        (bulletin(stopping=True), "the server is stopping"),
+        (bulletin(slots=[slot(0, "draining"), slot(1, "starting")]), "no worker is ready"),
+        (bulletin(slots=[]), "no worker is ready"),
+    ],
+)
+def test_readiness(state: dict[str, Any] | None, why: str | None) -> None:
+    assert unready(state) == why
