@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CLOSE = (b"connection", b"close")
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
+UNREAD = Item.UNREAD.value
 
 RESTING = 0  # it waits for its next request
 WAITING = 1  # for its first
@@ -123,6 +124,7 @@ class Gentle:
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
             return
         self.phase = WAITING
+        self.row[UNREAD] += 1
         if state.unread is not None:
             state.unread.add(self)
             if state.awaited:
@@ -142,8 +144,8 @@ class Gentle:
         if self.phase != ASKED:
             if self.phase == RESTING:
                 self.row[IN_HAND] += 1
-            elif self.server_state.unread is not None:
-                self.server_state.unread.discard(self)
+            else:
+                self._is_read()
             self.phase = ASKED
         if self.server_state.draining:
             self._receive_last(data)
@@ -182,11 +184,17 @@ class Gentle:
 
     def finish(self) -> None:
         """Nothing is in hand here any more."""
-        if self.phase == WAITING and self.server_state.unread is not None:
-            self.server_state.unread.discard(self)
+        if self.phase == WAITING:
+            self._is_read()
         if self.phase != RESTING:
             self.phase = RESTING
             self.row[IN_HAND] -= 1
+
+    def _is_read(self) -> None:
+        """It does not wait for its first request any more."""
+        self.row[UNREAD] -= 1
+        if self.server_state.unread is not None:
+            self.server_state.unread.discard(self)
 
     def ends(self) -> None:
         """The worker drains, and a response is complete."""

@@ -10,6 +10,7 @@ The counters of a row are never set back: its next owner counts on, so sums over
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -40,7 +41,7 @@ class Item(IntEnum):
     RESIDENT_MEMORY = 8  # bytes, written by the arbiter
     LOOP_LAG = 9  # seconds
     WEBSOCKETS = 10
-    IN_PROGRESS = 11  # requests that the app has and has not answered in full
+    UNREAD = 11  # connections that wait for their first request; they are in hand too
     # From here on counters.
     CPU_SECONDS = 12
     ACCEPTED = 13  # connections, where they were accepted
@@ -54,7 +55,7 @@ class Item(IntEnum):
 # What describes the present of a row's owner: of no worth once that is gone.
 PRESENT = (
     Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
-    Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.IN_PROGRESS,
+    Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD,
 )  # fmt: skip
 
 ITEM_SIZE = 8  # a C double
@@ -64,6 +65,11 @@ ROW_SIZE = 768  # bytes, whole cache lines: workers do not slow each other down
 def slots_for(workers: int) -> int:
     """How many slots to make room for: shared memory cannot grow once workers have inherited it."""
     return max(2 * workers, MIN_SLOTS)
+
+
+def requests_in_progress(row: Sequence[float] | Row) -> float:
+    """Requests that have begun to arrive in this row's worker and are not answered in full."""
+    return row[Item.IN_HAND] - row[Item.UNREAD]
 
 
 class Head(IntEnum):

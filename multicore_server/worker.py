@@ -24,8 +24,7 @@ from multicore_server.channel import Channel
 from multicore_server.connections.door import Exchange
 from multicore_server.engine import make_config
 from multicore_server.events import identity
-from multicore_server.metrics import app_values
-from multicore_server.metrics.meter import Meter
+from multicore_server.metrics import app_values, meter
 from multicore_server.metrics_path import MetricsPath
 from multicore_server.scoreboard import Item, Row
 from multicore_server.server import Server
@@ -147,12 +146,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._lend_logger()
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
         config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround)
+        self.count_requests(config)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         asyncio_run(self._serve(config, listeners), loop_factory=loop_factory)
 
+    def count_requests(self, config: Any) -> None:
+        meter.install(self.seat.row)
+        if config.ws_protocol_class is not None:
+            config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.seat.row)
+
     def surround(self, app: Any, root_path: str) -> Any:
-        """The ASGI app that uvicorn is given: ``app``, its requests counted."""
-        app = Meter(app, self.seat.row)
+        """The ASGI app that uvicorn is given."""
         path = self.seat.settings.metrics_path
         return MetricsPath(app, root_path + path, self.seat.monitor) if path else app
 

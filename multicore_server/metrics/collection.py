@@ -15,7 +15,17 @@ from typing import Any, TypeAlias
 
 from multicore_server.metrics.definitions import LEFT_OUT, REASONS, RESULTS, STATES, TABLE
 from multicore_server.metrics.family import Family, Sample, labels
-from multicore_server.scoreboard import BUCKETS, CODES, ITEM_SIZE, METHODS, ROW_SIZE, Head, Item, Scoreboard
+from multicore_server.scoreboard import (
+    BUCKETS,
+    CODES,
+    ITEM_SIZE,
+    METHODS,
+    ROW_SIZE,
+    Head,
+    Item,
+    Scoreboard,
+    requests_in_progress,
+)
 from multicore_server.slots import ROWS_PER_SLOT
 
 BEAT = 0.15  # seconds: the longest pause between two heartbeats that is not late, see `server.BEAT`
@@ -78,6 +88,13 @@ def _worker(instance: int) -> str:
 
 
 # --- the shapes that metrics have ---
+
+
+def _in_progress(view: View) -> Samples:
+    return [
+        Sample("", _worker(instance), max(0.0, sum(requests_in_progress(view.rows[row]) for row in rows)))
+        for instance, rows in view.living()
+    ]
 
 
 def _gauge(item: Item) -> Callable[[View], Samples]:
@@ -187,7 +204,7 @@ _SAMPLES: Mapping[str, Callable[[View], Samples]] = {
     "multicore_connections_accepted_total": _counter(Item.ACCEPTED),
     "multicore_connections_handed_over_total": _total(Item.HANDED_OVER),
     "multicore_connections_migrated_total": _total(Item.MIGRATED),
-    "multicore_requests_in_progress": _gauge(Item.IN_PROGRESS),
+    "multicore_requests_in_progress": _in_progress,
     "multicore_http_requests_total": _requests,
     "multicore_http_request_duration_seconds": _durations,
     "multicore_websockets": _gauge(Item.WEBSOCKETS),

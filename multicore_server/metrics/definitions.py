@@ -108,7 +108,7 @@ _METRICS = (
     _metric(
         "requests_in_progress",
         "gauge",
-        "Requests that the app has and has not answered in full.",
+        "Requests that have begun to arrive and are not answered in full.",
         _BY_WORKER,
     ),
     _metric(

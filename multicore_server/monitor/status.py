@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from multicore_server.scoreboard import CODES, METHODS, Item, Scoreboard
+from multicore_server.scoreboard import CODES, METHODS, Item, Scoreboard, requests_in_progress
 from multicore_server.slots import ROWS_PER_SLOT
 
 # Parts of the bulletin that are shown as they are.
@@ -88,7 +88,7 @@ def _measured(process: Mapping[str, Any], scoreboard: Scoreboard, limit: Any) ->
 def _counted(instance: int, scoreboard: Scoreboard) -> dict[str, Any]:
     first = instance * ROWS_PER_SLOT
     rows = [scoreboard.row(number) for number in range(first, first + ROWS_PER_SLOT)]
-    in_progress = sum(row[Item.IN_PROGRESS] for row in rows)
+    in_progress = max(0.0, sum(map(requests_in_progress, rows)))
     total = sum(sum(row[_REQUESTS]) for row in rows)
     return {
         "cpu_seconds": sum(row[Item.CPU_SECONDS] for row in rows),

@@ -103,8 +103,8 @@ def test_without_a_memory_limit_there_is_none() -> None:
 
 def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -> None:
     board = Scoreboard(2)
-    fill(board, 4, CONNECTIONS=3, WEBSOCKETS=1, IN_PROGRESS=2, RESIDENT_MEMORY=1e8, HEARTBEAT=NOW)
-    fill(board, 5, CONNECTIONS=4, WEBSOCKETS=0, IN_PROGRESS=1, RESIDENT_MEMORY=2e8, UNIQUE_MEMORY=5e7,
+    fill(board, 4, CONNECTIONS=3, WEBSOCKETS=1, IN_HAND=4, UNREAD=2, RESIDENT_MEMORY=1e8, HEARTBEAT=NOW)
+    fill(board, 5, CONNECTIONS=4, WEBSOCKETS=0, IN_HAND=1, RESIDENT_MEMORY=2e8, UNIQUE_MEMORY=5e7,
          HEARTBEAT=NOW)  # fmt: skip
     fill(board, 6, CONNECTIONS=7, RESIDENT_MEMORY=3e8)
     processes = [process(6, "draining", 1.0), process(4, "ready", 2.0), process(5, "starting", 3.0)]

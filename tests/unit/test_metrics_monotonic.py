@@ -13,7 +13,7 @@ from tests.unit.bulletins import bulletin, cell, process, slot
 
 NOW = 1000.0  # seconds of CLOCK_MONOTONIC
 GAUGES = (
-    Item.CONNECTIONS, Item.WEBSOCKETS, Item.IN_PROGRESS, Item.LOOP_LAG,
+    Item.CONNECTIONS, Item.WEBSOCKETS, Item.UNREAD, Item.LOOP_LAG,
     Item.RESIDENT_MEMORY, Item.UNIQUE_MEMORY, Item.HEARTBEAT,
 )  # fmt: skip
 
