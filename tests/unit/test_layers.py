@@ -7,13 +7,20 @@ import subprocess
 import sys
 
 PURE = [
+    "bulletin",
     "cgroup",
     "cpu",
     "endings",
     "events",
     "fleet",
+    "metrics.collection",
+    "metrics.definitions",
+    "metrics.exposition",
+    "metrics.family",
+    "monitor.address",
     "policy",
     "quantities",
+    "report",
     "rollout",
     "scoreboard",
     "settings",
