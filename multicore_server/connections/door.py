@@ -163,8 +163,11 @@ class Door:
     def surplus(self) -> int:
         """How many of its connections a sibling should have. Clients keep their connections for long: only
         so does a worker that is new, or one that was blocked when they came, get its part of them."""
+        own = self.row[CONNECTIONS]
+        if own < 2:
+            return 0
         fewest = min((load.connections for _, load in self._fresh()), default=math.inf)
-        return int(max(0.0, self.row[CONNECTIONS] - fewest) / 2)
+        return int(max(0.0, own - fewest) / 2)
 
     def shares(self, kind: Kind, descriptor: int) -> bool:
         """Give a connection to the sibling that has the fewest, if that makes the two more even."""
