@@ -67,6 +67,8 @@ class Server(uvicorn.Server):
         self.state.moving = self.reception.has_sibling()
         self.state.draining = True
         self.state.tell = self.on_answered
+        for connection in list(self.state.awaited):
+            connection.announce_end()
 
     def app_is_ready(self) -> None:
         """From any thread."""
