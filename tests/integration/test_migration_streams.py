@@ -133,7 +133,7 @@ def test_shutdown_delay_changes_nothing_until_it_is_over(moving: Server, connect
     assert moving.wait_exit() == 0
 
 
-@pytest.mark.parametrize(("workers", "scheduling"), [(1, "least"), (2, "least"), (2, "shared")])
+@pytest.mark.parametrize(("workers", "scheduling"), [(1, "least"), (2, "least"), (1, "shared")])
 def test_what_the_kernel_holds_is_answered(
     make_server: Callable[..., Server], connect: Connect, workers: int, scheduling: str
 ) -> None:
