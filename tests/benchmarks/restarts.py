@@ -202,7 +202,7 @@ Contest = tuple[str, Callable[[Server, int], None], int, list[str]]
 
 def contests(args: argparse.Namespace) -> Iterator[Contest]:
     yield "reloads", reload, args.reloads, []
-    recycling = ["--max-requests", "300", "--max-requests-jitter", "100"]
+    recycling = ["--max-requests", "150", "--max-requests-jitter", "50"]
     yield "max_requests recycles", recycle, args.recycles, recycling
     yield "scale downs", scale_down, args.scale_downs, []
 
