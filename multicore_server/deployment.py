@@ -143,6 +143,8 @@ def load_afresh(current: Deployment, log: Any) -> Deployment:
         surroundings = Surroundings.now(app.cfg)
         os.environ.update(app.cfg.env)
         settings = _settings(app)
+        if settings.app_metrics != current.settings.app_metrics:
+            log.warning("app_metrics = %s takes effect with USR2 or the next start", settings.app_metrics)
         _check_worker_class(app.cfg)
     finally:
         before.enter()

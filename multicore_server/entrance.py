@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -59,15 +60,17 @@ def _rescuing(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], No
 
         if issubclass(arbiter.worker_class, Worker):
             hooks.rescue(arbiter.cfg, arbiter.log)
-            _collect_app_metrics()
+            _collect_app_metrics(arbiter.cfg)
         set_number(arbiter, number)
 
     return rescue_and_set
 
 
-def _collect_app_metrics() -> None:
+def _collect_app_metrics(cfg: Any) -> None:
     """Once, before ``preload_app`` imports the app; and behind gunicorn's forks to become a daemon."""
     if app_directory.current() is None:
+        named = {app_directory.VARIABLE, app_directory.FORMER_VARIABLE} & cfg.env.keys()
+        os.environ.update({name: cfg.env[name] for name in named})  # as gunicorn does a moment later
         app_directory.prepare()
         directory = app_directory.current()
         if directory is not None:

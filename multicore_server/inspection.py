@@ -29,6 +29,7 @@ class Inspection:
         self.scoreboard = scoreboard
         self.due = 0.0
         self._wall_clock = wall_clock
+        self._available = memory.available()
         self._oom_kills = cgroup.oom_kills()
 
     def configure(self, settings: Settings, cfg: Any) -> None:
@@ -88,7 +89,11 @@ class Inspection:
 
     def _bytes(self, limit: Size | None) -> int:
         """A percentage is of what this machine or container has, shared by the workers of the moment."""
-        return limit.bytes(memory.available(), max(self.fleet.workers, 1)) if limit else 0
+        if limit is None:
+            return 0
+        with contextlib.suppress(OSError):  # no descriptor is left, say: it counts as it was
+            self._available = memory.available()
+        return limit.bytes(self._available, max(self.fleet.workers, 1))
 
     def oom_killed(self) -> bool:
         """Whether the kernel's OOM killer has struck since the last question."""

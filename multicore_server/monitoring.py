@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 ROOM = 2**20  # bytes of the bulletin, and for each slot
 ROOM_PER_SLOT = 2**12
 RETRY = 1.0  # seconds between two attempts at an address that is taken
+REST = 30  # times as long as an attempt has taken, where that is more
 START_WITHIN = 1.0  # seconds that workers have the CPUs for themselves at the start
 SILENCE = 30.0  # seconds without a heartbeat after which the monitor is killed
 FAREWELL = 1.0  # seconds that it has to end
@@ -113,11 +114,14 @@ class Monitoring:
         self._bind_at = None
         if not self._address:
             return
+        began = time.monotonic()
         try:
             self._listener = address.bind_metrics(self._address)
             self._file = address.file_of(self._address)
         except OSError as exc:
-            self._bind_at = time.monotonic() + RETRY
+            now = time.monotonic()
+            # A name that is slow to look up keeps the arbiter's loop waiting.
+            self._bind_at = now + max(RETRY, (now - began) * REST)
             self._complain(str(exc))
             return
         if self._taken:
@@ -128,8 +132,8 @@ class Monitoring:
     def _complain(self, text: str) -> None:
         """Once; and not by an arbiter that USR2 has started: the old one has the address until it ends."""
         if text != self._taken and not self.arbiter.master_pid:
-            self.arbiter.log.error("%s; trying again each second", text)
-        self._taken = text
+            self.arbiter.log.error("%s; trying again", text)
+            self._taken = text
 
     def _unbind(self) -> None:
         if self._listener is not None:
@@ -178,7 +182,8 @@ class Monitoring:
         state["worker_memory_limit"] = arbiter.inspection.memory_limit
         state["settings"] = shown(arbiter.settings)
         state["events"] = list(self.diary.entries)
-        text = json.dumps(state).encode()
+        # Whatever bytes a path or an exception has brought, and in as little room as there may be.
+        text = json.dumps(state, ensure_ascii=False).encode(errors="surrogatepass")
         if text != self._published:
             self.bulletin.publish(text)
             self._published = text
@@ -190,17 +195,19 @@ class Monitoring:
         versions = {name: version(name) for name in ("gunicorn", "uvicorn")}
         python = platform.python_version()
         about = {"pid": self.arbiter.pid, "started": round(time.time(), 3), "python": python, **versions}
-        name = str(self.arbiter.proc_name)
+        name = str(self.arbiter.proc_name).partition("(")[0]  # without the arguments of an app factory
         return {"version": multicore_server.__version__, "name": name, "arbiter": about}
 
     # --- the process ---
 
     def _fork(self) -> None:
-        channel = Channel()
+        channel: Channel | None = None
         try:
+            channel = Channel()
             pid = os.fork()
         except OSError as exc:
-            channel.close()
+            if channel is not None:
+                channel.close()
             self._start_at = time.monotonic() + POLICY.max_restart_delay
             self.arbiter.log.error("the monitor could not be forked (%s)", exc)
             return

@@ -111,6 +111,7 @@ class Gentle:
         if self.handed is None:
             if state.keeps is None:
                 self.row[IN_HAND] += 1
+                self.row[UNREAD] += 1
             elif not state.keeps(transport):
                 self.moved = True
                 transport.abort()  # closes our descriptor only: a sibling has another
@@ -124,7 +125,6 @@ class Gentle:
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
             return
         self.phase = WAITING
-        self.row[UNREAD] += 1
         if state.unread is not None:
             state.unread.add(self)
             if state.awaited:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from multicore_server.connections.door import Door
 from multicore_server.connections.inboxes import Handed, Kind
 from multicore_server.connections.placement import UNATTENDED
-from multicore_server.protocol import IN_HAND
+from multicore_server.protocol import CONNECTIONS, IN_HAND, UNREAD, Gentle
 from multicore_server.scoreboard import Item
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Reception:
         """At each heartbeat: look after what others have left behind, and at how even the shares are."""
         door = self.door
         if door is None:
+            self.row[CONNECTIONS] = connections
             return
         door.beat(connections, answered, bool(self.server.state.awaited))
         if self.server.state.draining:
@@ -185,7 +186,7 @@ class Reception:
         """Make a connection our own that was accepted by hand, here or by another worker."""
         if self.server.state.awaited and self.sets_aside(handed.kind, handed.connection.fileno()):
             handed.connection.close()
-            self.row[IN_HAND] -= handed.kind is Kind.NEW
+            self._uncount(handed.kind)
             return
         protocol = self._protocol()
         protocol.handed = handed.kind
@@ -196,8 +197,16 @@ class Reception:
         except OSError as exc:  # a failed TLS handshake, or it is closed already
             logger.debug("%s a connection came to nothing: %s", self.server.worker.identity, exc)
             handed.connection.close()
-            if not protocol.transport and handed.kind is Kind.NEW:
-                self.row[IN_HAND] -= 1
+            if not protocol.transport:
+                self._uncount(handed.kind)
+        else:
+            if not isinstance(protocol, Gentle):  # it counts nothing itself
+                self._uncount(handed.kind)
+
+    def _uncount(self, kind: Kind) -> None:
+        if kind is Kind.NEW:
+            self.row[IN_HAND] -= 1
+            self.row[UNREAD] -= 1
 
     # --- the end ---
 
@@ -229,6 +238,7 @@ class Reception:
                 connection, _ = listener.accept()
                 self.row[ACCEPTED] += 1
                 self.row[IN_HAND] += 1
+                self.row[UNREAD] += 1
                 self._adopt_soon(Handed(Kind.NEW, connection))
         except OSError:  # there are no more
             return

@@ -96,4 +96,4 @@ def _text(value: object) -> str:
         return ",".join(map(str, sorted(value))) or "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)

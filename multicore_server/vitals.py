@@ -33,6 +33,10 @@ class Vitals:
         if now < self._due:
             return
         self._due = now + INTERVAL
+        with contextlib.suppress(OSError, psutil.Error):  # no descriptor is left, say: it shows what it has
+            self._measure(listeners)
+
+    def _measure(self, listeners: Iterable[Any]) -> None:
         head = self._head
         head[Head.LISTEN_BACKLOG] = sum(backlog(getattr(each, "sock", each)) for each in listeners)
         head[Head.CPU_SECONDS] = time.process_time()

@@ -25,6 +25,7 @@ QUIET = 10.0  # seconds between two log lines about the same trouble
 
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
+UNREAD = Item.UNREAD.value
 HANDED_OVER = Item.HANDED_OVER.value
 MIGRATED = Item.MIGRATED.value
 
@@ -110,8 +111,7 @@ class Door:
         row = self.row
         if not self.is_quick(row[IN_HAND] + 1):
             return False
-        row[IN_HAND] += 1
-        row[CONNECTIONS] += 1
+        self._count(Kind.NEW)
         return True
 
     def is_quick(self, connections: float) -> bool:
@@ -202,6 +202,7 @@ class Door:
         self.row[CONNECTIONS] += 1
         if kind is Kind.NEW:
             self.row[IN_HAND] += 1
+            self.row[UNREAD] += 1
 
     def _least_loaded(self) -> int:
         row, waiting = self.row, self.exchange.inboxes.waiting(self.slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from multicore_server.metrics import exposition
@@ -74,8 +75,8 @@ class ReadOnly:
         state = self.view.state
         if state is None:
             error = "the arbiter has not published anything yet"
-            return JSONResponse({"error": error, "monitor": self.monitor}, 503)
-        return JSONResponse(status(state, self.scoreboard, now=time.time(), monitor=self.monitor))
+            return _json({"error": error, "monitor": self.monitor}, 503)
+        return _json(status(state, self.scoreboard, now=time.time(), monitor=self.monitor))
 
     async def healthz(self, request: Request) -> Response:
         # A process whose parent has ended gets another one.
@@ -174,4 +175,9 @@ def _line(text: str, status_code: int = 200, headers: Any = None) -> Response:
 
 
 def _outcome(status_code: int, text: str) -> Response:
-    return JSONResponse({"ok": status_code == 200, "text": text}, status_code)
+    return _json({"ok": status_code == 200, "text": text}, status_code)
+
+
+def _json(document: dict[str, Any], status_code: int = 200) -> Response:
+    """In ASCII: an exception's text may have half a surrogate pair, which Starlette's JSON cannot."""
+    return Response(json.dumps(document), status_code, media_type="application/json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from tests.integration.asking import wait_gone
@@ -53,7 +54,17 @@ def wsgi(environ, start_response):
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 DIRECTORY = "os.environ['PROMETHEUS_MULTIPROC_DIR']"
+
+# Of gunicorn's hooks this one is called first. It tells where the server keeps the metrics.
+TELL = """
+import os
+def nworkers_changed(server, new, old):
+    path = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    assert os.path.isdir(path)
+    open("directory", "w").write(path)
+"""
 
 
 def start(
@@ -101,3 +112,8 @@ def levels(app: dict[str, float], live: str) -> dict[str, float]:
     """The app's gauges that are ``live``, or those that are not."""
     found = {name: value for name, value in app.items() if "_level" in name}
     return {name: value for name, value in found.items() if name.startswith("live") == bool(live)}
+
+
+def told(server: Server) -> Path:
+    """The directory of a server that has `TELL` for its configuration."""
+    return Path((server.directory / "directory").read_text())

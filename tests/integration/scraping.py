@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ OURS = ("multicore_", "process_")
 INSTANCE = "int(os.environ['MULTICORE_INSTANCE'])"
 
 Ask: TypeAlias = Callable[[str], Any]
+Get: TypeAlias = Callable[[str], Any]
 
 
 class Scrape:
@@ -121,14 +123,25 @@ class Scraped:
 
 @contextmanager
 def each_worker(server: Server, count: int) -> Iterator[dict[int, Ask]]:
-    """How to ask each of the workers, by instance number: over a connection of its own, kept alive."""
+    """How to ask each of the workers, by instance number."""
+    with connected(server, count, f"/?{quote(INSTANCE)}") as workers:
+        yield {
+            instance: lambda expression, get=get: get(f"/?{quote(expression)}")  # type: ignore[misc]
+            for instance, get in workers.items()
+        }
+
+
+@contextmanager
+def connected(server: Server, count: int, who: str) -> Iterator[dict[int, Get]]:
+    """How to GET a path as JSON from each of the workers, over a connection of its own that is kept alive;
+    by instance number, which the app answers at the path ``who``."""
     made: list[http.client.HTTPConnection] = []
-    found: dict[int, Ask] = {}
+    found: dict[int, Get] = {}
 
     def reached_all() -> bool:
-        connection = http.client.HTTPConnection(LOCAL, server.port, timeout=PATIENCE)
-        made.append(connection)
-        found.setdefault(_ask(connection, INSTANCE), lambda expression: _ask(connection, expression))
+        made.append(http.client.HTTPConnection(LOCAL, server.port, timeout=PATIENCE))
+        get = partial(_get, made[-1])
+        found.setdefault(get(who), get)
         return len(found) == count
 
     try:
@@ -139,8 +152,8 @@ def each_worker(server: Server, count: int) -> Iterator[dict[int, Ask]]:
             connection.close()
 
 
-def _ask(connection: http.client.HTTPConnection, expression: str) -> Any:
-    connection.request("GET", f"/?{quote(expression)}")
+def _get(connection: http.client.HTTPConnection, path: str) -> Any:
+    connection.request("GET", path)
     answer = connection.getresponse()
     body = answer.read()
     assert answer.status == 200, (answer.status, body)

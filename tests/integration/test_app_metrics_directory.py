@@ -6,38 +6,30 @@ import contextlib
 import os
 import signal
 import stat
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.asking import ask, usr2s_arbiter, wait_gone
-from tests.integration.conftest import Server, wait_for
-from tests.integration.counting import APP, DIRECTORY, MakeServer, counts, gauges, kill, note, start
-from tests.integration.prometheus import command
+from tests.integration.conftest import wait_for
+from tests.integration.counting import (
+    APP,
+    DIRECTORY,
+    TELL,
+    VARIABLE,
+    MakeServer,
+    counts,
+    gauges,
+    kill,
+    note,
+    start,
+    told,
+)
 from tests.integration.scraping import each_worker
 
-VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SHARED_MEMORY = Path("/dev/shm")
-MANY = 3000
-LEFT_OUT = "multicore_app_metrics_left_out"
-
-# Of gunicorn's hooks this one is called first. It tells where the server keeps the metrics.
-TELL = """
-import os
-def nworkers_changed(server, new, old):
-    path = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-    assert os.path.isdir(path)
-    open("directory", "w").write(path)
-"""
-
-
-def told(server: Server) -> Path:
-    """The directory of a server that has `TELL` for its configuration."""
-    return Path((server.directory / "directory").read_text())
 
 
 def directories(arbiter: int) -> list[Path]:
@@ -70,11 +62,8 @@ def test_app_metrics_switched_off(make_server: MakeServer, source: str, preload:
     with each_worker(scraped.server, 2) as asks:
         for instance, value in enumerate((3, 20)):
             own = asks[instance]("generate_latest().decode().splitlines()")
-            assert {
-                f'hits_total{{path="/"}} {value}.0',
-                f"seconds_sum {value}.0",
-                f"level_all {value}.0",
-            } <= {*own}
+            expected = ('hits_total{path="/"}', "seconds_sum", "all_level")
+            assert {f"{name} {value}.0" for name in expected} <= {*own}
             assert asks[instance](f"os.environ.get('{VARIABLE}')") is None
     assert directories(scraped.server.pid) == []
     assert not scraped.server.logged("WARNING|ERROR")
@@ -118,6 +107,25 @@ def test_a_directory_of_the_users(make_server: MakeServer, tmp_path: Path) -> No
     third.server.end()
     assert {*files} <= {it.name for it in directory.iterdir()}
     assert not any(it.server.logged("WARNING|ERROR") for it in (first, second, third))
+
+
+def test_a_directory_of_the_users_by_gunicorns_env(make_server: MakeServer, tmp_path: Path) -> None:
+    """An endpoint of the app's own looks there too."""
+    more = """
+from prometheus_client import CollectorRegistry, multiprocess
+def own():
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return generate_latest(registry).decode()
+"""
+    scraped = start(make_server, "--env", f"{VARIABLE}={tmp_path}/metrics", workers=1, more=more)
+    note(scraped.server, 3)
+    assert scraped.app().items() >= counts([3]).items()
+    own = ask(scraped.server, "own()")
+    assert 'hits_total{path="/"} 3.0' in own
+    assert 'all_level{pid="' in own  # prometheus_client's label
+    assert ask(scraped.server, DIRECTORY) == f"{tmp_path}/metrics"
+    assert directories(scraped.server.pid) == []
 
 
 def test_a_directory_of_the_users_that_cannot_be(make_server: MakeServer, tmp_path: Path) -> None:
@@ -243,109 +251,3 @@ def test_usr2(make_server: MakeServer, ending: list[int]) -> None:
     os.kill(new, signal.SIGTERM)
     wait_gone(new)
     assert not told(server).exists()
-
-
-# --- what is wrong with the app's metrics
-
-
-def test_names_that_collide(make_server: MakeServer) -> None:
-    """They are served once, said once, and counted."""
-    more = """
-Gauge("multicore_workers", "Mine.").set(99)
-Counter("process_cpu_seconds", "Mine.", registry=None).inc(99)
-Gauge("seconds_count", "Mine.", registry=None).set(99)
-Counter("multicore_mine", "Mine.").inc(99)
-"""
-    scraped = start(make_server, workers=2, more=more)
-    note(scraped.server, 3, 4)
-    for _ in range(3):
-        scrape = scraped.scrape()
-    assert scrape.by(LEFT_OUT, "reason") == {"file": 0, "collision": 3}
-    assert scrape.by("multicore_workers", "state")["ready"] == 2
-    assert scrape.value("seconds_count") == 2
-    assert scrape.value("multicore_mine_total") == 198
-    assert 0 < (scrape.value("process_cpu_seconds_total") or 0) < 99
-    said = scraped.server.logged("WARNING")
-    assert [line.partition("the app's ")[2] for line in said] == [
-        "gauge (all) multicore_workers is not shown: the server has that name",
-        "counter process_cpu_seconds is not shown: the server has that name",
-        "gauge (all) seconds_count is not shown: the app's histogram seconds has that name",
-    ]
-
-
-def test_promtool_has_nothing_to_say(make_server: MakeServer) -> None:
-    scraped = start(make_server, workers=2)
-    note(scraped.server, 3, 4)
-    text = scraped.scrape().text
-    done = subprocess.run(
-        [command("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-def test_a_file_that_is_broken(make_server: MakeServer) -> None:
-    scraped = start(make_server, workers=2, config=TELL)
-    note(scraped.server, 3, 4)
-    broken = told(scraped.server) / "counter_row9.db"
-    broken.write_bytes(b"\xff" * 4096)
-    for _ in range(3):
-        scrape = scraped.scrape()
-    assert scrape.by(LEFT_OUT, "reason") == {"file": 1, "collision": 0}
-    assert scrape.app.items() >= counts([3, 4]).items()
-    [line] = scraped.server.logged("WARNING|ERROR")
-    assert "counter_row9.db of the app's metrics cannot be read" in line
-    broken.unlink()
-    assert scraped.scrape().by(LEFT_OUT, "reason") == {"file": 0, "collision": 0}
-
-
-def test_a_directory_that_is_removed(make_server: MakeServer) -> None:
-    scraped = start(make_server, workers=1, config=TELL)
-    note(scraped.server, 3)
-    subprocess.run(["rm", "-r", told(scraped.server)], check=True)
-    assert scraped.app() == {}
-    note(scraped.server, 4)
-    assert ask(scraped.server, "Counter('late', 'L.').inc()") is None
-    kill(scraped.server, 0)
-    scraped.server.wait_ready(2)
-    note(scraped.server, 4)
-    assert scraped.scrape().value("multicore_workers", state="ready") == 1
-
-
-@contextlib.contextmanager
-def small_tmpfs(path: Path) -> Iterator[bool]:
-    """Whether there is one: that takes root and a kernel that allows it."""
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(path)]
-    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", str(path)], check=True)
-
-
-def test_a_full_file_system(make_server: MakeServer, tmp_path: Path) -> None:
-    """The app counts on, answers, and is scraped; what had no room is not shown."""
-    with small_tmpfs(tmp_path / "small") as mounted:
-        if not mounted:
-            pytest.skip("no tmpfs can be mounted here")
-        scraped = start(make_server, workers=1, env={VARIABLE: str(tmp_path / "small")})
-        server = scraped.server
-        with each_worker(server, 1) as asks:
-            asks[0]("[hits.labels(f'/{number}').inc() for number in range(3000)]")
-            asks[0]("[hits.labels(f'/{number}').inc() for number in range(3000)]")
-            assert (
-                asks[0]("[hits.labels(f'/{number}')._value.get() for number in range(3000)]") == [2.0] * 3000
-            )
-            asks[0]("note(3)")
-            shown = scraped.scrape().by("hits_total", "path")
-            assert {*shown.values()} == {2.0, 3.0} or {*shown.values()} == {2.0}
-            assert 100 < len(shown) < 3000
-            [line] = server.logged("WARNING|ERROR")
-            assert "the app's metrics have no room in" in line
-            assert "No space left on device" in line
-            kill(server, 0)
-        server.wait_ready(2)
-        assert scraped.scrape().by("hits_total", "path").keys() >= shown.keys()
-        assert server.get("/?1").status_code == 200
-        server.end()

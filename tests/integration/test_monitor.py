@@ -1,7 +1,8 @@
-"""The monitor of real servers: its addresses, its commands, and that nothing that befalls it hurts serving."""
+"""The monitor of real servers: its addresses, its commands, and that its troubles are nobody else's."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import ssl
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,15 +33,17 @@ from tests.integration.asking import (
     usr2s_arbiter,
     wait_gone,
 )
-from tests.integration.conftest import HELLO, Server, free_port, gone, is_monitor, wait_for
+from tests.integration.conftest import HELLO, Server, gone, is_monitor, wait_for
 from tests.integration.load import Load, load
-from tests.integration.prometheus import promtool
-from tests.integration.raw_client import Connection, request
+from tests.integration.prometheus import command as found
+from tests.integration.raw_client import Connection
+from tests.integration.test_start import readable_by_all
 from tests.integration.watched import (  # noqa: F401 -- make_watched is a fixture
     Watched,
     by,
     make_watched,
     parsed,
+    quiet_port,
     requests,
 )
 
@@ -47,6 +51,8 @@ MakeWatched = Callable[..., Watched]
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SLOW_BOOT = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.02)\n" + HELLO
+# For the config file, which the arbiter loads.
+DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
 WSGI = """
 def app(environ, start_response):
     start_response("200 OK", [("Content-Length", "2")])
@@ -94,8 +100,9 @@ def left_behind(watched: Watched) -> list[str]:
 # --- what it shows
 
 
-def test_what_there_is_to_ask(watched: Watched) -> None:
-    watched.start("-w", "2", ready=2)
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
+def test_what_there_is_to_ask(watched: Watched, options: tuple[str, ...]) -> None:
+    watched.start("-w", "2", *options, ready=2)
     assert [watched.get(path).status_code for path in ("/", "/healthz", "/readyz")] == [200] * 3
     status = watched.status()
     assert status["arbiter"]["pid"] == watched.server.pid
@@ -120,9 +127,8 @@ def test_what_there_is_to_ask(watched: Watched) -> None:
 def test_after_a_crash_status_says_what_comes_next(watched: Watched) -> None:
     watched.start("-w", "1", env={"MULTICORE_RESTART_DELAY": "60s"}, ready=1)
     os.kill(watched.server.worker_of(0), signal.SIGKILL)
-    worker = wait_for(
-        lambda: next((it for it in watched.workers().values() if it["state"] == "backoff"), None), "backoff"
-    )
+    wait_for(lambda: watched.workers()[0]["state"] == "backoff", "backoff")
+    worker = watched.workers()[0]
     assert worker["restarts"] == {"signal": 1}
     assert 50 < worker["next_restart"] - worker["since"] < 61
     assert worker["pid"] is None
@@ -147,7 +153,14 @@ def test_no_secret_is_shown(watched: Watched) -> None:
     assert [secret for secret in secrets if secret in shown] == []
 
 
-def test_every_metric_of_the_docs_and_no_other(watched: Watched, tmp_path: Path) -> None:
+def test_status_of_an_app_that_says_what_is_no_unicode(watched: Watched) -> None:
+    watched.start("-w", "1", ready=1)
+    watched.server.write("app.py", "raise RuntimeError('\\udcff \\U0001f600')")
+    hup(watched.server, "reload rolled back")
+    assert "\udcff \U0001f600" in watched.status()["events"][-1]["text"]
+
+
+def test_every_metric_of_the_docs_and_no_other(watched: Watched) -> None:
     watched.start("-w", "1", env={"MULTICORE_MAX_MEMORY_RESTART": "1G"}, ready=1)
     assert ask(watched.server, "1") == 1
     names = [f"multicore_worker_{it}_memory_bytes" for it in ("unique", "resident")]
@@ -159,9 +172,10 @@ def test_every_metric_of_the_docs_and_no_other(watched: Watched, tmp_path: Path)
     samples = {re.split(r"[{ ]", key)[0] for key in parsed(text)}
     for metric, kind in documented.items():
         assert (f"{metric}_count" if kind == "histogram" else metric) in samples, metric
-    path = tmp_path / "metrics.txt"
-    path.write_text(text)
-    assert promtool("check", "metrics", path) == ""
+    checked = subprocess.run(
+        [found("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
 def test_readiness_while_it_starts_and_stops(make_watched: MakeWatched) -> None:  # noqa: F811
@@ -201,7 +215,7 @@ def test_a_taken_address_is_waited_for(watched: Watched) -> None:
 
 
 def test_hup_moves_it(configured: Watched) -> None:
-    server, first, second = configured.server, configured.port, free_port()
+    server, first, second = configured.server, configured.port, quiet_port()
     start_configured(configured)
 
     def move(metrics_bind: str) -> None:
@@ -248,10 +262,24 @@ def test_a_unix_socket_goes_with_the_server(configured: Watched) -> None:
     assert left_behind(configured) == []
 
 
+def test_hup_to_an_address_that_is_taken(configured: Watched) -> None:
+    """The reload is done, as the app is none of the monitor's business; the old address is given up."""
+    start_configured(configured)
+    other = quiet_port()
+    with socket.create_server((LOCAL, other)):
+        configure(configured.server, workers=1, metrics_bind=f"{LOCAL}:{other}")
+        hup(configured.server)
+        configured.server.wait_logged(f"metrics_bind: cannot listen on {LOCAL}:{other}")
+        wait_for(lambda: over_command(configured) == 200, "the command socket")
+        assert refuses(configured.port)
+    wait_for(lambda: configured.answers("/readyz", other), "the address", 3)
+    assert len(configured.server.logged("cannot listen")) == 1
+
+
 def test_a_rolled_back_reload_leaves_it_where_it_was(configured: Watched) -> None:
     start_configured(configured)
     before = configured.server.monitor()
-    configure(configured.server, workers=1, metrics_bind=f"{LOCAL}:{free_port()}")
+    configure(configured.server, workers=1, metrics_bind=f"{LOCAL}:{quiet_port()}")
     deploy(configured.server, 2, "import nowhere")
     hup(configured.server, "reload rolled back")
     assert configured.answers("/readyz")
@@ -272,15 +300,13 @@ def test_a_killed_monitor_comes_back(watched: Watched) -> None:
             assert watched.status()["monitor"]["pid"] != before, count
     delays = re.findall(r"starting it again in (\d\.\d)", watched.server.log)
     assert len(delays) == 2
-    assert requests(watched.wait_idle()) == {"GET 2xx": sum(answered.answers.values())}
+    watched.wait_counted({"GET 2xx": sum(answered.answers.values())})
     assert not watched.server.logged("ERROR|exited|unstable")
 
 
 def test_a_monitor_that_cannot_live_is_tried_ever_more_slowly(watched: Watched) -> None:
     """Nothing of the server waits for it, and the log is not flooded."""
-    watched.server.write(
-        "conf.py", "import multicore_server.monitor.process as it\nit.run = lambda post: os._exit(7)\nimport os"
-    )
+    watched.server.write("conf.py", DIES)
     watched.start("-w", "1", "-c", "conf.py")
     watched.server.wait_ready(1)
     lines = watched.server.wait_logged(r"monitor pid=\d+ has ended \(status 7\)", 4)
@@ -317,7 +343,7 @@ def test_a_silent_monitor_is_replaced(watched: Watched) -> None:
 
 def test_a_monitor_that_was_told_to_end_while_it_was_stopped(configured: Watched) -> None:
     """A reload moves its address: the old one is in the way until it is killed."""
-    server, second = configured.server, free_port()
+    server, second = configured.server, quiet_port()
     server.write("silence.py", "import multicore_server.monitoring as it\nit.SILENCE = 2.0")
     start_configured(configured, pythonpath=".")
     # conf.py is loaded by the arbiter, which is where the constant is.
@@ -343,6 +369,19 @@ def test_it_ends_with_an_arbiter_that_was_killed_and_the_next_one_cleans_up(
     assert socket_path.exists()
     heir.start("-w", "1", env={"XDG_RUNTIME_DIR": str(watched.runtime)}, ready=1)
     assert [path.name for path in socket_path.parent.iterdir()] == [f"{heir.server.pid}.sock"]
+
+
+def test_without_descriptors_the_server_lives(watched: Watched) -> None:
+    watched.start("-w", "1", env={"MULTICORE_MAX_MEMORY_RESTART": "80%"}, ready=1)
+    psutil.Process(watched.server.pid).rlimit(psutil.RLIMIT_NOFILE, (5, 5))
+    before = watched.metrics()["process_cpu_seconds_total"]
+    os.kill(watched.server.monitor(), signal.SIGKILL)
+    watched.server.wait_logged("the monitor could not be forked .*Too many open files")
+    os.kill(watched.server.pid, signal.SIGHUP)
+    watched.server.wait_logged("reload (failed|rolled back)")
+    assert before > 0
+    assert ask(watched.server, "1 + 1") == 2
+    ends_within(watched.server, 5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -412,7 +451,28 @@ def test_usr2s_monitor_takes_over(watched: Watched, ending: list[int]) -> None:
     assert left_behind(watched) == []
 
 
+def test_usr2s_arbiter_says_so_where_its_address_is_still_taken_after_the_old_one(
+    configured: Watched, ending: list[int]
+) -> None:
+    start_configured(configured)
+    server, other = configured.server, quiet_port()
+    with socket.create_server((LOCAL, other)):
+        configure(server, workers=1, metrics_bind=f"{LOCAL}:{other}")
+        server.signal(signal.SIGUSR2)
+        ending.append(usr2s_arbiter(server))
+        server.wait_ready(2)
+        ends_within(server, 10)
+        server.wait_logged(f"metrics_bind: cannot listen on {LOCAL}:{other}")
+    wait_for(lambda: configured.answers("/readyz", other), "the address taken over", 3)
+
+
 # --- the app's own port
+
+
+def families(text: str) -> list[str]:
+    found = re.findall("^# .*$", text, re.MULTILINE)
+    assert found
+    return found
 
 
 def check_path(watched: Watched, path: str = "/metrics", client: Any = None) -> str:
@@ -421,7 +481,7 @@ def check_path(watched: Watched, path: str = "/metrics", client: Any = None) -> 
     answer = client(path) if client else served.get(path)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == watched.get("/metrics").headers["content-type"]
-    assert set(parsed(answer.text)) == set(parsed(watched.get("/metrics").text))
+    assert families(answer.text) == families(watched.get("/metrics").text)
     return str(answer.text)
 
 
@@ -433,8 +493,7 @@ PATH = {"MULTICORE_METRICS_PATH": "/metrics"}
 def test_metrics_on_the_apps_port(make_watched: MakeWatched, app: str, loop: str) -> None:  # noqa: F811
     watched = make_watched(app).start("-w", "2", env={**PATH, "UVICORN_LOOP": loop}, ready=2)
     assert watched.server.get("/").status_code == 200
-    text = check_path(watched)
-    assert requests(parsed(text)) == {"GET 2xx": 1}  # a scrape is no request to the app
+    assert requests(parsed(check_path(watched))) == {"GET 2xx": 1}
     assert httpx.head(f"{watched.server.url}/metrics").headers["content-length"]
     openmetrics = watched.server.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert openmetrics.text.endswith("# EOF\n")
@@ -456,12 +515,10 @@ def while_away(server: Server) -> list[int]:
 
 
 def test_metrics_on_the_apps_port_while_there_is_no_monitor(watched: Watched) -> None:
-    watched.server.write(
-        "conf.py", "import multicore_server.monitor.process as it\nit.run = lambda post: os._exit(7)\nimport os"
-    )
+    watched.server.write("conf.py", f"{DIES}\nimport multicore_server.metrics_path as it\nit.PATIENCE = 0.5")
     watched.start("-w", "1", "-c", "conf.py", env={**PATH, "MULTICORE_METRICS_BIND": "none"})
     watched.server.wait_ready(1)
-    watched.server.wait_logged("again in [1-9]", timeout=30)
+    watched.server.wait_logged(r"monitor pid=\d+ has ended")
     # The arbiter holds the address: the question waits in its backlog until somebody answers or time is up.
     answer = watched.server.get("/metrics")
     assert (answer.status_code, answer.text.count("\n")) == (503, 1)
@@ -498,6 +555,20 @@ def test_the_command_socket_is_the_owners(watched: Watched) -> None:
     assert over(watched.socket, "/commands/reload").status_code == 405
     assert watched.command("nonsense").status_code == 404
     assert watched.answers("/readyz")
+
+
+def test_where_the_command_socket_would_not_be_safe_there_is_none(watched: Watched) -> None:
+    directory = watched.runtime / "multicore-server"
+    directory.mkdir(mode=0o777)
+    directory.chmod(0o777)
+    watched.start("-w", "1", ready=1)
+    (line,) = watched.server.logged("ERROR")
+    assert "is open to others (mode 0777, not 0700)" in line
+    assert line.endswith("going on without commands")
+    assert watched.answers("/readyz")
+    assert ask(watched.server, "1 + 1") == 2
+    ends_within(watched.server, 5)
+    assert left_behind(watched) == []
 
 
 def test_commands_do_what_they_say(watched: Watched) -> None:
@@ -558,7 +629,8 @@ def test_reset_revives_what_is_errored(watched: Watched) -> None:
 def test_while_it_stops_only_stop_is_accepted(watched: Watched) -> None:
     watched.start("-w", "1", ready=1, env={"MULTICORE_SHUTDOWN_DELAY": "60s"})
     assert watched.command("stop").json() == {"ok": True, "text": "stopping"}
-    for name, arguments in (("reload", {}), ("restart", {}), ("scale", {"workers": 2}), ("reset", {})):
+    commands: dict[str, Any] = {"reload": {}, "restart": {}, "scale": {"workers": 2}, "reset": {}}
+    for name, arguments in commands.items():
         answer = watched.command(name, **arguments)
         assert (answer.status_code, answer.json()["text"]) == (409, "the server is stopping"), name
     assert watched.command("stop", graceful=False).status_code == 200
@@ -575,7 +647,7 @@ def test_events_of_a_reload_are_followed(watched: Watched) -> None:
         lines = stream.iter_lines()
         assert next_event(lines)["kind"] == "ready"
         watched.command("reload")
-        kinds = []
+        kinds: list[tuple[str, str]] = []
         while not kinds or kinds[-1][0] != "reload" or not kinds[-1][1].startswith("reload done"):
             event = next_event(lines)
             kinds.append((event["kind"], event["text"]))
@@ -596,7 +668,10 @@ def test_it_drops_privileges_with_the_workers(watched: Watched, tmp_path: Path) 
     for directory in [tmp_path, *tmp_path.parents[:-1]]:
         if directory.owner() == "root" and not directory.stat().st_mode & stat.S_IXOTH:
             directory.chmod(0o755)
-    watched.start("-w", "1", "-u", "nobody", "-g", "nogroup", ready=1)
+    # As in test_user_and_group: where nobody may not read Python itself.
+    keep = [] if readable_by_all(sys.base_prefix) else ["setpriv", "--securebits", "+no_setuid_fixup"]
+    command = [*keep, sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"]
+    watched.start("-w", "1", "-u", "nobody", "-g", "nogroup", command=command, ready=1)
     monitor = psutil.Process(watched.server.monitor())
     assert set(monitor.uids()) == {65534}
     assert set(monitor.gids()) == {65534}
@@ -634,18 +709,18 @@ def test_requests_of_a_load_are_all_counted(watched: Watched) -> None:
         wait_for(lambda: sum(sent.answers.values()) > 200, "some load")
         for _ in range(3):
             assert watched.get("/metrics").status_code == 200
-    assert requests(watched.wait_idle()) == {"GET 2xx": sum(sent.answers.values())}
+    watched.wait_counted({"GET 2xx": sum(sent.answers.values())})
 
 
 def test_slow_scrapers_are_nobodys_problem(watched: Watched) -> None:
     watched.start("-w", "1", ready=1)
     slow = [Connection(watched.port) for _ in range(80)]
     for connection in slow:
-        connection.send(b"GET /metrics HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):  # one too many
+            connection.send(b"GET /metrics HTTP/1.1\r\n")
     with load(watched.server) as answered:
         wait_for(lambda: sum(answered.answers.values()) > 50, "answers of the app")
         assert over(watched.socket, "/readyz").status_code == 200
     for connection in slow:
         connection.close()
     wait_for(lambda: watched.answers("/readyz"), "an answer for others")
-    assert request("/") and sys.platform

@@ -9,14 +9,14 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import trustme
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
-from tests.integration.asking import LOCAL, wait_gone
+from tests.integration.asking import LOCAL, hup, wait_gone
 from tests.integration.conftest import Server, wait_for
 from tests.integration.raw_client import Connection, request
 from tests.integration.watched import (  # noqa: F401 -- make_watched is a fixture
@@ -220,12 +220,11 @@ def test_asgi_requests_are_counted_exactly(watched: Watched, http: str) -> None:
     leave(watched.server, "/sleep?0.3", "sleeping")
     leave_stream(watched.server)
 
-    metrics = watched.wait_idle()
-    assert requests(metrics) == {
+    metrics = watched.wait_counted({
         "GET 2xx": 5, "GET 3xx": 2, "GET 4xx": 2, "GET 5xx": 4, "GET 499": 3,
         "HEAD 2xx": 1, "POST 2xx": 1, "PUT 2xx": 2, "DELETE 2xx": 1, "DELETE 5xx": 4,
         "PATCH 2xx": 2, "OPTIONS 2xx": 1, "TRACE 2xx": 1, "other 2xx": 1,
-    }  # fmt: skip
+    })  # fmt: skip
     check_histogram(metrics)
     total = sum(worker["requests"]["total"] for worker in watched.workers().values())
     assert total == sum(requests(metrics).values())
@@ -251,15 +250,12 @@ def test_wsgi_requests_are_counted_exactly(make_watched: MakeWatched, threads: s
         "HEAD 2xx": 1, "POST 2xx": 1, "PUT 2xx": 2, "DELETE 2xx": 1, "DELETE 5xx": 3,
         "PATCH 2xx": 1, "OPTIONS 2xx": 1, "TRACE 2xx": 1, "other 2xx": 1,
     }  # fmt: skip
-    metrics = watched.wait_idle()
-    assert requests(metrics) == expected
-    check_histogram(metrics)
+    check_histogram(watched.wait_counted(expected))
 
     # Inline the loop learns of a client that has left when the response is under way: it is counted as sent.
     leave(watched.server, "/sleep?0.3", "sleeping")
-    wait_for(lambda: sum(watched.requests().values()) > sum(expected.values()), "the last one counted")
     code = "GET 2xx" if threads == "1" else "GET 499"
-    assert requests(watched.wait_idle()) == {**expected, code: expected[code] + 1}
+    watched.wait_counted({**expected, code: expected[code] + 1})
 
 
 def test_one_on_a_kept_alive_connection_and_pipelined(watched: Watched) -> None:
@@ -325,8 +321,7 @@ def test_handshakes_that_fail_leave_nothing_in_hand(
     connection = Connection(watched.server.port, tls=trusting)
     assert connection.send(request("/")).answer().status == 200
     connection.close()
-    metrics = watched.wait_idle()
-    assert requests(metrics) == {"GET 2xx": 1}
+    metrics = watched.wait_counted({"GET 2xx": 1})
     assert sum(by(metrics, "multicore_connections_accepted_total").values()) == 14
 
 
@@ -347,6 +342,23 @@ def test_a_killed_worker_has_nothing_in_hand(watched: Watched) -> None:
     assert metrics['multicore_worker_restarts_total{reason="signal"}'] == 2
 
 
+@pytest.mark.parametrize("way", ["graceful_timeout", "QUIT"])
+def test_a_cancelled_request_is_an_error(watched: Watched, way: str) -> None:
+    """uvicorn answers it with 500."""
+    watched.start("-w", "1", "--graceful-timeout", "1", ready=1)
+    connection = Connection(watched.server.port)
+    connection.send(request("/sleep?60"))
+    watched.server.wait_logged("^sleeping")
+    if way == "QUIT":
+        os.kill(watched.server.worker_of(0), signal.SIGQUIT)
+    else:
+        watched.server.signal(signal.SIGHUP)
+    assert connection.answer().status == 500
+    connection.close()
+    watched.server.wait_ready(2)
+    watched.wait_counted({"GET 5xx": 1})
+
+
 # --- counters
 
 
@@ -361,9 +373,8 @@ class Scrapes:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work)
 
-    def __enter__(self) -> Scrapes:
+    def __enter__(self) -> None:
         self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
@@ -386,7 +397,7 @@ class Scrapes:
 
 
 @pytest.fixture
-def sending(watched: Watched) -> Iterator[Callable[[int], int]]:
+def sending(watched: Watched) -> Callable[[int], int]:
     """Send so many requests, each answered, on connections of their own; how many there were so far."""
     sent = 0
 
@@ -420,8 +431,7 @@ def test_counters_never_fall_and_are_exact(watched: Watched, sending: Callable[[
         server.signal(signal.SIGTTIN)
         wait_for(lambda: watched.status()["ready"] == 2, "two workers")
         total = sending(20)
-        metrics = watched.wait_idle()
-    assert requests(metrics) == {"GET 2xx": total}
+        metrics = watched.wait_counted({"GET 2xx": total})
     check_histogram(metrics)
     assert sum(by(metrics, "multicore_connections_accepted_total").values()) == total
     restarts = {key: value for key, value in by(metrics, "multicore_worker_restarts_total").items() if value}
@@ -435,7 +445,18 @@ def test_counters_never_fall_and_are_exact(watched: Watched, sending: Callable[[
 def test_known_label_values_are_there_from_the_start(watched: Watched) -> None:
     watched.start("-w", "1", ready=1)
     metrics = watched.metrics()
-    reasons = {"exit", "signal", "oom", "timeout", "boot", "memory", "max_requests", "lifetime", "cron", "reload"}
+    reasons = {
+        "exit",
+        "signal",
+        "oom",
+        "timeout",
+        "boot",
+        "memory",
+        "max_requests",
+        "lifetime",
+        "cron",
+        "reload",
+    }
     restarts = by(metrics, "multicore_worker_restarts_total")
     assert restarts == dict.fromkeys([*reasons, "manual"], 0)
     assert by(metrics, "multicore_reloads_total") == dict.fromkeys(("ok", "rolled_back", "failed"), 0)
@@ -473,15 +494,51 @@ def test_restarts_by_reason(watched: Watched, reason: str, settings: tuple[str, 
     assert {key for key, value in others.items() if value} == {reason}
 
 
+def test_reloads_by_result(watched: Watched) -> None:
+    watched.start("-w", "1", ready=1)
+    server = watched.server
+    server.write("app.py", "import nowhere")
+    hup(server, "reload rolled back")
+    server.write("gunicorn.conf.py", "max_restarts = 'often'")
+    hup(server, "reload failed")
+    assert by(watched.metrics(), "multicore_reloads_total") == {"ok": 0, "rolled_back": 1, "failed": 1}
+
+
 # --- connections
+
+
+@pytest.mark.parametrize("scheduling", ["least", "shared"])
+def test_open_connections(watched: Watched, scheduling: str) -> None:
+    watched.start("-w", "1", env={"MULTICORE_SCHEDULING": scheduling}, ready=1)
+
+    def are_open(count: int) -> None:
+        def found() -> bool:
+            return by(watched.metrics(), "multicore_connections") == {"0": count}
+
+        wait_for(found, f"{count} open connections")
+
+    kept = [Connection(watched.server.port) for _ in range(3)]
+    are_open(3)
+    for connection in kept:
+        assert connection.send(request("/")).answer().status == 200
+    with connect_websocket(f"ws://{LOCAL}:{watched.server.port}"):
+        are_open(4)
+    are_open(3)
+    for connection in kept:
+        connection.close()
+    assert by(watched.wait_idle(), "multicore_connections_accepted_total") == {"0": 4}
 
 
 def test_connections_are_handed_over_and_migrate(watched: Watched) -> None:
     watched.start("-w", "2", ready=2)
-    busy = [Connection(watched.server.port).send(request("/sleep?0.3")) for _ in range(8)]
+    busy = [Connection(watched.server.port).send(request("/sleep?0.5")) for _ in range(8)]
     watched.server.wait_logged("^sleeping", 8)
+
+    def are_shared() -> bool:
+        return by(watched.metrics(), "multicore_connections") == {"0": 4, "1": 4}
+
+    wait_for(are_shared, "four connections for each", 2)
     metrics = watched.metrics()
-    assert by(metrics, "multicore_connections") == {"0": 4, "1": 4}
     assert sum(by(metrics, "multicore_connections_accepted_total").values()) == 8
     assert metrics["multicore_connections_handed_over_total"] >= 1
     assert [connection.answer().status for connection in busy] == [200] * 8
@@ -494,7 +551,7 @@ def test_connections_are_handed_over_and_migrate(watched: Watched) -> None:
     for connection in busy:
         assert connection.send(request("/")).answer().status == 200
         connection.close()
-    assert requests(watched.wait_idle()) == {"GET 2xx": 16}
+    watched.wait_counted({"GET 2xx": 16})
 
 
 # --- gauges
@@ -540,7 +597,10 @@ def test_the_backlog_of_a_stopped_worker(watched: Watched) -> None:
 )
 def test_memory(watched: Watched, limits: dict[str, str], shown: float | None) -> None:
     watched.start("-w", "1", env=limits, ready=1)
-    worker, name = wait_for(lambda: measured(watched), "measured memory"), "multicore_worker_memory_limit_bytes"
+    worker, name = (
+        wait_for(lambda: measured(watched), "measured memory"),
+        "multicore_worker_memory_limit_bytes",
+    )
     assert watched.metrics().get(name) == shown
     assert worker["memory"]["limit"] == shown
     metrics = watched.metrics()

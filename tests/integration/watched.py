@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import httpx
 import pytest
 
 from tests.integration.asking import LOCAL
-from tests.integration.conftest import PATIENCE, Server, free_port, wait_for
+from tests.integration.conftest import PATIENCE, Server, wait_for
 from tests.integration.raw_client import Connection
 
 Metrics = dict[str, float]
@@ -44,13 +46,21 @@ def by(metrics: Metrics, name: str) -> dict[str, float]:
     }
 
 
+def quiet_port() -> int:
+    """A free port that stays free while nobody listens there: none of those that the kernel gives away."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server((LOCAL, port)):
+            return port
+
+
 class Watched:
     """``server`` listens for scrapers at ``port``; its command socket is below ``runtime``, which is short:
     the path of a unix socket has at most 107 characters."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.port = free_port()
+        self.port = quiet_port()
         self.runtime = Path(tempfile.mkdtemp(prefix="mc-", dir="/tmp"))
         self._clients: list[httpx.Client] = []
 
@@ -112,6 +122,17 @@ class Watched:
             return None if left or in_hand else metrics
 
         return wait_for(idle, "nothing in hand") or {}
+
+    def wait_counted(self, expected: dict[str, int]) -> Metrics:
+        """Wait until these requests, and no others, were counted, and nothing is in hand; the metrics then.
+
+        An app may go on with a request whose client has left: it is counted when the app is through with it.
+        """
+        total = sum(expected.values())
+        wait_for(lambda: sum(self.requests().values()) >= total, f"{total} requests counted")
+        metrics = self.wait_idle()
+        assert requests(metrics) == expected
+        return metrics
 
     # --- over the command socket ---
 

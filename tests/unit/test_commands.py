@@ -1,0 +1,102 @@
+"""What operators command, as the arbiter carries it out: on a real fleet, in a simulated world."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from multicore_server import events as ev
+from multicore_server.commands import COMMANDS, carry_out
+from multicore_server.cpu import usable_cpus
+from multicore_server.monitor.commands import COMMANDS as CHECKED
+from multicore_server.monitor.commands import parse
+from tests.unit.simulation import Simulation, new
+
+
+class Desk:
+    """Commands as the monitor passes them on, carried out in a simulated world."""
+
+    def __init__(self, world: Simulation) -> None:
+        self.world = world
+        self.observed: list[ev.Observation] = []
+        self._arbiter: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe, end=self._end)
+
+    def _observe(self, observation: ev.Observation) -> None:
+        self.observed.append(observation)
+        self.world.observe(observation)
+
+    def _end(self, *, graceful: bool) -> None:
+        self._observe(ev.Stop(graceful))
+
+    def command(self, name: str, body: str = "") -> tuple[bool, str]:
+        return carry_out(self._arbiter, {"id": 1, "command": name, **parse(name, body.encode())})
+
+    def raw(self, **message: Any) -> tuple[bool, str]:
+        return carry_out(self._arbiter, message)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    world = new(2)
+    world.run(2)
+    return Desk(world)
+
+
+def test_every_command_that_is_checked_can_be_carried_out() -> None:
+    assert COMMANDS.keys() == CHECKED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "text", "observed"),
+    [
+        ("reload", "", "reloading", ev.Reload()),
+        ("restart", "", "restarting all instances", ev.Restart()),
+        ("restart", '{"instances": [1, 0]}', "restarting 0, 1", ev.Restart(instances=frozenset({0, 1}))),
+        ("scale", '{"workers": 5}', "scaling from 2 to 5", ev.Scale(5)),
+        ("scale", '{"workers": "+2"}', "scaling from 2 to 4", ev.Scale(4)),
+        ("scale", '{"workers": "-1"}', "scaling from 2 to 1", ev.Scale(1)),
+        ("scale", '{"workers": 8}', "scaling from 2 to 8", ev.Scale(8)),
+        ("stop", "", "stopping", ev.Stop(graceful=True)),
+        ("stop", '{"graceful": false}', "stopping", ev.Stop(graceful=False)),
+        ("reset", "", "the counts of unstable exits start from 0", ev.Reset()),
+    ],
+)
+def test_commands(desk: Desk, name: str, body: str, text: str, observed: ev.Observation) -> None:
+    assert desk.command(name, body) == (True, text)
+    assert desk.observed == [observed]
+
+
+def test_scale_to_the_cpus(desk: Desk) -> None:
+    assert desk.command("scale", '{"workers": "max"}')[0]
+    assert desk.observed == [ev.Scale(usable_cpus())]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "text"),
+    [
+        ("restart", '{"instances": [0, 7, 9]}', "there is no instance 7; there are 0, 1"),
+        ("scale", '{"workers": "-2"}', "0 workers: from 1 to 8 can be run without a restart"),
+        ("scale", '{"workers": "-5"}', "-3 workers: from 1 to 8 can be run without a restart"),
+        ("scale", '{"workers": 9}', "9 workers: from 1 to 8 can be run without a restart"),
+    ],
+)
+def test_what_is_refused_changes_nothing(desk: Desk, name: str, body: str, text: str) -> None:
+    assert desk.command(name, body) == (False, text)
+    assert desk.observed == []
+    assert desk.world.ready() == ["0.1", "1.1"]
+
+
+@pytest.mark.parametrize("message", [{}, {"command": "explode"}, {"command": "__class__", "id": 1}])
+def test_what_is_no_command_is_refused(desk: Desk, message: dict[str, Any]) -> None:
+    assert desk.raw(**message) == (False, "there is no such command")
+    assert desk.observed == []
+
+
+def test_while_it_stops_it_can_only_be_hurried(desk: Desk) -> None:
+    assert desk.command("stop")[0]
+    for name, body in (("reload", ""), ("restart", ""), ("scale", '{"workers": 3}'), ("reset", "")):
+        assert desk.command(name, body) == (False, "the server is stopping")
+    assert desk.command("stop", '{"graceful": false}') == (True, "stopping")
+    assert desk.observed == [ev.Stop(graceful=True), ev.Stop(graceful=False)]
