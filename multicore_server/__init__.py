@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multicore_server import cluster as cluster
     from multicore_server.application import run as run
+    from multicore_server.cli.prefork import prefork as prefork
     from multicore_server.worker import Worker as Worker
 
 __version__ = "0.1.0"
-__all__ = ["Worker", "cluster", "run"]
+__all__ = ["Worker", "cluster", "prefork", "run"]
 
-_HOMES = {"Worker": "worker", "run": "application", "cluster": "cluster"}
+_HOMES = {"Worker": "worker", "run": "application", "cluster": "cluster", "prefork": "cli.prefork"}
 
 
 def __getattr__(name: str) -> Any:

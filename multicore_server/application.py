@@ -10,37 +10,61 @@ from gunicorn import util
 from gunicorn.app import base
 from gunicorn.config import make_settings
 from gunicorn.errors import ConfigError
+from uvicorn.main import main as uvicorn_command
 
 from multicore_server.deployment import resolve_settings
 from multicore_server.settings import TABLE, SettingError
+from multicore_server.uvicorn_options import translate
 from multicore_server.worker import Worker
 
 WORKER_CLASS = "multicore_server.Worker"
-NOT_OURS = frozenset({"wsgi_app", "paste"})  # other ways of gunicorn's to name the app
+# Other ways of gunicorn's to name the app; what is of use on uvicorn's command line only.
+NOT_OURS = frozenset({"wsgi_app", "paste", "app", "version", "app_dir", "env_file"})
 
 
 def run(app: str | Any, **options: Any) -> None:
     """Serve ``app``, an object or ``"module:name"``, until a signal ends the server; then the process ends.
 
-    The options are gunicorn's settings and ours, by their names; ``MULTICORE_*`` variables come after them.
-    No command line is read, and a config file only if ``config`` names it. HUP loads the config file and a
-    ``"module:name"`` anew. Raises TypeError for an option that does not exist.
+    The options are gunicorn's settings, ours and uvicorn's, by their names; for a name that gunicorn and
+    uvicorn share, gunicorn's meaning counts. ``MULTICORE_*`` variables come after them. No command line is
+    read, and a config file only if ``config`` names it. HUP loads the config file and a ``"module:name"``
+    anew. Raises TypeError for an option that does not exist.
     """
     _check_names(options)
-    Application(app, options).run()
+    of_uvicorn = {name: value for name, value in options.items() if name not in _gunicorns_and_ours()}
+    rest = {name: value for name, value in options.items() if name not in of_uvicorn}
+    try:
+        translated = translate(of_uvicorn)
+    except SettingError as exc:
+        sys.exit(f"Error: {exc}")
+    Application(app, translated.gunicorn | rest, uvicorn=translated.uvicorn).run()
+
+
+def _gunicorns_and_ours() -> set[str]:
+    return set(make_settings()) | TABLE.keys()
 
 
 def _check_names(options: dict[str, Any]) -> None:
-    known = (make_settings().keys() | TABLE.keys()) - NOT_OURS
+    uvicorns = {str(option.name) for option in uvicorn_command.params}
+    known = (_gunicorns_and_ours() | uvicorns) - NOT_OURS
     for name in options.keys() - known:
         nearest = "".join(f"; did you mean {found}?" for found in difflib.get_close_matches(name, known, n=1))
         raise TypeError(f"run() got an unknown option {name!r}{nearest}")
 
 
 class Application(base.Application):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's application, with options in place of a command line."""
+    """gunicorn's application, with options in place of a command line.
 
-    def __init__(self, app: str | Any, options: dict[str, Any]) -> None:
+    ``defaults`` are gunicorn settings that a config file may change; ``uvicorn`` is given to every worker's
+    ``uvicorn.Config``.
+    """
+
+    def __init__(
+        self, app: str | Any, options: dict[str, Any], *,
+        defaults: dict[str, Any] | None = None, uvicorn: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.defaults = defaults or {}
+        self.uvicorn_options = uvicorn or {}
         self.app = app
         self.app_uri = app if isinstance(app, str) else None
         self.multicore_options = {name: value for name, value in options.items() if name in TABLE}
@@ -53,6 +77,9 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         self._set("chdir", self.directory)
         self.chdir()
         self._set("worker_class", WORKER_CLASS)
+        self.cfg.uvicorn_options = self.uvicorn_options
+        for name, value in self.defaults.items():
+            self._set(name, value)
         if self.app_uri:
             self._set("default_proc_name", self.app_uri)
         if self.options.get("config"):

@@ -52,6 +52,9 @@ WHEN_SET = {
     "limit_concurrency": "worker_connections",
 }
 
+# The loop that takes uvicorn's place: behind it, and in a worker, it reads as "auto".
+PREFORK = frozenset({"multicore_server:prefork", "multicore_server.cli.prefork:prefork"})
+
 # The options that take a name or an import string.
 KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS, "loop": LOOP_FACTORIES}
 
@@ -96,30 +99,41 @@ def uvicorn_environment() -> dict[str, Any]:
         raw = option.value_from_envvar(context)
         if raw is not None:
             found[option.name] = _converted(option, context, raw)
-    _check(found)
-    if "headers" in found:
-        found["headers"] = [tuple(header.split(":", 1)) for header in found["headers"]]
+    if found.get("loop") in PREFORK:
+        found["loop"] = "auto"
+    separated = "several with a space between them and none within"
+    check_uvicorn(found, _variable, "from the environment", separated)
     return found
 
 
-def _check(found: dict[str, Any]) -> None:
-    """What uvicorn itself would find out in a worker."""
+def _variable(name: str) -> str:
+    return f"UVICORN_{name.upper()}"
+
+
+def check_uvicorn(
+    found: dict[str, Any], name_of: Callable[[str], str], source: str = "from run's options", more: str = ""
+) -> None:
+    """What uvicorn itself would find out in a worker; headers become pairs. Raises SettingError."""
     for name, known in KNOWN.items():
         value = found.get(name)
-        if value is not None and value not in known and ":" not in value:
+        if isinstance(value, str) and value not in known and ":" not in value:
             text = f"is not known; give {', '.join(known)} or module:attribute"
-            raise SettingError(f"UVICORN_{name.upper()}: {value!r} (from the environment) {text}")
+            raise SettingError(f"{name_of(name)}: {value!r} ({source}) {text}")
     for header in found.get("headers", ()):
-        if header.find(":") < 1:
-            text = "is no header; give name:value, several with a space between them and none within"
-            raise SettingError(f"UVICORN_HEADERS: {header!r} (from the environment) {text}")
+        if isinstance(header, str) and header.find(":") < 1:
+            text = "is no header; give name:value" + (f", {more}" if more else "")
+            raise SettingError(f"{name_of('headers')}: {header!r} ({source}) {text}")
+    if "headers" in found:
+        pairs = [header.split(":", 1) if isinstance(header, str) else header for header in found["headers"]]
+        # uvicorn would send the space, which h11 refuses.
+        found["headers"] = [(name, value.strip()) for name, value in pairs]
 
 
 def _converted(option: click.Parameter, context: click.Context, raw: Any) -> Any:
     try:
         return option.process_value(context, raw)
     except click.ClickException as exc:
-        variable = f"UVICORN_{str(option.name).upper()}"
+        variable = _variable(str(option.name))
         message = exc.message.rstrip(".")
         raise SettingError(f"{variable}: {message} (from the environment; see uvicorn --help)") from None
 
@@ -143,12 +157,13 @@ def make_config(
     """The uvicorn configuration of a worker, loaded, and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
-    option and were set, and ``overrides`` (a worker class's CONFIG_KWARGS). ``surround`` makes the outermost
-    app of the inner one and the root path. Raises ValueError where the app's interface cannot be told.
+    option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
+    ``surround`` makes the outermost app of the inner one and the root path. Raises ValueError where the
+    app's interface cannot be told.
     """
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
-    options |= overrides
+    options |= getattr(cfg, "uvicorn_options", {}) | overrides
     app, interface = resolve(app, options.pop("interface", "auto"), options.pop("factory", False))
     headers = list(options.pop("headers", None) or [])
     if cfg.keepalive == 0:

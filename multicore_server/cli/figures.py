@@ -1,0 +1,111 @@
+"""Figures that take two looks: CPU, requests a second, and quantiles of the durations between them."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from multicore_server.cli.servers import Server, Status
+
+_BUCKET = re.compile(rb'^multicore_http_request_duration_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+
+Buckets = dict[float, float]  # upper bounds in seconds, to how many took at most that long
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a server was at a moment (of the monotonic clock); the CPU seconds of its processes by pid."""
+
+    at: float
+    status: Status
+    cpu: Mapping[int, float]
+    buckets: Buckets
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one worker: CPU in percent of one CPU, requests a second; None where there is nothing to compare."""
+
+    cpu: float | None = None
+    requests: float | None = None
+
+
+def look(server: Server, *, durations: bool = False) -> Look:
+    """Look now; with the histogram of ``durations``, if it is asked for. Raises Trouble."""
+    status = server.status()
+    buckets = parse(server.metrics()) if durations else {}
+    return Look(time.monotonic(), status, _cpu(status), buckets)
+
+
+def _cpu(status: Status) -> dict[int, float]:
+    used = ((worker["pid"], _used(worker)) for worker in status["workers"] if worker["pid"])
+    return {pid: seconds for pid, seconds in used if seconds is not None}
+
+
+def _used(worker: Mapping[str, Any]) -> float | None:
+    """The kernel's figure: the server's own is a second old, too much between two looks."""
+    try:
+        process = psutil.Process(worker["pid"])
+        # In another container the pid is somebody else's.
+        if abs(process.create_time() - worker["started"]) > 5:
+            return None
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    except psutil.Error:
+        return None
+
+
+def rates(before: Look | None, after: Look) -> dict[int, Rates]:
+    """By instance, between two looks."""
+    if before is None:
+        return {}
+    seconds = max(1e-3, after.at - before.at)
+    old = {worker["instance"]: worker for worker in before.status["workers"]}
+    return {
+        worker["instance"]: Rates(
+            _cpu_between(worker["pid"], before, after, seconds), _requests(old, worker, seconds)
+        )
+        for worker in after.status["workers"]
+    }
+
+
+def _cpu_between(pid: int, before: Look, after: Look, seconds: float) -> float | None:
+    if pid not in before.cpu or pid not in after.cpu:
+        return None
+    return max(0.0, after.cpu[pid] - before.cpu[pid]) / seconds * 100
+
+
+def _requests(old: Mapping[int, Any], worker: Mapping[str, Any], seconds: float) -> float | None:
+    was = old.get(worker["instance"])
+    if was is None:
+        return None
+    return float(max(0, worker["requests"]["total"] - was["requests"]["total"])) / seconds
+
+
+# --- durations ---
+
+
+def parse(metrics: bytes) -> Buckets:
+    """The cumulative buckets of the requests' durations in Prometheus' text format."""
+    return {float(bound): float(count) for bound, count in _BUCKET.findall(metrics)}
+
+
+def quantile(share: float, before: Buckets, after: Buckets) -> float | None:
+    """The duration in seconds that this share of the requests between two looks did not exceed, as
+    Prometheus' histogram_quantile() reckons it; None where there were none."""
+    counts = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
+    if not counts or counts[-1][1] <= 0:
+        return None
+    rank = share * counts[-1][1]
+    low, below = 0.0, 0.0
+    for bound, count in counts:
+        if count >= rank and count > below:
+            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
+        low, below = bound, count
+    return low

@@ -1,0 +1,51 @@
+"""``multicore-server``: the group of commands. A command's module loads when the command is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+import multicore_server
+
+# "module:attribute" within this package, in the order of --help, with the line that --help shows: to list
+# the commands imports none of them.
+COMMANDS = {
+    "run": ("run:run", "Serve an app on every CPU, with uvicorn's options."),
+    "ps": ("verbs:ps", "List the workers of running servers."),
+    "show": ("verbs:show", "Show all about one server."),
+    "reload": ("verbs:reload", "Replace all workers, with new code and configuration."),
+    "restart": ("verbs:restart", "Replace all workers, or some, one after the other."),
+    "scale": ("verbs:scale", "Change the number of workers."),
+    "stop": ("verbs:stop", "End a server, with the requests in hand answered."),
+    "reset": ("verbs:reset", "Revive errored workers and start their counts anew."),
+    "metrics": ("verbs:metrics", "Print a server's metrics."),
+    "monit": ("verbs:monit", "Watch a server live in the terminal."),
+    "events": ("verbs:events", "Print what happened to a server's workers."),
+}
+
+
+class LazyGroup(click.Group):
+    """Finds its commands in `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        found: Any = getattr(import_module(f"multicore_server.cli.{module}"), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(multicore_server.__version__, prog_name="multicore-server")
+def main() -> None:
+    """Run Python web apps on every CPU, and operate the servers that run."""

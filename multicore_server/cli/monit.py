@@ -1,0 +1,128 @@
+"""`monit`: looks at a server again and again, and does what keys ask for. Needs rich."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from multicore_server.cli import monit_view
+from multicore_server.cli.figures import Look, look
+from multicore_server.cli.keys import Keys
+from multicore_server.cli.monit_view import Scene
+from multicore_server.cli.servers import GoneError, Server, Trouble
+
+TICK = 0.1  # seconds that a key, a signal or news wait at most
+
+
+def watch(server: Server, interval: float) -> None:
+    """Show the server, looking every ``interval`` seconds, until somebody quits or it ends. The terminal is
+    left as it was. Raises Trouble."""
+    scene = Scene(now=look(server, durations=True))  # before the screen is taken: it may fail
+    # Without the ways in which rich finds meaning in a text.
+    console = Console(markup=False, highlight=False, emoji=False)
+    watching = Monit(server, interval, scene)
+    with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+        watching.run(keys, live)
+    if watching.gone:
+        click.echo(f"{server} has ended", err=True)
+    elif keys.ended:
+        sys.exit(128 + keys.ended)
+
+
+class Monit:
+    """Whatever may take its time happens in threads that nobody waits for; this one draws."""
+
+    def __init__(self, server: Server, interval: float, scene: Scene) -> None:
+        self.server = server
+        self.interval = interval
+        self.scene = scene
+        self.gone = False
+        self._quit = False
+        self._news: SimpleQueue[Look | Trouble | str] = SimpleQueue()
+        self._asked: SimpleQueue[Callable[[], str]] = SimpleQueue()
+
+    def run(self, keys: Keys, live: Live) -> None:
+        for work in (self._look_on, self._carry_out):
+            threading.Thread(target=work, daemon=True).start()
+        drawn: object = None
+        while not (self._quit or self.gone or keys.ended):
+            size = _size()
+            changed = self._take_news()
+            if changed or drawn != size:
+                live.update(monit_view.draw(self.scene, size), refresh=True)
+                drawn = size
+            for key in keys.wait(TICK):
+                self._press(key)
+                drawn = None
+
+    # --- keys ---
+
+    def _press(self, key: str) -> None:
+        if key in ("q", "Q"):
+            self._quit = True
+        elif key in ("up", "k"):
+            self.scene.select(-1)
+        elif key in ("down", "j"):
+            self.scene.select(+1)
+        elif key in ("r", "+", "-", "R"):
+            self._command(key)
+
+    def _command(self, key: str) -> None:
+        server, instance = self.server, self.scene.selected
+        if key == "R" and instance is None:
+            return
+        asked: dict[str, Callable[[], str]] = {
+            "r": lambda: server.command("reload"),
+            "R": lambda: server.command("restart", instances=[instance]),
+            "+": lambda: server.command("scale", workers="+1"),
+            "-": lambda: server.command("scale", workers="-1"),
+        }
+        self._asked.put(asked[key])
+
+    # --- threads ---
+
+    def _carry_out(self) -> None:
+        while True:
+            command = self._asked.get()
+            try:
+                self._news.put(command())
+            except Trouble as exc:
+                self._news.put(exc.message)
+
+    def _look_on(self) -> None:
+        while True:
+            time.sleep(self.interval)
+            try:
+                self._news.put(look(self.server, durations=True))
+            except Trouble as exc:
+                self._news.put(exc)
+
+    def _take_news(self) -> bool:
+        changed = False
+        while not self._news.empty():
+            self._take(self._news.get())
+            changed = True
+        return changed
+
+    def _take(self, news: Look | Trouble | str) -> None:
+        if isinstance(news, Look):
+            self.scene.see(news)
+        elif isinstance(news, GoneError):
+            self.gone = not self.server.lives()
+            self.scene.trouble = news.message
+        elif isinstance(news, Trouble):
+            self.scene.trouble = news.message
+        else:
+            self.scene.note = news
+
+
+def _size() -> os.terminal_size:
+    return os.get_terminal_size(sys.stdout.fileno())

@@ -1,0 +1,175 @@
+"""What `monit` shows, drawn with rich: pure, a scene and a size to something that rich prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import terminal_size
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from multicore_server.cli.figures import Look, Rates, quantile, rates
+from multicore_server.cli.listing import COLORS, LEVELS
+from multicore_server.cli.text import clock, duration, memory, milliseconds, percent, plain, rate, told
+
+KEYS = "q quit   r reload   R restart selected   + - scale   up/down select"
+HEAD = 3  # lines above the workers
+FOOT = 2  # and below the events
+LEAST_EVENTS = 4  # lines of events that stay where there are many workers
+# Title, and from which width of the terminal on it is there.
+COLUMNS = (
+    ("id", 0), ("pid", 60), ("status", 0), ("up", 70), ("restarts", 64), ("cpu", 24), ("memory", 36),
+    ("req/s", 46), ("in hand", 56), ("conns", 80), ("lag", 86),
+)  # fmt: skip
+LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
+
+
+@dataclass
+class Scene:
+    """What there is to see: the last two looks, the instance that is selected, what came of a key."""
+
+    now: Look
+    before: Look | None = None
+    selected: int | None = None
+    note: str = ""
+    trouble: str = ""
+
+    def __post_init__(self) -> None:
+        self._keep_selected()
+
+    def see(self, news: Look) -> None:
+        self.before, self.now, self.trouble = self.now, news, ""
+        self._keep_selected()
+
+    def select(self, step: int) -> None:
+        """The instance above or below."""
+        there = self._instances()
+        if self.selected is not None and there:
+            place = there.index(self.selected) + step
+            self.selected = there[min(max(place, 0), len(there) - 1)]
+
+    def _keep_selected(self) -> None:
+        """One that was scaled away leaves it to the nearest."""
+        there, wanted = self._instances(), self.selected or 0
+        self.selected = min(there, key=lambda it: abs(it - wanted), default=None)
+
+    def _instances(self) -> list[int]:
+        return [worker["instance"] for worker in self.now.status["workers"]]
+
+
+def draw(scene: Scene, size: terminal_size) -> Group:
+    """As many lines as there are: workers first, then events."""
+    workers = _visible(scene, size.lines - HEAD - FOOT - LEAST_EVENTS - 1)
+    left = size.lines - HEAD - FOOT - 1 - len(workers)
+    return Group(
+        *_head(scene),
+        _table(scene, workers, size.columns),
+        *_events(scene, left),
+        _line(scene.trouble, "bold red") if scene.trouble else _line(scene.note, "yellow"),
+        _line(KEYS, "dim"),
+    )
+
+
+def _visible(scene: Scene, room: int) -> list[dict[str, Any]]:
+    """The workers that there is room for, around the selected one."""
+    workers: list[dict[str, Any]] = scene.now.status["workers"]
+    place = next((at for at, it in enumerate(workers) if it["instance"] == scene.selected), 0)
+    first = max(0, min(place - room // 2, len(workers) - room))
+    return workers[first : first + max(1, room)]
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(plain(text), style, no_wrap=True, overflow="ellipsis")
+
+
+# --- the server ---
+
+
+def _head(scene: Scene) -> list[Text]:
+    status = scene.now.status
+    state = "stopping" if status["stopping"] else "reloading" if status["reloading"] else ""
+    first = _line(f"{status['name']}  pid {status['arbiter']['pid']}  ", "bold")
+    first.append(plain(" ".join(status["addresses"])), "cyan")
+    first.append(f"  {state}", "bold yellow")
+    return [first, _line(_totals(scene)), Text("")]
+
+
+def _totals(scene: Scene) -> str:
+    status, found = scene.now.status, rates(scene.before, scene.now).values()
+    old, new = (scene.before or scene.now).buckets, scene.now.buckets
+    halves = (milliseconds(quantile(share, old, new)) for share in (0.5, 0.99))
+    return (
+        f"{status['ready']}/{status['configured']} ready  up {duration(status['arbiter']['uptime'])}  "
+        f"cpu {percent(_sum(it.cpu for it in found))}  {rate(_sum(it.requests for it in found))} req/s  "
+        f"p50 {next(halves)}  p99 {next(halves)}  "
+        f"{sum(it['in_hand'] for it in status['workers'])} in hand  "
+        f"{sum(it['connections'] for it in status['workers'])} conns"
+    )
+
+
+def _sum(values: Any) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+# --- its workers ---
+
+
+def _table(scene: Scene, workers: list[dict[str, Any]], width: int) -> Table:
+    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+    shown = [place for place, (_, least) in enumerate(COLUMNS) if width >= least]
+    for place in shown:
+        justify = "left" if COLUMNS[place][0] == "status" else "right"
+        table.add_column(COLUMNS[place][0], justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    found = rates(scene.before, scene.now)
+    metric = scene.now.status["settings"].get("memory_metric")
+    for worker in workers:
+        cells = _cells(worker, found.get(worker["instance"], Rates()), metric)
+        style = "reverse" if worker["instance"] == scene.selected else ""
+        table.add_row(*(cells[place] for place in shown), style=style)
+    return table
+
+
+def _cells(worker: Mapping[str, Any], its: Rates, metric: str | None) -> list[Text]:
+    state = plain(worker["state"])
+    lag = worker["loop_lag"]
+    slow = "red" if lag >= LAG[1] else "yellow" if lag >= LAG[0] else ""
+    return [
+        Text(str(worker["instance"])),
+        Text(str(worker["pid"] or "-")),
+        Text(state, COLORS.get(state, "")),
+        Text(duration(worker["uptime"])),
+        Text(str(sum(worker["restarts"].values()))),
+        Text(percent(its.cpu)),
+        _memory(worker["memory"], metric),
+        Text(rate(its.requests)),
+        Text(str(worker["in_hand"])),
+        Text(str(worker["connections"])),
+        Text(milliseconds(lag), slow),
+    ]
+
+
+def _memory(amounts: Mapping[str, Any], metric: str | None) -> Text:
+    """Against its limit, by what the limit goes by: memory of its own, as soon as that was measured."""
+    limit = amounts["limit"]
+    used = (amounts["unique"] if metric == "uss" and limit else None) or amounts["resident"]
+    if not (used and limit):
+        return Text(memory(used))
+    share = used / limit
+    style = "red" if share >= 0.9 else "yellow" if share >= 0.7 else ""
+    return Text(f"{memory(used)}/{memory(limit)} {share:.0%}", style)
+
+
+# --- what happened ---
+
+
+def _events(scene: Scene, room: int) -> list[Text]:
+    """The last ones, oldest first, and empty lines for those that there are not."""
+    events = scene.now.status["events"]
+    last = events[max(0, len(events) - max(0, room - 1)) :]
+    lines = [_line(f"{clock(it['at'])} {told(it)}", LEVELS.get(it["level"], "")) for it in last]
+    return [Text(""), *lines, *(Text("") for _ in range(room - 1 - len(lines)))][: max(0, room)]

@@ -1,0 +1,213 @@
+"""``multicore-server run``: uvicorn's own options, the settings of `settings.TABLE`, some of gunicorn's."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from gunicorn.config import make_settings
+from uvicorn.main import main as uvicorn_command
+
+import multicore_server
+from multicore_server.application import Application
+from multicore_server.engine import GUNICORN_HAS
+from multicore_server.quantities import boolean
+from multicore_server.settings import TABLE, Setting, SettingError
+from multicore_server.uvicorn_options import DEFAULTS, RENAMED, translate
+
+# gunicorn's settings that uvicorn has no option for, by gunicorn's names; the flags are gunicorn's too.
+FROM_GUNICORN = {
+    "config": "a gunicorn config file, or python:MODULE; none is read unless this names it",
+    "proc_name": "the server's name, by which the other commands find it  [default: APP]",
+    "timeout": "seconds for which a worker's event loop may stand still, 0: any time  [default: 30]",
+    "graceful_timeout": "seconds for the requests in hand at the end of a worker  [default: 30]",
+    "max_requests": "requests after which a worker is replaced, 0: never  [default: 0]",
+    "max_requests_jitter": "up to this many are added to --max-requests, at random  [default: 0]",
+    "preload_app": "import the app once, before the workers are forked",
+    "threads": "threads for a WSGI app, in each worker  [default: 1]",
+    "pidfile": "write the server's pid to this file",
+    "daemon": "run in the background",
+    "user": "run the workers as this user",
+    "group": "run the workers as this group",
+    "umask": "for the files that workers write  [default: 0]",
+    "chdir": "directory to run in",
+    "pythonpath": "directories to import from, with commas between them",
+    "accesslog": "file of the access log, - for stdout  [default: -]",
+    "access_log_format": "format of its lines, as in gunicorn",
+    "errorlog": "file of the error log, - for stderr  [default: -]",
+}
+EXPLICIT = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT})
+
+
+class Section(click.Option):
+    """An option that --help shows under a heading of its own."""
+
+    def __init__(
+        self, flags: list[str], *, heading: str, allow_from_autoenv: bool = False, **attrs: Any
+    ) -> None:
+        super().__init__(flags, allow_from_autoenv=allow_from_autoenv, **attrs)
+        self.heading = heading
+
+
+class Run(click.Command):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                heading = getattr(param, "heading", "Options, as in uvicorn (also UVICORN_*)")
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+# -- the options
+
+
+def _uvicorns() -> Iterator[click.Parameter]:
+    for param in uvicorn_command.params:
+        own = copy.copy(param)
+        if own.name == "version":
+            own.callback = _print_versions
+        if own.name == "workers":
+            own = _setting(TABLE["workers"], "-w", allow_from_autoenv=True)
+        yield own
+
+
+def _setting(row: Setting, *more: str, **attrs: Any) -> Section:
+    text = f"{row.meaning} ({row.accepted})  [default: {row.default}]"
+    heading = "Supervision (also MULTICORE_*, and in the config file)"
+    flags = [row.flag, *more]
+    if row.parse is boolean:
+        flags = [f"{row.flag}/--no-{row.flag[2:]}"]
+        attrs |= {"default": None}
+        text = f"{row.meaning}  [default: {row.default}]"
+    else:
+        attrs |= {"type": str, "metavar": "VALUE"}
+    return Section([*flags, row.name], help=text, heading=heading, **attrs)
+
+
+def _gunicorns(taken: set[str]) -> Iterator[Section]:
+    settings = make_settings()
+    for name, text in FROM_GUNICORN.items():
+        setting = settings[name]
+        flags = [flag for flag in setting.cli if flag not in taken]
+        attrs: dict[str, Any] = {"type": setting.type or str, "metavar": setting.meta or "VALUE"}
+        if setting.action == "store_true":
+            attrs = {"is_flag": True, "default": None}
+        yield Section([*flags, name], help=text, heading="As in gunicorn", **attrs)
+
+
+def _params() -> list[click.Parameter]:
+    uvicorns = list(_uvicorns())
+    taken = {flag for param in uvicorns for flag in (*param.opts, *param.secondary_opts)}
+    ours = [_setting(row) for row in TABLE.values() if row.flag not in taken]
+    taken |= {flag for param in ours for flag in param.opts}
+    return [*uvicorns, *ours, *_gunicorns(taken)]
+
+
+def _print_versions(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("uvicorn", "gunicorn")]
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        click.echo(f"multicore-server {multicore_server.__version__} with {', '.join([*versions, python])}")
+        ctx.exit()
+
+
+# -- what it does
+
+
+def _serve(**_: Any) -> None:
+    ctx = click.get_current_context()
+    given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) in EXPLICIT}
+    _refuse_contradictions(given)
+    uvicorns = {str(param.name) for param in uvicorn_command.params}
+    # What the workers read from the environment by themselves is left to them.
+    options = {name: given[name] for name in uvicorns & given.keys() if _is_for_here(ctx, name)}
+    try:
+        translated = translate(options, _flag)
+    except SettingError as exc:
+        raise click.UsageError(str(exc)) from None
+    gunicorns = {name: given[name] for name in FROM_GUNICORN if name in given}
+    _prepare(ctx)
+    everything = translated.gunicorn | gunicorns | _ours(given)
+    Application(ctx.params["app"], everything, defaults=DEFAULTS, uvicorn=translated.uvicorn).run()
+
+
+def _is_for_here(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE or name in GUNICORN_HAS
+
+
+def _refuse_contradictions(given: dict[str, Any]) -> None:
+    ctx = click.get_current_context()
+    for uvicorns, gunicorns in RENAMED.items():
+        both = uvicorns != gunicorns and gunicorns in given and uvicorns in given
+        if both and ctx.get_parameter_source(uvicorns) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{_flag(uvicorns)} and {_flag(gunicorns)} are the same; give one of them")
+    if given.get("reload") and given.get("workers", "1") != "1":
+        raise click.UsageError(
+            f"--reload runs one worker, and --workers says {given['workers']}; give one of them"
+        )
+
+
+def _ours(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the table that flags (or UVICORN_WORKERS) give."""
+    found = {name: value for name, value in given.items() if name in TABLE}
+    if given.get("reload"):
+        found["workers"] = "1"
+    elif "workers" in found and _weaker(click.get_current_context()):
+        del found["workers"]
+    return found
+
+
+def _weaker(ctx: click.Context) -> bool:
+    from_environment = ctx.get_parameter_source("workers") is ParameterSource.ENVIRONMENT
+    return from_environment and TABLE["workers"].environment in os.environ
+
+
+def _flag(name: str) -> str:
+    """--headers is spelt --header."""
+    params = {param.name: param for param in click.get_current_context().command.params}
+    return max(params[name].opts, key=len) if name in params else name
+
+
+def _prepare(ctx: click.Context) -> None:
+    """The environment file and the import path, as uvicorn has them."""
+    if ctx.params["env_file"] is not None:
+        from dotenv import load_dotenv
+
+        load_dotenv(dotenv_path=ctx.params["env_file"])
+        forget_later_variables(ctx)
+    here = str(Path.cwd())
+    if here not in sys.path:  # gunicorn would put it before the --app-dir
+        sys.path.insert(0, here)
+    if ctx.params["app_dir"]:
+        sys.path.insert(0, str(Path(ctx.params["app_dir"]).absolute()))
+
+
+def forget_later_variables(ctx: click.Context) -> None:
+    """UVICORN_* variables that came after the command line was read, from an --env-file, do not count."""
+    for param in uvicorn_command.params:
+        if param.name and ctx.get_parameter_source(param.name) not in EXPLICIT:
+            os.environ.pop(f"UVICORN_{param.name.upper()}", None)
+
+
+run = Run(
+    "run",
+    params=_params(),
+    callback=_serve,
+    context_settings={"auto_envvar_prefix": "UVICORN", "help_option_names": ["-h", "--help"]},
+    short_help="Serve an app on every CPU, with uvicorn's options.",
+    help="""Serve APP ("module:attribute") on every CPU.
+
+    Takes every option of the installed uvicorn. No gunicorn.conf.py is read unless --config names it.""",
+)

@@ -1,0 +1,279 @@
+"""The running servers of this user, found by their command sockets, and what can be asked of them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from multicore_server.cli.text import plain
+from multicore_server.monitor.address import SUFFIX, AddressError, command_directory
+
+PATIENCE = 5.0  # seconds for an answer that needs no arbiter
+COMMAND_PATIENCE = 12.0  # the arbiter has 10 s, see monitor/commands.py
+_PORT = re.compile(r":(\d{1,5})/?$")
+
+Status = dict[str, Any]
+
+
+class Trouble(click.ClickException):
+    """What keeps a verb from its work: one line on stderr, exit status 2."""
+
+    exit_code = 2
+
+    def __init__(self, text: str) -> None:
+        super().__init__(plain(text))
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"multicore-server: {self.message}", file=file, err=True)
+
+
+class FailedError(Trouble):
+    """It was begun, and what came of it is not what was asked for."""
+
+    exit_code = 1
+
+
+class LeftError(Trouble):
+    """Whoever watched it has left."""
+
+    exit_code = 130  # as of a process that SIGINT ends
+
+
+class NoAnswerError(Trouble):
+    """The server is there, and does not answer."""
+
+
+class GoneError(Trouble):
+    """Nobody listens at the command socket."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(str(self._path))
+        except BaseException:
+            self.close()
+            raise
+
+
+class Server:
+    """A running server, by its command socket. All of its methods raise NoAnswerError and GoneError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pid = int(path.stem)
+        # Now, while it lives: later on the pid may be somebody else's.
+        self._arbiter = _process(self.pid)
+
+    # --- what it says ---
+
+    def status(self) -> Status:
+        """What GET /status says."""
+        code, body = self._ask("GET", "/status")
+        document = _parsed(body)
+        if code != 200:
+            raise NoAnswerError(f"{self}: {document.get('error', f'/status answers {code}')}")
+        return document
+
+    def metrics(self) -> bytes:
+        """What GET /metrics says, in Prometheus' text format."""
+        code, body = self._ask("GET", "/metrics")
+        if code != 200:
+            raise NoAnswerError(f"{self}: /metrics answers {code}")
+        return body
+
+    def command(self, name: str, **arguments: Any) -> str:
+        """Have a command begun; the server's line on it. Raises Trouble where it is refused."""
+        body = json.dumps(arguments).encode()
+        code, answer = self._ask("POST", f"/commands/{name}", body, COMMAND_PATIENCE)
+        text = str(_parsed(answer).get("text", f"/commands/{name} answers {code}"))
+        if code != 200:
+            raise Trouble(f"{name}: {text}")
+        return text
+
+    def events(self, last: int) -> Iterator[dict[str, Any]]:
+        """The last events that there were, then each new one until the connection ends."""
+        with self._connected(f"/events?last={last}", timeout=60.0) as response:
+            while line := response.readline():
+                if line.startswith(b"data: "):
+                    yield json.loads(line.removeprefix(b"data: "))
+
+    # --- whether it is there ---
+
+    def listens(self) -> bool:
+        """Whether anybody accepts connections at its socket."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PATIENCE)
+            return probe.connect_ex(str(self.path)) == 0
+
+    def lives(self) -> bool:
+        """Whether its arbiter still runs."""
+        if self.listens():
+            return True
+        arbiter = self._arbiter
+        try:
+            return bool(arbiter and arbiter.is_running() and arbiter.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return False
+
+    def __str__(self) -> str:
+        return f"the server with pid {self.pid}"
+
+    # --- the way to it ---
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, timeout: float = PATIENCE
+    ) -> tuple[int, bytes]:
+        with self._connected(path, timeout, method, body) as response:
+            return response.status, response.read()
+
+    @contextlib.contextmanager
+    def _connected(
+        self, path: str, timeout: float, method: str = "GET", body: bytes | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self.path, timeout)
+        try:
+            connection.request(method, path, body)
+            with connection.getresponse() as response:
+                yield response
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise GoneError(f"{self} has ended; only its command socket is left") from None
+        except TimeoutError:
+            raise NoAnswerError(f"{self} has not answered within {timeout:g} s") from None
+        except (OSError, http.client.HTTPException) as exc:
+            reason = getattr(exc, "strerror", None) or type(exc).__name__
+            raise NoAnswerError(f"{self} does not answer: {reason}") from None
+        finally:
+            connection.close()
+
+
+def _process(pid: int) -> psutil.Process | None:
+    """None where there is no such process (any more), as for a pid of another container."""
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+# --- which ones there are ---
+
+
+def running() -> list[Server]:
+    """The servers that listen, in the order of their pids. Raises Trouble on a directory that is not safe."""
+    return [server for server in _known() if server.listens()]
+
+
+def _known() -> list[Server]:
+    try:
+        paths = list(command_directory().glob(f"*{SUFFIX}"))
+    except AddressError as exc:
+        raise Trouble(str(exc)) from None
+    servers = [Server(path) for path in paths if path.stem.isascii() and path.stem.isdecimal()]
+    return sorted(servers, key=lambda it: it.pid)
+
+
+def ask_all(servers: list[Server]) -> dict[Server, Status | Trouble]:
+    """The status of each, all asked at once; or what keeps it from answering."""
+    if not servers:
+        return {}
+    with ThreadPoolExecutor(min(8, len(servers))) as pool:
+        return dict(zip(servers, pool.map(_status_or_trouble, servers), strict=True))
+
+
+def _status_or_trouble(server: Server) -> Status | Trouble:
+    try:
+        return server.status()
+    except Trouble as exc:
+        return exc
+
+
+# --- which one is meant ---
+
+
+def choose(wanted: str | None) -> Server:
+    """The server with this name, port or pid; without one, the only one there is. Raises Trouble."""
+    answers = ask_all(running())
+    if wanted is None:
+        return _only(answers)
+    found = [server for server, status in answers.items() if _is_meant(server, status, wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Trouble(f"{wanted!r} is not one server alone; give a pid: {_listed(found, answers)}")
+    if any(str(server.pid) == wanted for server in _known()):
+        raise Trouble(f"the server with pid {wanted} has ended; only its command socket is left")
+    if not answers:
+        raise _none()
+    raise Trouble(f"no server {wanted!r} is running; there are {_listed(answers, answers)}")
+
+
+def _none() -> Trouble:
+    return Trouble(f"no server of this user is running (no command socket in {command_directory()})")
+
+
+def _only(answers: dict[Server, Status | Trouble]) -> Server:
+    if not answers:
+        raise _none()
+    if len(answers) > 1:
+        raise Trouble(f"several servers are running; say which: {_listed(answers, answers)}")
+    return next(iter(answers))
+
+
+def _is_meant(server: Server, status: Status | Trouble, wanted: str) -> bool:
+    if str(server.pid) == wanted:
+        return True
+    if isinstance(status, Trouble):
+        return False
+    return status["name"] == wanted or wanted.removeprefix(":") in ports(status)
+
+
+def ports(status: Status) -> list[str]:
+    """The ports at which a server answers requests."""
+    found = (_PORT.search(address) for address in status["addresses"])
+    return [match[1] for match in found if match]
+
+
+def _listed(servers: Any, answers: dict[Server, Status | Trouble]) -> str:
+    return ", ".join(_described(server, answers[server]) for server in servers)
+
+
+def _described(server: Server, status: Status | Trouble) -> str:
+    if isinstance(status, Trouble):
+        return f"pid {server.pid} (does not answer)"
+    where = "".join(f", port {port}" for port in ports(status))
+    return f"{status['name']} (pid {server.pid}{where})"
+
+
+def names() -> list[str]:
+    """What shell completion offers: the names of the servers, or their pids where a name is not enough."""
+    try:
+        answers = ask_all(running())
+    except Trouble:
+        return []
+    known = {server: it["name"] for server, it in answers.items() if not isinstance(it, Trouble)}
+    every = list(known.values())
+    return [name if every.count(name) == 1 else str(server.pid) for server, name in known.items()]

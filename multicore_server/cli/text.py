@@ -1,0 +1,98 @@
+"""Text for terminals: nothing that an app has named may move the cursor; amounts as people read them."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import datetime
+from typing import Any
+
+NOTHING = "-"
+
+
+def plain(text: object) -> str:
+    """On one line, and without control characters: what does not print is shown as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a printable text takes."""
+    return sum(_columns_of(c) for c in text)
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """At most ``width`` columns; what is cut off shows as a tilde."""
+    if columns(text) <= width:
+        return text
+    kept = ""
+    for character in text:
+        if columns(kept + character) > width - 1:
+            break
+        kept += character
+    return kept + "~"
+
+
+# --- amounts ---
+
+
+def duration(seconds: float | None) -> str:
+    """As `pm2 list` has it: the biggest unit, ``43s``, ``2h``, ``12D``."""
+    if seconds is None:
+        return NOTHING
+    for unit, length in (("D", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(max(0.0, seconds))}s"
+
+
+def memory(amount: float | None) -> str:
+    """Bytes, 1024-based: ``63.2mb``."""
+    if amount is None:
+        return NOTHING
+    for unit, size in (("gb", 2**30), ("mb", 2**20), ("kb", 2**10)):
+        if amount >= size:
+            return f"{amount / size:.1f}{unit}"
+    return f"{int(amount)}b"
+
+
+def percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0f}%"
+
+
+def rate(value: float | None) -> str:
+    """A number a second: with one decimal where it is small."""
+    if value is None:
+        return NOTHING
+    return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """``3.1ms``; ``2.50s`` from a second on."""
+    if seconds is None:
+        return NOTHING
+    if seconds >= 1:
+        return f"{seconds:.2f}s"
+    return f"{seconds * 1000:.1f}ms" if seconds < 0.1 else f"{seconds * 1000:.0f}ms"
+
+
+def moment(at: float | None) -> str:
+    """Seconds since the epoch, as local time."""
+    if at is None:
+        return NOTHING
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+
+
+def told(event: dict[str, Any]) -> str:
+    """An event's text with its worker before it."""
+    parts = (("instance", event.get("instance")), ("gen", event.get("generation")), ("pid", event.get("pid")))
+    who = " ".join(f"{name}={value}" for name, value in parts if value is not None)
+    return plain(f"{who} {event['text']}" if who else event["text"])

@@ -1,0 +1,153 @@
+"""When a command is done, and what came of it: told from one /status to the next.
+
+Pure. Each takes the status from before the command, then those from after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from multicore_server.cli.text import told
+
+Status = Mapping[str, Any]
+AGAIN = "a reload is under way"  # as rollout.py tells it
+
+
+class Outcome(NamedTuple):
+    ok: bool
+    text: str
+
+
+class Step(NamedTuple):
+    """How far it is; ``outcome`` once it is done."""
+
+    done: int
+    total: int
+    outcome: Outcome | None = None
+
+
+class Wait(Protocol):
+    what: str  # the bar counts
+
+    def look(self, status: Status) -> Step: ...
+
+
+class Reloading:
+    """Until the reload that was asked for has its result: one that was under way before it does not count."""
+
+    what = "workers replaced"
+
+    def __init__(self, before: Status) -> None:
+        self._mark = last_event(before)
+        self._ready = ready(before)
+        self._wanted = 2 if before["reloading"] else 1
+
+    def look(self, status: Status) -> Step:
+        events = [it for it in news(status, self._mark) if it["kind"] == "reload"]
+        if any(it["text"].startswith(AGAIN) for it in events):
+            self._wanted = 2
+        results = [it for it in events if it["reason"]]
+        new = ready(status)
+        done = sum(new[it] > self._ready.get(it, 0) for it in new)
+        outcome = None
+        if len(results) >= self._wanted:
+            result = results[self._wanted - 1]
+            outcome = Outcome(result["reason"] == "ok", told(result))
+        return Step(done, max(done, status["configured"]), outcome)
+
+
+class Restarting:
+    """Until each of the instances has a worker that is newer than the one it had."""
+
+    what = "workers replaced"
+
+    def __init__(self, before: Status, instances: Collection[int] | None) -> None:
+        self._mark = last_event(before)
+        slots = [it for it in before["workers"] if instances is None or it["instance"] in instances]
+        self._needed = {slot["instance"]: _next_generation(slot) for slot in slots}
+
+    def look(self, status: Status) -> Step:
+        there = {slot["instance"] for slot in status["workers"]}
+        needed = {it: generation for it, generation in self._needed.items() if it in there}
+        new = ready(status)
+        done = sum(new.get(it, 0) >= generation for it, generation in needed.items())
+        return Step(done, len(needed), self._outcome(status, done, len(needed)))
+
+    def _outcome(self, status: Status, done: int, total: int) -> Outcome | None:
+        if done == total:
+            return Outcome(True, f"restarted: {_workers(total)} replaced")
+        failed = [it for it in boots_failed(status, self._mark) if it["instance"] in self._needed]
+        return Outcome(False, f"restart failed: {told(failed[0])}") if failed else None
+
+
+class Scaling:
+    """Until as many workers are ready as were asked for, and those that were too many have ended."""
+
+    what = "workers ready"
+
+    def __init__(self, before: Status, wanted: int) -> None:
+        self._mark = last_event(before)
+        self._wanted = wanted
+
+    def look(self, status: Status) -> Step:
+        done = len(ready(status))
+        return Step(min(done, self._wanted), self._wanted, self._outcome(status, done))
+
+    def _outcome(self, status: Status, done: int) -> Outcome | None:
+        refused = [it for it in news(status, self._mark) if it["kind"] == "refused"]
+        if refused:
+            return Outcome(False, f"scale failed: {told(refused[0])}")
+        workers = status["workers"]
+        if status["configured"] == len(workers) == self._wanted and all(map(_is_settled, workers)):
+            left = "".join(f", instance {it['instance']} is {it['state']}" for it in workers if _rests(it))
+            return Outcome(True, f"scaled: {_workers(done)} ready{left}")
+        failed = boots_failed(status, self._mark)
+        return Outcome(False, f"scale incomplete: {told(failed[0])}") if failed else None
+
+
+# --- reading a status ---
+
+
+def last_event(status: Status) -> int:
+    """The number of its newest event."""
+    return max((it["id"] for it in status["events"]), default=0)
+
+
+def news(status: Status, mark: int) -> list[dict[str, Any]]:
+    """The events after the one with this number."""
+    return [it for it in status["events"] if it["id"] > mark]
+
+
+def boots_failed(status: Status, mark: int) -> list[dict[str, Any]]:
+    return [it for it in news(status, mark) if it["kind"] == "boot"]
+
+
+def ready(status: Status) -> dict[int, int]:
+    """The generation of each instance's worker that is ready."""
+    return {
+        slot["instance"]: process["generation"]
+        for slot in status["workers"]
+        for process in slot["processes"]
+        if process["state"] == "ready"
+    }
+
+
+def _next_generation(slot: Mapping[str, Any]) -> int:
+    """What a restart leads to: one that is starting already will do."""
+    states = {process["generation"]: process["state"] for process in slot["processes"]}
+    starting = [generation for generation, state in states.items() if state == "starting"]
+    return max(starting) if starting else max(states, default=0) + 1
+
+
+def _rests(slot: Mapping[str, Any]) -> bool:
+    """Whether nothing is started there before somebody asks for it."""
+    return slot["state"] in ("errored", "stopped")
+
+
+def _is_settled(slot: Mapping[str, Any]) -> bool:
+    return slot["state"] == "ready" or _rests(slot)
+
+
+def _workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"

@@ -1,0 +1,80 @@
+"""Figures between two looks."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+from multicore_server.cli import figures
+from multicore_server.cli.figures import Look, Rates, parse, quantile, rates
+from multicore_server.metrics.exposition import text
+from multicore_server.metrics.family import Family, Sample, labels
+
+
+def worker(instance: int, pid: int | None, total: int, started: float = 0.0) -> dict[str, Any]:
+    return {"instance": instance, "pid": pid, "requests": {"total": total}, "started": started}
+
+
+def seen(at: float, workers: list[dict[str, Any]], cpu: dict[int, float]) -> Look:
+    return Look(at, {"workers": workers}, cpu, {})
+
+
+def test_rates_between_two_looks() -> None:
+    before = seen(10.0, [worker(0, 100, 50), worker(1, 101, 7)], {100: 1.0, 101: 3.0})
+    after = seen(12.0, [worker(0, 100, 80), worker(1, 102, 9), worker(2, 103, 4)], {100: 2.5, 102: 0.5})
+    assert rates(before, after) == {
+        0: Rates(75.0, 15.0),
+        1: Rates(None, 1.0),  # its worker was replaced: what the new one used is not of the interval alone
+        2: Rates(None, None),
+    }
+
+
+def test_the_first_look_has_nothing_to_compare() -> None:
+    assert rates(None, seen(10.0, [worker(0, 100, 50)], {100: 1.0})) == {}
+
+
+def test_cpu_is_the_process_own_and_of_no_other_with_its_pid() -> None:
+    me, started = os.getpid(), psutil.Process().create_time()
+    used = figures._cpu({"workers": [worker(0, me, 0, started), worker(1, None, 0)]})
+    assert used[me] == pytest.approx(time.process_time(), abs=0.5)
+    assert figures._cpu({"workers": [worker(0, me, 0, started - 1000)]}) == {}
+
+
+# --- quantiles ---
+
+
+def test_the_buckets_are_read_from_what_the_server_writes() -> None:
+    counts = {"0.005": 3.0, "1.0": 4.0, "+Inf": 1000000.0}
+    samples = [Sample("_bucket", labels([("le", bound)]), count) for bound, count in counts.items()]
+    other = Family("multicore_http_request_duration_seconds_bucket", "gauge", 'has {le="1"} 5', [])
+    family = Family("multicore_http_request_duration_seconds", "histogram", "Time.", samples)
+    assert parse(text([other, family])) == {0.005: 3.0, 1.0: 4.0, math.inf: 1e6}
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.5, 0.1),  # 10 of 20, all of the first bucket
+        (0.25, 0.05),  # in the middle of the first bucket
+        (0.75, 0.55),  # in the middle of the second one
+        (0.99, 1.0),  # above the last bound: that
+    ],
+)
+def test_a_quantile_is_reckoned_as_prometheus_does(share: float, expected: float) -> None:
+    before = {0.1: 5.0, 1.0: 5.0, math.inf: 5.0}
+    after = {0.1: 15.0, 1.0: 25.0, math.inf: 25.0}
+    if share == 0.99:
+        after = {0.1: 5.0, 1.0: 5.0, math.inf: 25.0}
+    assert quantile(share, before, after) == pytest.approx(expected)
+
+
+def test_without_requests_there_is_no_quantile() -> None:
+    same = {0.1: 5.0, math.inf: 5.0}
+    assert quantile(0.5, same, same) is None
+    assert quantile(0.5, {}, {}) is None
+    assert quantile(0.5, same, {0.1: 0.0, math.inf: 0.0}) is None  # another server's, after USR2

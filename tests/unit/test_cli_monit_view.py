@@ -1,0 +1,109 @@
+"""What monit draws: all of it fits the screen, and nothing that an app says means anything to a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from multicore_server.cli.figures import Look
+from multicore_server.cli.monit_view import Scene, draw
+
+
+def worker(instance: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "instance": instance, "pid": 4711 + instance, "state": "ready", "uptime": 125.0, "started": 1.0,
+        "restarts": {"exit": 2, "reload": 1}, "in_hand": 3, "connections": 12, "loop_lag": 0.0021,
+        "memory": {"resident": 90 * 2**20, "unique": 60 * 2**20, "limit": 100 * 2**20},
+        "requests": {"total": 100}, **changes,
+    }  # fmt: skip
+
+
+def event(text: str) -> dict[str, Any]:
+    return {"at": 0.0, "level": "info", "text": text, "instance": 0, "generation": 1, "pid": 4711}
+
+
+def seen(workers: int = 2, at: float = 10.0, **changes: Any) -> Look:
+    status = {
+        "name": "app:app", "arbiter": {"pid": 4000, "uptime": 7300.0}, "addresses": ["http://127.0.0.1:8000"],
+        "stopping": False, "reloading": False, "ready": workers, "configured": workers,
+        "settings": {"memory_metric": "uss"}, "events": [event("ready")],
+        "workers": [worker(instance) for instance in range(workers)], **changes,
+    }  # fmt: skip
+    return Look(at, status, {4711: at / 10}, {0.1: at, 1.0: at, math.inf: at})
+
+
+def drawn(scene: Scene, columns: int = 100, lines: int = 24, *, raw: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=columns, height=lines, force_terminal=raw, markup=False, highlight=False, emoji=False
+    )
+    console.print(draw(scene, os.terminal_size((columns, lines))), end="")
+    return out.getvalue()
+
+
+def test_a_server() -> None:
+    scene = Scene(seen(at=10.0))
+    scene.see(seen(at=20.0, workers=2))
+    shown = drawn(scene)
+    assert "app:app  pid 4000  http://127.0.0.1:8000" in shown
+    assert "2/2 ready  up 2h  cpu 10%  0 req/s  p50 50.0ms  p99 99.0ms  6 in hand  24 conns" in shown
+    assert " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%" in shown
+    assert "instance=0 gen=1 pid=4711 ready" in shown
+    assert "q quit" in shown
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(200, 60), (100, 24), (80, 24), (40, 12), (20, 8), (9, 3)])
+@pytest.mark.parametrize("workers", [0, 1, 8, 64])
+def test_it_fits_the_screen(workers: int, columns: int, lines: int) -> None:
+    events = [event("a long story " * 20)] * 300
+    shown = drawn(Scene(seen(workers, events=events), note="x" * 300), columns, lines).splitlines()
+    assert len(shown) <= max(lines, 9)
+    assert max(map(len, shown)) <= columns
+
+
+def test_the_selected_worker_is_among_those_that_are_shown() -> None:
+    scene = Scene(seen(64))
+    for _ in range(40):
+        scene.select(+1)
+    assert scene.selected == 40
+    assert f" {4711 + 40} " in drawn(scene, 100, 20)
+    assert " 4711 " not in drawn(scene, 100, 20)
+
+
+def test_the_selection_stays_within_the_workers() -> None:
+    scene = Scene(seen(3))
+    scene.select(-1)
+    assert scene.selected == 0
+    for _ in range(9):
+        scene.select(+1)
+    assert scene.selected == 2
+    scene.see(seen(2))
+    assert scene.selected == 1
+    scene.see(seen(0))
+    assert scene.selected is None
+    scene.select(+1)
+    scene.see(seen(2))
+    assert scene.selected == 0
+
+
+def test_what_an_app_says_means_nothing_to_the_terminal() -> None:
+    hostile = "\x1b[2J\x07[bold red]x[/] :bomb:\n\u202e"
+    scene = Scene(seen(name=hostile, events=[event(hostile)]), note=hostile, trouble="")
+    shown = drawn(scene, 160, raw=True)
+    assert shown.count("\\x1b[2J\\x07[bold red]x[/] :bomb:\\n\\u202e") == 3
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
+    assert "\u202e" not in shown
+
+
+def test_trouble_hides_what_came_of_a_key() -> None:
+    scene = replace(Scene(seen()), note="reloading", trouble="it does not answer")
+    assert "it does not answer" in drawn(scene)
+    scene.see(seen())
+    assert "reloading" in drawn(scene)
