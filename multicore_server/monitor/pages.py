@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from multicore_server.metrics import exposition
+from multicore_server.monitor import live
 from multicore_server.monitor.commands import COMMANDS, Arbiter, NoAnswerError, parse
 from multicore_server.monitor.follow import LAST, Follower
 from multicore_server.monitor.gate import Gate
@@ -24,14 +25,6 @@ from multicore_server.monitor.view import View
 from multicore_server.scoreboard import Scoreboard
 
 MAX_COMMAND = 16384  # bytes
-
-INDEX = """multicore_server monitor
-
-/metrics  for Prometheus: text or OpenMetrics by Accept, gzip by Accept-Encoding
-/status   the server, its workers and what happened lately, as JSON
-/healthz  200 while the arbiter lives
-/readyz   200 while a worker is ready and no shutdown has begun
-"""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -51,16 +44,12 @@ class ReadOnly:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/", self.index),
+            *live.routes(),
             Route("/metrics", self.metrics),
             Route("/status", self.status),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
         ]
-
-    async def index(self, request: Request) -> Response:
-        """The live page's place."""
-        return PlainTextResponse(INDEX)
 
     async def metrics(self, request: Request) -> Response:
         chosen = exposition.choose(_header(request, "accept"))

@@ -5,10 +5,11 @@ Pure, but for reading the shared memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
-from multicore_server.scoreboard import CODES, METHODS, Item, Scoreboard, requests_in_progress
+from multicore_server.scoreboard import BUCKETS, CODES, METHODS, Item, Row, Scoreboard, requests_in_progress
 from multicore_server.slots import ROWS_PER_SLOT
 
 # Parts of the bulletin that are shown as they are.
@@ -17,6 +18,7 @@ _AS_IT_IS = (
     "settings", "events",
 )  # fmt: skip
 _REQUESTS = slice(Item.REQUESTS.value, Item.REQUESTS + len(METHODS) * len(CODES))
+_BOUNDS = (*map(str, BUCKETS), "+Inf")  # as they are in Prometheus' text format
 
 
 def status(
@@ -26,8 +28,9 @@ def status(
 
     ``state`` is the parsed bulletin; ``now`` is in seconds since the epoch, as are all times in it;
     ``monitor`` is shown as it is. What only grows (``cpu_seconds``, ``requests.total``,
-    ``connections_accepted``) counts for an instance, over all of its generations; the rest is of the
-    process that serves it.
+    ``requests.durations``, ``connections_accepted``) counts for an instance, over all of its generations;
+    the rest is of the process that serves it. ``requests.durations`` has how many requests took at most as
+    many seconds as its key says.
     """
     arbiter = state["arbiter"]
     return {
@@ -93,8 +96,13 @@ def _counted(instance: int, scoreboard: Scoreboard) -> dict[str, Any]:
     return {
         "cpu_seconds": sum(row[Item.CPU_SECONDS] for row in rows),
         "connections_accepted": int(sum(row[Item.ACCEPTED] for row in rows)),
-        "requests": {"in_progress": int(in_progress), "total": int(total)},
+        "requests": {"in_progress": int(in_progress), "total": int(total), "durations": _durations(rows)},
     }
+
+
+def _durations(rows: Iterable[Row]) -> dict[str, int]:
+    cells = zip(*(row[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)] for row in rows), strict=True)
+    return dict(zip(_BOUNDS, map(int, accumulate(map(sum, cells))), strict=True))
 
 
 def _since(start: float | None, now: float) -> float | None:

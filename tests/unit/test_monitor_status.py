@@ -9,7 +9,7 @@ import pytest
 
 from multicore_server.monitor.pages import unready
 from multicore_server.monitor.status import serving, status
-from multicore_server.scoreboard import CODES, METHODS, Item, Scoreboard
+from multicore_server.scoreboard import BUCKETS, CODES, METHODS, Item, Scoreboard
 from tests.integration.monitored import bulletin, process, slot
 
 MONITOR = {"pid": 5, "started": 995.0}
@@ -64,7 +64,17 @@ def test_what_grows_is_the_instances_over_all_its_rows(scoreboard: Scoreboard) -
         row[Item.DURATIONS] = 1000  # the next item is none of them
     first = shown(bulletin(), scoreboard)["workers"][0]
     assert (first["cpu_seconds"], first["connections_accepted"]) == (6.0, 40)
-    assert first["requests"] == {"in_progress": 0, "total": 12}
+    assert (first["requests"]["in_progress"], first["requests"]["total"]) == (0, 12)
+
+
+def test_durations_are_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) -> None:
+    for number, cell in ((0, 0), (1, 0), (3, 5), (0, len(BUCKETS)), (4, 1)):
+        scoreboard.row(number)[Item.DURATIONS + cell] += 1
+    scoreboard.row(0)[Item.DURATION_SUM] = 1000.0  # the item behind them
+    first, second = (worker["requests"]["durations"] for worker in shown(bulletin(), scoreboard)["workers"])
+    expected = dict.fromkeys(map(str, BUCKETS[:5]), 2) | dict.fromkeys(map(str, BUCKETS[5:]), 3)
+    assert first == expected | {"+Inf": 4}
+    assert (second["0.005"], second["0.01"], second["+Inf"]) == (0, 1, 1)
 
 
 def test_during_a_replacement_the_ready_one_is_shown(scoreboard: Scoreboard) -> None:

@@ -1,0 +1,40 @@
+"""The live page: a few files of this package, served as they are. All that it shows it reads at /status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+# The page may load its own files and ask this address, and nothing else; nobody may put it into a frame.
+# An app's texts are shown as texts: with trusted types, the browser refuses to take any for HTML.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+
+_KINDS = {
+    "index.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "figures.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+# Read once, with this module: they fit each other and the program, whatever is installed over it later.
+_FILES = {name: (Path(__file__).parent / "page" / name).read_bytes() for name in _KINDS}
+
+
+def routes() -> list[Route]:
+    """The page at ``/`` and its files beside it."""
+    return [_route("/", "index.html"), *(_route(f"/{name}", name) for name in _KINDS if name != "index.html")]
+
+
+def _route(path: str, name: str) -> Route:
+    async def endpoint(_: Request) -> Response:
+        return Response(_FILES[name], media_type=_KINDS[name], headers=HEADERS)
+
+    return Route(path, endpoint)

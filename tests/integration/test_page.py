@@ -1,0 +1,234 @@
+"""The live page of real servers in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.asking import ASK, LOCAL, deploy, hup
+from tests.integration.browser import Tab, chromium, open_tab  # noqa: F401 -- fixtures
+from tests.integration.load import Load
+from tests.integration.monitored import Monitor, event, slot
+from tests.integration.watched import Watched, make_watched  # noqa: F401 -- make_watched is a fixture
+
+OpenTab = Callable[..., Tab]
+MakeWatched = Callable[..., Watched]
+
+EVIL = "<img src=x onerror=alert`1`>"  # without parentheses, where a name would end
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+READABLE = 4.5  # WCAG 2, level AA
+
+
+@pytest.fixture
+def watched(make_watched: MakeWatched) -> Watched:  # noqa: F811
+    return make_watched(ASK)
+
+
+def open_page(open_tab: OpenTab, watched: Watched, **options: Any) -> Tab:  # noqa: F811
+    return open_tab(f"http://{LOCAL}:{watched.port}/", **options)
+
+
+def number(text: str) -> float:
+    return float(text.split(maxsplit=1)[0].replace("-", "0"))
+
+
+def loaded(watched: Watched) -> Load:
+    return Load((LOCAL, watched.server.port))
+
+
+def sideways(tab: Tab) -> int:
+    """How many pixels the page is wider than the screen."""
+    assert tab.page.viewport_size is not None  # not window.innerWidth: a phone's grows with what it shows
+    return int(tab.page.evaluate("document.documentElement.scrollWidth")) - tab.page.viewport_size["width"]
+
+
+def assert_readable(contrasts: dict[str, float]) -> None:
+    assert {text: contrast for text, contrast in contrasts.items() if contrast < READABLE} == {}
+
+
+def plotted(tab: Tab) -> list[int]:
+    """How many points each line has, of requests/s, p50, p99, memory and in hand."""
+    script = "all => all.map(it => it.getAttribute('d') ?? '')"
+    paths: list[str] = tab.page.eval_on_selector_all("path[class^=line]", script)
+    assert len(paths) == 5
+    return [path.count("L") for path in paths]
+
+
+def test_a_crash_is_seen_at_once(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    watched.start("-w", "2", ready=2)
+    tab = open_page(open_tab, watched)
+    tab.wait_workers(2)
+    pids = [str(watched.server.worker_of(instance)) for instance in (0, 1)]
+    assert (tab.column("worker"), tab.column("pid"), tab.column("restarts")) == (["0", "1"], pids, ["0", "0"])
+
+    os.kill(int(pids[1]), signal.SIGKILL)
+    tab.wait_for(lambda: tab.column("pid")[1] not in ("-", pids[1]), "a new pid", 2.0)
+    assert tab.column("pid")[0] == pids[0]
+    assert tab.column("restarts") == ["0", "1"]
+    assert any(f"pid={pids[1]} was killed by SIGKILL" in text for text in tab.texts("#events li"))
+    assert tab.text("#fact-restarts") == "signal 1"
+    tab.wait_workers(2)
+    tab.assert_clean()
+
+
+def test_the_server_and_its_load(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    watched.start("-w", "2", env={"MULTICORE_MAX_MEMORY_RESTART": "1G"}, ready=2)
+    tab = open_page(open_tab, watched)
+    tab.wait_workers(2)
+    assert (tab.text("#name"), tab.text("#condition")) == ("app:app", "● serving")
+    assert tab.text("#fact-address") == f"http://{LOCAL}:{watched.server.port}"
+    assert tab.text("#fact-version") == watched.status()["version"]
+    rate, p50, p99, memory, in_hand = range(5)
+
+    def values() -> list[str]:
+        return tab.texts("figcaption b")
+
+    with loaded(watched):
+        tab.wait_for(lambda: number(values()[rate]) > 20, "more requests a second")
+        tab.wait_for(lambda: all(number(text) > 0 for text in tab.column("requests/s")), "both serve")
+        tab.wait_for(lambda: all(number(text) > 0 for text in tab.column("p99")), "their latencies")
+        tab.wait_for(lambda: sum(number(text) for text in tab.column("CPU")) > 0, "CPU used")
+        tab.wait_for(lambda: all(points >= 3 for points in plotted(tab)), "lines in all plots")
+        assert 0 < number(values()[p50]) <= number(values()[p99])
+        assert 10 < number(values()[memory]) < 2000
+        assert values()[in_hand].isdecimal()
+    assert all("% of 1.0 GB" in text for text in tab.column("memory"))
+    tab.wait_for(lambda: values()[rate] == "0", "no requests any more")
+    tab.assert_clean()
+
+
+def test_html_is_text(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    watched.start("-w", "1", "--name", EVIL, ready=1)
+    deploy(watched.server, 2, f"raise RuntimeError('{EVIL}')")
+    hup(watched.server, "reload rolled back")
+    tab = open_page(open_tab, watched)
+    tab.wait_workers(1)
+    assert tab.text("#name") == EVIL
+    assert tab.page.title() == f"{EVIL} · multicore_server"
+    assert any(EVIL in text for text in tab.texts("#events li"))
+    assert tab.page.locator("img").count() == 0
+    tab.assert_clean()
+
+
+def test_whatever_is_html_is_text(tmp_path: Path, open_tab: OpenTab) -> None:  # noqa: F811
+    """Also before the arbiter has said anything."""
+    monitor = Monitor(tmp_path)
+    try:
+        tab = open_tab(f"http://{LOCAL}:{monitor.port}/")
+        tab.wait_for(lambda: "has not published anything yet" in tab.text("#trouble"), "the reason")
+        bad = {**slot(0, EVIL), "wanted": EVIL, "restarts": {EVIL: 1}, "next_restart": 2000.0}
+        names = {
+            "name": EVIL,
+            "version": EVIL,
+            "addresses": [EVIL],
+            "restarts": {EVIL: 1},
+            "reloads": {EVIL: 1},
+        }
+        monitor.publish(**names, slots=[bad], events=[{**event(EVIL), "level": EVIL}])
+        tab.wait_for(lambda: tab.page.locator("#trouble").is_hidden(), "an answer")
+        shown = [*tab.texts("h1, #facts dd, #workers td"), *tab.texts("#events li")]
+        assert "".join(shown).count(EVIL) == 9
+        assert tab.page.locator("img").count() == 0
+        hosts = {address.split("/")[2] for address in tab.asked}
+        assert hosts == {f"{LOCAL}:{monitor.port}"}
+        assert [
+            text for text in tab.complaints if "503" not in text
+        ] == []  # the console names refused requests
+    finally:
+        monitor.end()
+
+
+def test_trouble_has_words(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    once = {"MULTICORE_MAX_RESTARTS": "0", "MULTICORE_MIN_UPTIME": "60s", "MULTICORE_SHUTDOWN_DELAY": "15s"}
+    watched.start("-w", "2", env=once, ready=2)
+    tab = open_page(open_tab, watched, color_scheme="dark")
+    tab.wait_workers(2)
+    os.kill(watched.server.worker_of(0), signal.SIGKILL)
+    tab.wait_for(lambda: tab.column("state") == ["✕ errored", "● ready"], "an errored worker")
+    assert tab.text("#condition") == "◐ serving, workers missing"
+    watched.server.signal(signal.SIGTERM)
+    tab.wait_for(lambda: tab.text("#condition") == "■ stopping", "the end")
+    assert_readable(tab.contrasts())
+    tab.assert_clean()
+
+
+def test_on_a_phone_in_the_dark(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    watched.start("-w", "2", "--name", "n" * 80, ready=2)
+    os.kill(watched.server.worker_of(0), signal.SIGKILL)
+    tab = open_page(open_tab, watched, color_scheme="dark", **PHONE)
+    tab.wait_workers(2)
+    assert sideways(tab) <= 0
+    assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
+    # Cards to the eye, a table to those who have it read to them.
+    assert tab.page.get_by_role("columnheader").count() == 13
+    assert tab.page.get_by_role("row").count() == 3
+    tab.assert_clean()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read(watched: Watched, open_tab: OpenTab, scheme: Any) -> None:  # noqa: F811
+    watched.start("-w", "2", ready=2)
+    os.kill(watched.server.worker_of(0), signal.SIGKILL)  # an event that is an error
+    tab = open_page(open_tab, watched, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    tab.wait_workers(2)
+    found = tab.contrasts()
+    assert {"● ready", "Workers", "p99", "requests/s", "error"} <= found.keys()
+    assert_readable(found)
+    assert sideways(tab) <= 0
+
+
+def test_a_server_that_ends_and_comes_back(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    watched.start("-w", "1", ready=1)
+    tab = open_page(open_tab, watched)
+    tab.wait_workers(1)
+    tab.assert_clean()
+    before = tab.column("pid")
+    watched.server.end()
+    tab.wait_for(lambda: tab.page.locator("#trouble").is_visible(), "trouble")
+    assert tab.text("#condition") == "? unknown"
+    assert re.match("Nothing new since .+: the server does not answer", tab.text("#trouble"))
+    assert_readable(tab.contrasts())
+    assert tab.column("pid") == before
+    watched.server.log_path.unlink()
+    watched.start("-w", "1", ready=1)
+    tab.wait_for(lambda: tab.page.locator("#trouble").is_hidden(), "no trouble")
+    tab.wait_for(lambda: tab.text("#condition") == "● serving", "its condition")
+    tab.wait_for(lambda: tab.column("pid") == [str(watched.server.worker_of(0))], "the new worker")
+    assert {text for text in tab.complaints if "ERR_CONNECTION" not in text} == set()
+
+
+def test_a_hidden_page_asks_nothing(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+    watched.start("-w", "1", ready=1)
+    tab = open_page(open_tab, watched)
+    tab.wait_workers(1)
+    hide = "it => { Object.defineProperty(document, 'hidden', {value: it, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    tab.page.evaluate(hide, True)
+    tab.page.wait_for_timeout(1500)  # one that was on its way
+    asked = len(tab.asked)
+    tab.page.wait_for_timeout(2500)
+    assert len(tab.asked) == asked
+    tab.page.evaluate(hide, False)
+    tab.page.wait_for_timeout(1500)
+    assert len(tab.asked) >= asked + 2
+    tab.assert_clean()
+
+
+def test_what_the_browser_is_told_to_refuse(watched: Watched) -> None:
+    watched.start("-w", "1", ready=1)
+    for path in ("/", "/page.js", "/figures.js", "/page.css", "/icon.svg"):
+        answer: httpx.Response = watched.get(path)
+        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+        assert policy.pop("default-src") == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    page = watched.get("/").text
+    assert "style=" not in page
+    assert "://" not in page
