@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from multicore_server.cli.servers import Server, Status
-
-_BUCKET = re.compile(rb'^multicore_http_request_duration_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 Buckets = dict[float, float]  # upper bounds in seconds, to how many took at most that long
 
@@ -25,22 +24,23 @@ class Look:
     at: float
     status: Status
     cpu: Mapping[int, float]
-    buckets: Buckets
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one worker: CPU in percent of one CPU, requests a second; None where there is nothing to compare."""
+    """Of one worker: CPU in percent of one CPU, requests a second, the duration in seconds that half of them
+    and 99 of 100 did not exceed; None where there is nothing to compare."""
 
     cpu: float | None = None
     requests: float | None = None
+    p50: float | None = None
+    p99: float | None = None
 
 
-def look(server: Server, *, durations: bool = False) -> Look:
-    """Look now; with the histogram of ``durations``, if it is asked for. Raises Trouble."""
+def look(server: Server) -> Look:
+    """Look now. Raises Trouble."""
     status = server.status()
-    buckets = parse(server.metrics()) if durations else {}
-    return Look(time.monotonic(), status, _cpu(status), buckets)
+    return Look(time.monotonic(), status, _cpu(status))
 
 
 def _cpu(status: Status) -> dict[int, float]:
@@ -67,12 +67,16 @@ def rates(before: Look | None, after: Look) -> dict[int, Rates]:
         return {}
     seconds = max(1e-3, after.at - before.at)
     old = {worker["instance"]: worker for worker in before.status["workers"]}
-    return {
-        worker["instance"]: Rates(
-            _cpu_between(worker["pid"], before, after, seconds), _requests(old, worker, seconds)
+    found = {}
+    for worker in after.status["workers"]:
+        was, is_now = _buckets(old.get(worker["instance"])), _buckets(worker)
+        found[worker["instance"]] = Rates(
+            _cpu_between(worker["pid"], before, after, seconds),
+            _requests(old, worker, seconds),
+            quantile(0.5, was, is_now) if was else None,
+            quantile(0.99, was, is_now) if was else None,
         )
-        for worker in after.status["workers"]
-    }
+    return found
 
 
 def _cpu_between(pid: int, before: Look, after: Look, seconds: float) -> float | None:
@@ -91,9 +95,31 @@ def _requests(old: Mapping[int, Any], worker: Mapping[str, Any], seconds: float)
 # --- durations ---
 
 
-def parse(metrics: bytes) -> Buckets:
-    """The cumulative buckets of the requests' durations in Prometheus' text format."""
-    return {float(bound): float(count) for bound, count in _BUCKET.findall(metrics)}
+def _buckets(worker: Mapping[str, Any] | None) -> Buckets:
+    """The cumulative buckets of a worker's durations."""
+    durations = worker["requests"]["durations"] if worker else {}
+    return {float(bound): float(count) for bound, count in durations.items()}
+
+
+def quantiles(shares: Iterable[float], before: Look | None, after: Look) -> list[float | None]:
+    """Of all workers that both looks have, together."""
+    if before is None:
+        return [None for _ in shares]
+    there = _instances(before) & _instances(after)
+    was, is_now = _all_buckets(before, there), _all_buckets(after, there)
+    return [quantile(share, was, is_now) for share in shares]
+
+
+def _instances(look: Look) -> set[int]:
+    return {worker["instance"] for worker in look.status["workers"]}
+
+
+def _all_buckets(look: Look, instances: AbstractSet[int]) -> Buckets:
+    total: Counter[float] = Counter()
+    for worker in look.status["workers"]:
+        if worker["instance"] in instances:
+            total.update(_buckets(worker))  # type: ignore[arg-type]  # Counter adds floats as well
+    return dict(total)
 
 
 def quantile(share: float, before: Buckets, after: Buckets) -> float | None:

@@ -25,7 +25,7 @@ TICK = 0.1  # seconds that a key, a signal or news wait at most
 def watch(server: Server, interval: float) -> None:
     """Show the server, looking every ``interval`` seconds, until somebody quits or it ends. The terminal is
     left as it was. Raises Trouble."""
-    scene = Scene(now=look(server, durations=True))  # before the screen is taken: it may fail
+    scene = Scene(now=look(server))  # before the screen is taken: it may fail
     # Without the ways in which rich finds meaning in a text.
     console = Console(markup=False, highlight=False, emoji=False)
     watching = Monit(server, interval, scene)
@@ -101,7 +101,7 @@ class Monit:
         while True:
             time.sleep(self.interval)
             try:
-                self._news.put(look(self.server, durations=True))
+                self._news.put(look(self.server))
             except Trouble as exc:
                 self._news.put(exc)
 

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from multicore_server.cli.figures import Look, Rates, quantile, rates
+from multicore_server.cli.figures import Look, Rates, quantiles, rates
 from multicore_server.cli.listing import COLORS, LEVELS
 from multicore_server.cli.text import clock, duration, memory, milliseconds, percent, plain, rate, told
 
@@ -22,7 +22,7 @@ LEAST_EVENTS = 4  # lines of events that stay where there are many workers
 # Title, and from which width of the terminal on it is there.
 COLUMNS = (
     ("id", 0), ("pid", 60), ("status", 0), ("up", 70), ("restarts", 64), ("cpu", 24), ("memory", 36),
-    ("req/s", 46), ("in hand", 56), ("conns", 80), ("lag", 86),
+    ("req/s", 46), ("p50", 94), ("p99", 78), ("in hand", 56), ("conns", 86), ("lag", 102),
 )  # fmt: skip
 LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
 
@@ -99,12 +99,11 @@ def _head(scene: Scene) -> list[Text]:
 
 def _totals(scene: Scene) -> str:
     status, found = scene.now.status, rates(scene.before, scene.now).values()
-    old, new = (scene.before or scene.now).buckets, scene.now.buckets
-    halves = (milliseconds(quantile(share, old, new)) for share in (0.5, 0.99))
+    p50, p99 = map(milliseconds, quantiles((0.5, 0.99), scene.before, scene.now))
     return (
         f"{status['ready']}/{status['configured']} ready  up {duration(status['arbiter']['uptime'])}  "
         f"cpu {percent(_sum(it.cpu for it in found))}  {rate(_sum(it.requests for it in found))} req/s  "
-        f"p50 {next(halves)}  p99 {next(halves)}  "
+        f"p50 {p50}  p99 {p99}  "
         f"{sum(it['in_hand'] for it in status['workers'])} in hand  "
         f"{sum(it['connections'] for it in status['workers'])} conns"
     )
@@ -147,6 +146,8 @@ def _cells(worker: Mapping[str, Any], its: Rates, metric: str | None) -> list[Te
         Text(percent(its.cpu)),
         _memory(worker["memory"], metric),
         Text(rate(its.requests)),
+        Text(milliseconds(its.p50)),
+        Text(milliseconds(its.p99)),
         Text(str(worker["in_hand"])),
         Text(str(worker["connections"])),
         Text(milliseconds(lag), slow),

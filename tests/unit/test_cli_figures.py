@@ -11,25 +11,27 @@ import psutil
 import pytest
 
 from multicore_server.cli import figures
-from multicore_server.cli.figures import Look, Rates, parse, quantile, rates
-from multicore_server.metrics.exposition import text
-from multicore_server.metrics.family import Family, Sample, labels
+from multicore_server.cli.figures import Look, Rates, quantile, quantiles, rates
 
 
 def worker(instance: int, pid: int | None, total: int, started: float = 0.0) -> dict[str, Any]:
-    return {"instance": instance, "pid": pid, "requests": {"total": total}, "started": started}
+    durations = {"0.1": total, "1.0": total, "+Inf": total}
+    requests = {"total": total, "durations": durations}
+    return {"instance": instance, "pid": pid, "requests": requests, "started": started}
 
 
 def seen(at: float, workers: list[dict[str, Any]], cpu: dict[int, float]) -> Look:
-    return Look(at, {"workers": workers}, cpu, {})
+    return Look(at, {"workers": workers}, cpu)
 
 
 def test_rates_between_two_looks() -> None:
     before = seen(10.0, [worker(0, 100, 50), worker(1, 101, 7)], {100: 1.0, 101: 3.0})
     after = seen(12.0, [worker(0, 100, 80), worker(1, 102, 9), worker(2, 103, 4)], {100: 2.5, 102: 0.5})
     assert rates(before, after) == {
-        0: Rates(75.0, 15.0),
-        1: Rates(None, 1.0),  # its worker was replaced: what the new one used is not of the interval alone
+        0: Rates(75.0, 15.0, 0.05, 0.099),
+        1: Rates(
+            None, 1.0, 0.05, 0.099
+        ),  # its worker was replaced: what the new one used is not of the interval alone
         2: Rates(None, None),
     }
 
@@ -48,12 +50,11 @@ def test_cpu_is_the_process_own_and_of_no_other_with_its_pid() -> None:
 # --- quantiles ---
 
 
-def test_the_buckets_are_read_from_what_the_server_writes() -> None:
-    counts = {"0.005": 3.0, "1.0": 4.0, "+Inf": 1000000.0}
-    samples = [Sample("_bucket", labels([("le", bound)]), count) for bound, count in counts.items()]
-    other = Family("multicore_http_request_duration_seconds_bucket", "gauge", 'has {le="1"} 5', [])
-    family = Family("multicore_http_request_duration_seconds", "histogram", "Time.", samples)
-    assert parse(text([other, family])) == {0.005: 3.0, 1.0: 4.0, math.inf: 1e6}
+def test_all_workers_together_but_those_that_only_one_look_has() -> None:
+    before = seen(10.0, [worker(0, 100, 50), worker(1, 101, 7)], {})
+    after = seen(12.0, [worker(0, 100, 80), worker(2, 103, 4)], {})
+    assert quantiles((0.5, 1.0), before, after) == pytest.approx([0.05, 0.1])
+    assert quantiles((0.5, 1.0), None, after) == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ def worker(instance: int, **changes: Any) -> dict[str, Any]:
         "instance": instance, "pid": 4711 + instance, "state": "ready", "uptime": 125.0, "started": 1.0,
         "restarts": {"exit": 2, "reload": 1}, "in_hand": 3, "connections": 12, "loop_lag": 0.0021,
         "memory": {"resident": 90 * 2**20, "unique": 60 * 2**20, "limit": 100 * 2**20},
-        "requests": {"total": 100}, **changes,
+        "requests": {"total": 100, "durations": {}}, **changes,
     }  # fmt: skip
 
 
@@ -35,7 +34,9 @@ def seen(workers: int = 2, at: float = 10.0, **changes: Any) -> Look:
         "settings": {"memory_metric": "uss"}, "events": [event("ready")],
         "workers": [worker(instance) for instance in range(workers)], **changes,
     }  # fmt: skip
-    return Look(at, status, {4711: at / 10}, {0.1: at, 1.0: at, math.inf: at})
+    for each in status["workers"]:
+        each["requests"] = {"total": 100, "durations": {"0.1": at, "1.0": at, "+Inf": at}}
+    return Look(at, status, {4711: at / 10})
 
 
 def drawn(scene: Scene, columns: int = 100, lines: int = 24, *, raw: bool = False) -> str:
@@ -53,7 +54,7 @@ def test_a_server() -> None:
     shown = drawn(scene)
     assert "app:app  pid 4000  http://127.0.0.1:8000" in shown
     assert "2/2 ready  up 2h  cpu 10%  0 req/s  p50 50.0ms  p99 99.0ms  6 in hand  24 conns" in shown
-    assert " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%" in shown
+    assert " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%      0  50.0ms  99.0ms" in shown
     assert "instance=0 gen=1 pid=4711 ready" in shown
     assert "q quit" in shown
 
