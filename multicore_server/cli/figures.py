@@ -118,7 +118,7 @@ def _all_buckets(look: Look, instances: AbstractSet[int]) -> Buckets:
     total: Counter[float] = Counter()
     for worker in look.status["workers"]:
         if worker["instance"] in instances:
-            total.update(_buckets(worker))  # type: ignore[arg-type]  # Counter adds floats as well
+            total.update(_buckets(worker))
     return dict(total)
 
 
