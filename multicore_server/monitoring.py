@@ -213,6 +213,8 @@ class Monitoring:
             return
         if pid == 0:
             self._become(channel)
+        with contextlib.suppress(OSError):  # it has done so itself
+            os.setpgid(pid, pid)
         channel.worker_end.close()
         self.pid, self._channel, self._started = pid, channel, time.monotonic()
         self.arbiter.selector.register(channel.arbiter_end, selectors.EVENT_READ, self._hear)
