@@ -47,7 +47,7 @@ class Fleet:
         self.workers = 0
         self.slots = Slots()
         self.endings = Endings(self)
-        self.reloads = Reloads(self)
+        self.reloads = Reloads(self, workers)
         self.shutdown: Shutdown | None = None
         self.now = 0.0
         self._actions: list[Action] = []

@@ -58,6 +58,7 @@ class Reloader:
         listeners.unbind([listener for listener in before if listener not in new.listeners])
         new.enter()
         old_pidfile = arbiter.cfg.pidfile
+        new.cfg.set("workers", arbiter.fleet.workers)  # for gunicorn, which takes it from there
         arbiter.setup(new.app)
         if arbiter.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
             deployment.set_up_log(arbiter.log, new.cfg)

@@ -73,8 +73,9 @@ class Rollout:
 class Reloads:
     """At most one rollout at a time; a reload that is asked for meanwhile follows it, once."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, workers: int) -> None:
         self.fleet = fleet
+        self.configured = workers
         self.current: Rollout | None = None
         self.again = False
         self.committed = 0  # the version that is in force
@@ -203,7 +204,10 @@ class Reloads:
         assert rollout.options is not None
         self.fleet.options = rollout.options
         self.fleet.act(ev.CommitReload())
-        self.fleet.resize(rollout.workers)
+        # As with PM2, what was scaled stays so, unless the configuration has another number; 0 is WINCH's.
+        if rollout.workers != self.configured or not self.fleet.workers:
+            self.fleet.resize(rollout.workers)
+        self.configured = rollout.workers
 
     def _report(self, rollout: Rollout) -> None:
         workers = "worker" if rollout.replaced == 1 else "workers"

@@ -183,3 +183,15 @@ def test_a_reload_of_no_workers() -> None:
         4 ready 0.2
         4 ready 1.2
     """)
+
+
+def test_what_was_scaled_stays_so_unless_the_configuration_has_another_number() -> None:
+    world = serving()
+    world.observe(ev.Scale(3))
+    world.run(2)
+    hup(world, 2)
+    world.run(9)
+    assert (world.fleet.workers, len(world.fleet.slots)) == (3, 3)
+    hup(world, 4)
+    world.run(9)
+    assert (world.fleet.workers, len(world.fleet.slots)) == (4, 4)
