@@ -161,6 +161,7 @@ BAD_CONFIGURATIONS = {
 def test_bad_configurations_change_nothing(asked: Server) -> None:
     good = configure(asked, worker_class="multicore_server.Worker", workers=1, bind=f"{LOCAL}:{asked.port}")
     asked.start("-c", "conf.py", bind="", command=[sys.executable, "-m", "gunicorn"], ready=1)
+    assert asked.monitor()  # which takes a descriptor of the arbiter's
     workers, before = asked.workers(), process_state(asked.pid)
     for count, (bad, said) in enumerate(BAD_CONFIGURATIONS.items(), 1):
         asked.write("conf.py", f"{good}import os\nos.environ['LEFT'] = 'behind'\nos.chdir('/')\n{bad}")

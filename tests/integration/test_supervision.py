@@ -161,6 +161,7 @@ def test_fifty_crashes_leave_nothing_behind_in_the_arbiter(server: Server) -> No
     restless = {"MAX_RESTARTS": "1000", "EXP_BACKOFF_RESTART_DELAY": "0"}
     server.start("-w", "5", env={f"MULTICORE_{name}": value for name, value in restless.items()}, ready=5)
     arbiter = psutil.Process(server.pid)
+    assert server.monitor()  # which takes a descriptor of the arbiter's
     descriptors = arbiter.num_fds()
     for _ in range(10):
         gone = set(server.workers())
