@@ -73,7 +73,7 @@ def shares_of(number: int, make: Callable[[], Connection], headers: list[str]) -
     time.sleep(0.06)  # until all workers are known, and have seen the end of what was before
     connections = burst(number, make)
     places = values(connections, SLOW_PID, *headers)
-    if not headers:
+    if not headers and len(set(Counter(places).values())) == 1:  # what is uneven may move
         assert values(connections, PID) == places
     for connection in connections:
         connection.close()

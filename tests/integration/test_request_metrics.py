@@ -529,9 +529,15 @@ def test_open_connections(watched: Watched, scheduling: str) -> None:
     assert by(watched.wait_idle(), "multicore_connections_accepted_total") == {"0": 4}
 
 
-def test_connections_are_handed_over_and_migrate(watched: Watched) -> None:
+def test_connections_are_handed_over_and_migrate(
+    watched: Watched, connect: Callable[..., Connection]
+) -> None:
     watched.start("-w", "2", ready=2)
-    busy = [Connection(watched.server.port).send(request("/sleep?0.5")) for _ in range(8)]
+    away = watched.server.worker_of(1)
+    os.kill(away, signal.SIGSTOP)  # the other one accepts them all, and half of them are for this one
+    busy = [connect(watched.server.port).send(request("/sleep?0.5")) for _ in range(8)]
+    time.sleep(0.05)  # less than the siblings wait for its heartbeat
+    os.kill(away, signal.SIGCONT)
     watched.server.wait_logged("^sleeping", 8)
 
     def are_shared() -> bool:
