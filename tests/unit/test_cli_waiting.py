@@ -76,7 +76,7 @@ def test_the_words_are_those_of_the_rollout() -> None:
         def tell(self, _: str, text: str) -> None:
             self.told.append(text)
 
-    reloads = rollout.Reloads(Fleet(, 1))  # type: ignore[arg-type]
+    reloads = rollout.Reloads(Fleet(), 1)  # type: ignore[arg-type]
     reloads.request()
     reloads.request()
     assert Fleet.told[0].startswith(waiting.AGAIN)
