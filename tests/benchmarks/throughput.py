@@ -85,7 +85,9 @@ class Server:
         self.process = subprocess.Popen(command, cwd=directory, env=ENV, stderr=subprocess.DEVNULL)
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children()
+        """Its workers: the monitor has a process group of its own."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if os.getpgid(child.pid) != child.pid]
 
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
