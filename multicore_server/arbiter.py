@@ -170,6 +170,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             actions, self._deadline = self.fleet.tick(time.monotonic())
             if not actions:
                 break
+            self.monitoring.foretell(action for action in actions if isinstance(action, ev.Event))
             self._changed = True
             self.scoreboard.publish(self.fleet.serving_rows())  # before those that retire are told so
             for action in actions:
@@ -310,7 +311,6 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def _tell(self, event: ev.Event) -> None:
         getattr(self.log, event.level)("%s", event)
-        self.monitoring.note(event)
         if event.kind == "reload" and event.reason:
             systemd.notify("READY=1", self.log)
 

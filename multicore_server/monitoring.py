@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -188,8 +189,12 @@ class Monitoring:
             self.bulletin.publish(text)
             self._published = text
 
-    def note(self, event: Event) -> None:
-        self.diary.note(event, round(time.time(), 3))
+    def foretell(self, events: Iterable[Event]) -> None:
+        """Show what is about to be logged: who has read the log finds it here."""
+        now = round(time.time(), 3)
+        for event in events:
+            self.diary.note(event, now)
+        self.publish()
 
     def _make_facts(self) -> dict[str, Any]:
         versions = {name: version(name) for name in ("gunicorn", "uvicorn")}
