@@ -91,8 +91,9 @@ class Inspection:
         """A percentage is of what this machine or container has, shared by the workers of the moment."""
         if limit is None:
             return 0
-        with contextlib.suppress(OSError):  # no descriptor is left, say: it counts as it was
-            self._available = memory.available()
+        if limit.percent:
+            with contextlib.suppress(OSError):  # no descriptor is left, say: it counts as it was
+                self._available = memory.available()
         return limit.bytes(self._available, max(self.fleet.workers, 1))
 
     def oom_killed(self) -> bool:
