@@ -1,23 +1,24 @@
 """gunicorn and uvicorn on every CPU, supervised as PM2's cluster mode supervises Node.
 
 The public names load on first use, so that importing a pure module of this package
-(``multicore_server.policy``, say) never imports gunicorn or uvicorn.
+(``multicore_server.fleet.policy``, say) never imports gunicorn or uvicorn.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from multicore_server.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from multicore_server import cluster as cluster
     from multicore_server.application import run as run
     from multicore_server.cli.prefork import prefork as prefork
-    from multicore_server.worker import Worker as Worker
+    from multicore_server.plugin import Worker as Worker
 
-__version__ = "0.1.0"
 __all__ = ["Worker", "cluster", "prefork", "run"]
 
-_HOMES = {"Worker": "worker", "run": "application", "cluster": "cluster", "prefork": "cli.prefork"}
+_HOMES = {"Worker": "plugin", "run": "application", "cluster": "cluster", "prefork": "cli.prefork"}
 
 
 def __getattr__(name: str) -> Any:

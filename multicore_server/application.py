@@ -12,10 +12,10 @@ from gunicorn.config import make_settings
 from gunicorn.errors import ConfigError
 from uvicorn.main import main as uvicorn_command
 
-from multicore_server.deployment import resolve_settings
-from multicore_server.settings import TABLE, SettingError
-from multicore_server.uvicorn_options import translate
-from multicore_server.worker import Worker
+from multicore_server.arbiter.deployment import resolve_settings
+from multicore_server.settings.table import TABLE, SettingError
+from multicore_server.settings.translation import translate
+from multicore_server.worker.worker import Worker
 
 WORKER_CLASS = "multicore_server.Worker"
 # Other ways of gunicorn's to name the app; what is of use on uvicorn's command line only.

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from multicore_server.cli.servers import Server, Status
+from multicore_server.cli.servers import RunningServer, Status
 
 Buckets = dict[float, float]  # upper bounds in seconds, to how many took at most that long
 
@@ -37,7 +37,7 @@ class Rates:
     p99: float | None = None
 
 
-def look(server: Server) -> Look:
+def look(server: RunningServer) -> Look:
     """Look now. Raises Trouble."""
     status = server.status()
     return Look(time.monotonic(), status, _cpu(status))

@@ -11,7 +11,7 @@ import click
 
 from multicore_server.cli import table
 from multicore_server.cli.figures import Look, Rates, look, rates
-from multicore_server.cli.servers import Server, Status, Trouble
+from multicore_server.cli.servers import RunningServer, Status, Trouble
 from multicore_server.cli.table import Cell, Column
 from multicore_server.cli.text import (
     clock,
@@ -42,7 +42,7 @@ WORKERS = (
 # --- ps ---
 
 
-def show(servers: list[Server]) -> list[Trouble]:
+def show(servers: list[RunningServer]) -> list[Trouble]:
     """Print a table of the servers' workers; what keeps servers from being in it."""
     before = _look_at(servers)
     there = [server for server, it in before.items() if isinstance(it, Look)]
@@ -62,13 +62,13 @@ def show(servers: list[Server]) -> list[Trouble]:
     return [it for it in after.values() if isinstance(it, Trouble)]
 
 
-def _look_at(servers: list[Server]) -> dict[Server, Look | Trouble]:
+def _look_at(servers: list[RunningServer]) -> dict[RunningServer, Look | Trouble]:
     """All at once: one that hangs takes as long as it may."""
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(servers, pool.map(_look, servers), strict=True))
 
 
-def _look(server: Server) -> Look | Trouble:
+def _look(server: RunningServer) -> Look | Trouble:
     try:
         return look(server)
     except Trouble as exc:
@@ -108,7 +108,7 @@ def _row(name: str, worker: Mapping[str, Any], its: Rates) -> list[Cell]:
 # --- show ---
 
 
-def describe(server: Server) -> None:
+def describe(server: RunningServer) -> None:
     """Print all about one server. Raises Trouble."""
     before = look(server)
     time.sleep(BETWEEN)

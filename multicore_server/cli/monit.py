@@ -17,12 +17,12 @@ from multicore_server.cli import monit_view
 from multicore_server.cli.figures import Look, look
 from multicore_server.cli.keys import Keys
 from multicore_server.cli.monit_view import Scene
-from multicore_server.cli.servers import GoneError, Server, Trouble
+from multicore_server.cli.servers import GoneError, RunningServer, Trouble
 
 TICK = 0.1  # seconds that a key, a signal or news wait at most
 
 
-def watch(server: Server, interval: float) -> None:
+def watch(server: RunningServer, interval: float) -> None:
     """Show the server, looking every ``interval`` seconds, until somebody quits or it ends. The terminal is
     left as it was. Raises Trouble."""
     scene = Scene(now=look(server))  # before the screen is taken: it may fail
@@ -40,7 +40,7 @@ def watch(server: Server, interval: float) -> None:
 class Monit:
     """Whatever may take its time happens in threads that nobody waits for; this one draws."""
 
-    def __init__(self, server: Server, interval: float, scene: Scene) -> None:
+    def __init__(self, server: RunningServer, interval: float, scene: Scene) -> None:
         self.server = server
         self.interval = interval
         self.scene = scene

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from multicore_server.cli.servers import GoneError, LeftError, NoAnswerError, Server, Trouble
+from multicore_server.cli.servers import GoneError, LeftError, NoAnswerError, RunningServer, Trouble
 from multicore_server.cli.waiting import Outcome, Step, Wait
 
 POLL = 0.2  # seconds
@@ -53,7 +53,7 @@ class Progress:
         self._stream.flush()
 
 
-def wait(server: Server, command: Wait, *, silent: bool = False) -> Outcome:
+def wait(server: RunningServer, command: Wait, *, silent: bool = False) -> Outcome:
     """Follow a command until it is done. Raises LeftError when it is interrupted."""
     progress = Progress(command.what, silent=silent)
     try:
@@ -64,7 +64,7 @@ def wait(server: Server, command: Wait, *, silent: bool = False) -> Outcome:
         progress.end()
 
 
-def _follow(server: Server, command: Wait, progress: Progress) -> Outcome:
+def _follow(server: RunningServer, command: Wait, progress: Progress) -> Outcome:
     heard = time.monotonic()
     while True:
         try:
@@ -85,7 +85,7 @@ def _follow(server: Server, command: Wait, progress: Progress) -> Outcome:
         time.sleep(POLL)
 
 
-def wait_for_end(server: Server, *, silent: bool = False) -> Outcome:
+def wait_for_end(server: RunningServer, *, silent: bool = False) -> Outcome:
     """Until the arbiter is gone. Raises LeftError as `wait`."""
     progress = Progress("workers left to end", silent=silent)
     try:
@@ -97,7 +97,7 @@ def wait_for_end(server: Server, *, silent: bool = False) -> Outcome:
     return Outcome(True, "stopped")
 
 
-def _watch_end(server: Server, progress: Progress) -> None:
+def _watch_end(server: RunningServer, progress: Progress) -> None:
     total = 0
     while server.lives():
         try:

@@ -18,10 +18,10 @@ from uvicorn.main import main as uvicorn_command
 
 import multicore_server
 from multicore_server.application import Application
-from multicore_server.engine import GUNICORN_HAS
-from multicore_server.quantities import boolean
-from multicore_server.settings import TABLE, Setting, SettingError
-from multicore_server.uvicorn_options import DEFAULTS, RENAMED, translate
+from multicore_server.settings.quantities import boolean
+from multicore_server.settings.table import TABLE, Setting, SettingError
+from multicore_server.settings.translation import DEFAULTS, RENAMED, translate
+from multicore_server.settings.uvicorn import GUNICORN_HAS
 
 # gunicorn's settings that uvicorn has no option for, by gunicorn's names; the flags are gunicorn's too.
 FROM_GUNICORN = {

@@ -72,7 +72,7 @@ class _Connection(http.client.HTTPConnection):
             raise
 
 
-class Server:
+class RunningServer:
     """A running server, by its command socket. All of its methods raise NoAnswerError and GoneError."""
 
     def __init__(self, path: Path) -> None:
@@ -182,21 +182,21 @@ def _parsed(body: bytes) -> dict[str, Any]:
 # --- which ones there are ---
 
 
-def running() -> list[Server]:
+def running() -> list[RunningServer]:
     """The servers that listen, in the order of their pids. Raises Trouble on a directory that is not safe."""
     return [server for server in _known() if server.listens()]
 
 
-def _known() -> list[Server]:
+def _known() -> list[RunningServer]:
     try:
         paths = list(command_directory().glob(f"*{SUFFIX}"))
     except AddressError as exc:
         raise Trouble(str(exc)) from None
-    servers = [Server(path) for path in paths if path.stem.isascii() and path.stem.isdecimal()]
+    servers = [RunningServer(path) for path in paths if path.stem.isascii() and path.stem.isdecimal()]
     return sorted(servers, key=lambda it: it.pid)
 
 
-def ask_all(servers: list[Server]) -> dict[Server, Status | Trouble]:
+def ask_all(servers: list[RunningServer]) -> dict[RunningServer, Status | Trouble]:
     """The status of each, all asked at once; or what keeps it from answering."""
     if not servers:
         return {}
@@ -204,7 +204,7 @@ def ask_all(servers: list[Server]) -> dict[Server, Status | Trouble]:
         return dict(zip(servers, pool.map(_status_or_trouble, servers), strict=True))
 
 
-def _status_or_trouble(server: Server) -> Status | Trouble:
+def _status_or_trouble(server: RunningServer) -> Status | Trouble:
     try:
         return server.status()
     except Trouble as exc:
@@ -214,7 +214,7 @@ def _status_or_trouble(server: Server) -> Status | Trouble:
 # --- which one is meant ---
 
 
-def choose(wanted: str | None) -> Server:
+def choose(wanted: str | None) -> RunningServer:
     """The server with this name, port or pid; without one, the only one there is. Raises Trouble."""
     answers = ask_all(running())
     if wanted is None:
@@ -235,7 +235,7 @@ def _none() -> Trouble:
     return Trouble(f"no server of this user is running (no command socket in {command_directory()})")
 
 
-def _only(answers: dict[Server, Status | Trouble]) -> Server:
+def _only(answers: dict[RunningServer, Status | Trouble]) -> RunningServer:
     if not answers:
         raise _none()
     if len(answers) > 1:
@@ -243,7 +243,7 @@ def _only(answers: dict[Server, Status | Trouble]) -> Server:
     return next(iter(answers))
 
 
-def _is_meant(server: Server, status: Status | Trouble, wanted: str) -> bool:
+def _is_meant(server: RunningServer, status: Status | Trouble, wanted: str) -> bool:
     if str(server.pid) == wanted:
         return True
     if isinstance(status, Trouble):
@@ -257,11 +257,11 @@ def ports(status: Status) -> list[str]:
     return [match[1] for match in found if match]
 
 
-def _listed(servers: Any, answers: dict[Server, Status | Trouble]) -> str:
+def _listed(servers: Any, answers: dict[RunningServer, Status | Trouble]) -> str:
     return ", ".join(_described(server, answers[server]) for server in servers)
 
 
-def _described(server: Server, status: Status | Trouble) -> str:
+def _described(server: RunningServer, status: Status | Trouble) -> str:
     if isinstance(status, Trouble):
         return f"pid {server.pid} (does not answer)"
     where = "".join(f", port {port}" for port in ports(status))

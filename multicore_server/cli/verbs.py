@@ -17,7 +17,7 @@ from multicore_server.cli.servers import (
     FailedError,
     GoneError,
     NoAnswerError,
-    Server,
+    RunningServer,
     Trouble,
     ask_all,
     choose,
@@ -64,7 +64,7 @@ def ps(server: str | None, as_json: bool) -> None:
         sys.exit(2)
 
 
-def _list_json(servers: list[Server]) -> list[Trouble]:
+def _list_json(servers: list[RunningServer]) -> list[Trouble]:
     answers = ask_all(servers).values()
     _print_json([it for it in answers if not isinstance(it, Trouble)])
     return [it for it in answers if isinstance(it, Trouble)]
@@ -119,7 +119,7 @@ def _number(text: str | None, default: int) -> int:
     return int(text)
 
 
-def _follow(server: Server, last: int, as_json: bool) -> None:
+def _follow(server: RunningServer, last: int, as_json: bool) -> None:
     """Until the server ends or the reader leaves; a monitor that is replaced costs no event."""
     there = server.status()["events"]
     seen = max((event["id"] for event in there[: max(0, len(there) - last)]), default=0)
@@ -132,7 +132,7 @@ def _follow(server: Server, last: int, as_json: bool) -> None:
         pass
 
 
-def _follow_once(server: Server, seen: int, as_json: bool) -> int:
+def _follow_once(server: RunningServer, seen: int, as_json: bool) -> int:
     """The number of the last event that was printed."""
     try:
         for event in server.events(last=999_999):
@@ -248,13 +248,13 @@ def reset(server: str | None, as_json: bool) -> None:
     _print_outcome(chosen, Outcome(True, chosen.command("reset")), as_json)
 
 
-def _conclude(server: Server, begun: str, waiting: Wait | None, as_json: bool) -> None:
+def _conclude(server: RunningServer, begun: str, waiting: Wait | None, as_json: bool) -> None:
     """Wait, if that is wanted, and say what came of it."""
     outcome = Outcome(True, begun) if waiting is None else wait(server, waiting, silent=as_json)
     _print_outcome(server, outcome, as_json)
 
 
-def _print_outcome(server: Server, outcome: Outcome, as_json: bool) -> None:
+def _print_outcome(server: RunningServer, outcome: Outcome, as_json: bool) -> None:
     if as_json:
         _print_json({"ok": outcome.ok, "text": outcome.text, "pid": server.pid})
     elif outcome.ok:
@@ -286,7 +286,7 @@ def monit(server: str | None, interval: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    from multicore_server.quantities import duration
+    from multicore_server.settings.quantities import duration
 
     try:
         seconds = duration(text)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-STALE = 0.2  # seconds without a heartbeat after which a worker is passed over
-UNATTENDED = 0.12  # the same, after which siblings look into its inbox: an error here costs next to nothing
+from multicore_server.ipc.heartbeat import STALE
 
 
 class Load(NamedTuple):

@@ -1,4 +1,4 @@
-"""Collection: the server's own metrics as the shared memory and the arbiter's bulletin have them now.
+"""Collection: the server's own metrics as the shared memory and the arbiter's report have them now.
 
 Pure, but for reading the shared memory. The label ``worker`` is the slot's instance number. What is a state
 of living processes comes from the rows of these; what only grows is summed over all rows that were ever
@@ -13,22 +13,21 @@ from functools import cache, cached_property
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-from multicore_server.metrics.definitions import LEFT_OUT, REASONS, RESULTS, STATES, TABLE
-from multicore_server.metrics.family import Family, Sample, labels
-from multicore_server.scoreboard import (
+from multicore_server.ipc.heartbeat import BEAT
+from multicore_server.ipc.scoreboard import (
     BUCKETS,
     CODES,
     ITEM_SIZE,
     METHODS,
     ROW_SIZE,
+    ROWS_PER_SLOT,
     Head,
     Item,
     Scoreboard,
     requests_in_progress,
 )
-from multicore_server.slots import ROWS_PER_SLOT
-
-BEAT = 0.15  # seconds: the longest pause between two heartbeats that is not late, see `server.BEAT`
+from multicore_server.metrics.definitions import LEFT_OUT, REASONS, RESULTS, STATES, TABLE
+from multicore_server.metrics.family import Family, Sample, labels
 
 Samples: TypeAlias = Iterable[Sample]
 Values: TypeAlias = Mapping[str, float]
@@ -39,7 +38,7 @@ def families(
 ) -> list[Family]:
     """Every metric of the table, in its order; one that has nothing to say yet has no samples.
 
-    ``state`` is the parsed bulletin, empty before its first publish. ``now`` is of CLOCK_MONOTONIC, in
+    ``state`` is the parsed shared_report, empty before its first publish. ``now`` is of CLOCK_MONOTONIC, in
     seconds. ``left_out`` is what is missing of the app's own metrics: how much, by reason.
     """
     view = View(scoreboard, state, now, left_out or {})
@@ -136,7 +135,7 @@ def _arbiter(item: Head, suffix: str = "") -> Callable[[View], Samples]:
 
 
 def _known(key: str) -> Callable[[View], Samples]:
-    """A number of the bulletin, nothing while it has none."""
+    """A number of the report, nothing while it has none."""
     return lambda view: [Sample("", "", float(value)) for value in [view.state.get(key)] if value is not None]
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
-from multicore_server.events import Reason
+from multicore_server.fleet.events import Reason
+from multicore_server.fleet.slots import State
+from multicore_server.ipc.scoreboard import CODES, METHODS
 from multicore_server.metrics.family import Family, Kind, Sample
-from multicore_server.scoreboard import CODES, METHODS
-from multicore_server.slots import State
 
 UNITS = ("seconds", "bytes")
 SUFFIXES: Mapping[Kind, tuple[str, ...]] = {

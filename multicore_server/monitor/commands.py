@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from multicore_server.channel import MAX_MESSAGE
+from multicore_server.ipc.channel import MAX_MESSAGE
 
 PATIENCE = 10.0  # seconds that the arbiter has for its answer
 _CHANGE = re.compile(r"[+-][1-9]\d{0,5}")
@@ -93,7 +93,7 @@ COMMANDS: dict[str, dict[str, Callable[[object], Any]]] = {
 # --- the way to the arbiter ---
 
 
-class Arbiter:
+class ArbiterClient:
     """Our end of the channel: one JSON message a command, ``{"id": 1, "command": "scale", "workers": 4}``,
     and one an answer, ``{"id": 1, "ok": true, "text": "..."}``, in any order."""
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from multicore_server.monitor.view import View
+from multicore_server.monitor.view import ReportView
 
-POLL = 0.25  # seconds between two looks at the bulletin, while somebody follows
+POLL = 0.25  # seconds between two looks at the report, while somebody follows
 KEEP_ALIVE = 15.0  # seconds without an event until a comment says that we are still there
 LAST = 6  # digits of ?last=
 
@@ -20,7 +20,7 @@ Event = dict[str, Any]
 class Follower:
     """Shows the ``last`` events that there are, then each new one."""
 
-    def __init__(self, view: View, last: int) -> None:
+    def __init__(self, view: ReportView, last: int) -> None:
         self._view = view
         events = self._events()
         self._backlog = events[len(events) - min(last, len(events)) :]

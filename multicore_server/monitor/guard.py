@@ -35,7 +35,7 @@ class Limits:
     farewell: float = 0.2  # for the requests in hand, at the end
 
 
-class State(ServerState):
+class GuardedState(ServerState):
     """What the connections of a server share."""
 
     def __init__(self, limits: Limits) -> None:
@@ -77,7 +77,7 @@ class Alarm:
 class Guarded(H11Protocol):
     """One connection. ``idle_since``: since when nothing has come and nothing is awaited, else infinite."""
 
-    server_state: State
+    server_state: GuardedState
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

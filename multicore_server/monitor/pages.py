@@ -14,15 +14,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import exposition
 from multicore_server.monitor import live
-from multicore_server.monitor.commands import COMMANDS, Arbiter, NoAnswerError, parse
+from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
 from multicore_server.monitor.follow import LAST, Follower
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.snapshot import Form, Snapshots
 from multicore_server.monitor.status import status
-from multicore_server.monitor.view import View
-from multicore_server.scoreboard import Scoreboard
+from multicore_server.monitor.view import ReportView
 
 MAX_COMMAND = 16384  # bytes
 
@@ -32,7 +32,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class ReadOnly:
     """What anybody may ask. Nothing of a request is ever repeated in an answer."""
 
-    def __init__(self, scoreboard: Scoreboard, view: View, snapshots: Snapshots) -> None:
+    def __init__(self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots) -> None:
         self.scoreboard = scoreboard
         self.view = view
         self.snapshots = snapshots
@@ -81,7 +81,9 @@ class ReadOnly:
 class Full(ReadOnly):
     """What the owner of the command socket may ask: also to follow the events, and commands."""
 
-    def __init__(self, scoreboard: Scoreboard, view: View, snapshots: Snapshots, arbiter: Arbiter) -> None:
+    def __init__(
+        self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots, arbiter: ArbiterClient
+    ) -> None:
         super().__init__(scoreboard, view, snapshots)
         self.arbiter = arbiter
 

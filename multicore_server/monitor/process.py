@@ -19,27 +19,27 @@ from typing import Any
 
 import uvicorn
 
-from multicore_server.bulletin import Bulletin
-from multicore_server.metrics.app_merge import AppMetrics
+from multicore_server.ipc.scoreboard import Head, Scoreboard
+from multicore_server.ipc.shared_report import SharedReport
+from multicore_server.metrics.app.merge import AppMetrics
 from multicore_server.monitor.address import BACKLOG
-from multicore_server.monitor.commands import Arbiter
-from multicore_server.monitor.guard import Guarded, Limits, State
+from multicore_server.monitor.commands import ArbiterClient
+from multicore_server.monitor.guard import Guarded, GuardedState, Limits
 from multicore_server.monitor.pages import Full, ReadOnly
 from multicore_server.monitor.scrape import Merge
 from multicore_server.monitor.snapshot import Snapshots
-from multicore_server.monitor.view import View
-from multicore_server.scoreboard import Head, Scoreboard
+from multicore_server.monitor.view import ReportView
 
 BEAT = 1.0  # seconds between two heartbeats
 LOOK = 0.02  # seconds between two looks at what is still in hand, at the end
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class MonitorContext:
     """What the monitor watches, and where it listens."""
 
     scoreboard: Scoreboard
-    bulletin: Bulletin
+    shared_report: SharedReport
     listeners: list[socket.socket]  # for all who want to read
     command_listener: socket.socket | None  # for commands too
     lifeline: int  # a descriptor that comes to its end with the arbiter
@@ -50,40 +50,40 @@ class Post:
     limits: Limits = field(default_factory=Limits)
 
 
-def run(post: Post) -> int:
+def run(context: MonitorContext) -> int:
     """Serve until TERM, INT, QUIT or the arbiter's end; the exit status.
 
     To be called in the forked process, with signal handlers at their defaults; ``os._exit`` is to follow: a
     merge that is under way is not waited for.
     """
-    _log_by(post.log)
+    _log_by(context.log)
     loop = asyncio.SelectorEventLoop()  # whatever policy the app has set: this one needs least memory
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(Monitor(post, loop).serve())
+    loop.run_until_complete(Monitor(context, loop).serve())
     return 0
 
 
 class Monitor:
-    def __init__(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
-        self._post = post
+    def __init__(self, context: MonitorContext, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
         self._loop = loop
         self._ended = asyncio.Event()
-        view = View(post.bulletin)
+        view = ReportView(context.shared_report)
         self._snapshots = Snapshots(
-            Merge(post.scoreboard, view, post.app_metrics, post.app_identifier, post.log)
+            Merge(context.scoreboard, view, context.app_metrics, context.app_identifier, context.log)
         )
-        self._arbiter = Arbiter(post.channel)
-        read_only = ReadOnly(post.scoreboard, view, self._snapshots)
-        full = Full(post.scoreboard, view, self._snapshots, self._arbiter)
-        commands = [] if post.command_listener is None else [post.command_listener]
+        self._arbiter = ArbiterClient(context.channel)
+        read_only = ReadOnly(context.scoreboard, view, self._snapshots)
+        full = Full(context.scoreboard, view, self._snapshots, self._arbiter)
+        commands = [] if context.command_listener is None else [context.command_listener]
         self._sites = [
-            (Server(read_only.app(), post.limits, self._ended), post.listeners),
-            (Server(full.app(), post.limits, self._ended), commands),
+            (MonitorServer(read_only.app(), context.limits, self._ended), context.listeners),
+            (MonitorServer(full.app(), context.limits, self._ended), commands),
         ]
 
     async def serve(self) -> None:
         self._handle_signals()
-        self._loop.add_reader(self._post.lifeline, self._on_lifeline)
+        self._loop.add_reader(self._context.lifeline, self._on_lifeline)
         self._arbiter.listen()
         self._beat()
         await asyncio.gather(*(server.serve(sockets) for server, sockets in self._sites))
@@ -92,23 +92,23 @@ class Monitor:
     def _handle_signals(self) -> None:
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self._loop.add_signal_handler(name, self._ended.set)
-        self._loop.add_signal_handler(signal.SIGUSR1, _reopen, self._post.log)
+        self._loop.add_signal_handler(signal.SIGUSR1, _reopen, self._context.log)
         # Meant for the arbiter, sent to its process group.
         for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
             signal.signal(name, signal.SIG_IGN)
 
     def _beat(self) -> None:
-        self._post.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()
+        self._context.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()
         self._loop.call_later(BEAT, self._beat)
 
     def _on_lifeline(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            if not os.read(self._post.lifeline, 64):
-                self._loop.remove_reader(self._post.lifeline)
+            if not os.read(self._context.lifeline, 64):
+                self._loop.remove_reader(self._context.lifeline)
                 self._ended.set()
 
 
-class Server(uvicorn.Server):
+class MonitorServer(uvicorn.Server):
     """uvicorn's, which ends by an event, quickly, and whose connections are guarded."""
 
     def __init__(self, app: Any, limits: Limits, ended: asyncio.Event) -> None:
@@ -128,7 +128,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=limits.head,
         )
         super().__init__(config)
-        self.server_state = State(limits)
+        self.server_state = GuardedState(limits)
         self._farewell = limits.farewell
         self._ended = ended
 

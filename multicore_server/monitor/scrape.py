@@ -9,12 +9,12 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import collection, exposition
-from multicore_server.metrics.app_merge import AppMetrics, owners
+from multicore_server.metrics.app.merge import AppMetrics, owners
 from multicore_server.metrics.family import Family
 from multicore_server.monitor.snapshot import Form
-from multicore_server.monitor.view import View
-from multicore_server.scoreboard import Scoreboard
+from multicore_server.monitor.view import ReportView
 
 GZIP_LEVEL = 1  # less than half the time of 6, for a tenth more bytes
 
@@ -26,7 +26,7 @@ class Merge:
     def __init__(
         self,
         scoreboard: Scoreboard,
-        view: View,
+        view: ReportView,
         app: AppMetrics | None,
         identifier: Callable[[int], str],
         log: logging.Logger,

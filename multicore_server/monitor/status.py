@@ -1,4 +1,4 @@
-"""What /status says: the arbiter's bulletin and, for each worker, its numbers from the scoreboard.
+"""What /status says: the arbiter's report and, for each worker, its numbers from the scoreboard.
 
 Pure, but for reading the shared memory.
 """
@@ -9,10 +9,18 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
-from multicore_server.scoreboard import BUCKETS, CODES, METHODS, Item, Row, Scoreboard, requests_in_progress
-from multicore_server.slots import ROWS_PER_SLOT
+from multicore_server.ipc.scoreboard import (
+    BUCKETS,
+    CODES,
+    METHODS,
+    ROWS_PER_SLOT,
+    Item,
+    Row,
+    Scoreboard,
+    requests_in_progress,
+)
 
-# Parts of the bulletin that are shown as they are.
+# Parts of the report that are shown as they are.
 _AS_IT_IS = (
     "version", "name", "addresses", "configured", "capacity", "stopping", "reloading", "restarts", "reloads",
     "settings", "events",
@@ -26,7 +34,7 @@ def status(
 ) -> dict[str, Any]:
     """The document, ready to become JSON.
 
-    ``state`` is the parsed bulletin; ``now`` is in seconds since the epoch, as are all times in it;
+    ``state`` is the parsed shared_report; ``now`` is in seconds since the epoch, as are all times in it;
     ``monitor`` is shown as it is. What only grows (``cpu_seconds``, ``requests.total``,
     ``requests.durations``, ``connections_accepted``) counts for an instance, over all of its generations;
     the rest is of the process that serves it. ``requests.durations`` has how many requests took at most as

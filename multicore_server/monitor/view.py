@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from multicore_server.bulletin import Bulletin
+from multicore_server.ipc.shared_report import SharedReport
 
 
-class View:
-    def __init__(self, bulletin: Bulletin) -> None:
-        self._bulletin = bulletin
+class ReportView:
+    def __init__(self, shared_report: SharedReport) -> None:
+        self._bulletin = shared_report
         self._seen: tuple[int, dict[str, Any] | None] = (-1, None)  # one item: two threads read it
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """The bulletin; None before there is one. Nobody changes it: others have the same object."""
+        """The report; None before there is one. Nobody changes it: others have the same object."""
         changes = self._bulletin.changes
         seen, state = self._seen
         if changes != seen and (text := self._read()):

@@ -24,11 +24,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from multicore_server.metrics import app_values
-from multicore_server.metrics.app_directory import VARIABLE, Directory
-from multicore_server.metrics.app_merge import AppMetrics, Owner, owners
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
+from multicore_server.metrics.app import values as app_values
+from multicore_server.metrics.app.directory import VARIABLE, Directory
+from multicore_server.metrics.app.merge import AppMetrics, Owner, owners
 from multicore_server.metrics.exposition import text
-from multicore_server.slots import ROWS_PER_SLOT
 
 LABELS = ("method", "path", "code")
 SHM = "/dev/shm"
@@ -73,7 +73,7 @@ def stock_worker(label_sets: int) -> None:
     use_app(label_sets)
 
 
-def bulletin(workers: int) -> dict[str, Any]:
+def shared_report(workers: int) -> dict[str, Any]:
     slots = [
         {"instance": number, "processes": [{"row": number * ROWS_PER_SLOT, "state": "ready"}]}
         for number in range(workers)
@@ -121,7 +121,7 @@ class Ours:
         self.path = path
         self.directory = Directory(path, ours=True)
         self.metrics = AppMetrics(path)
-        self.owners: Mapping[str, Owner] = owners(bulletin(workers), self.directory.identifier)
+        self.owners: Mapping[str, Owner] = owners(shared_report(workers), self.directory.identifier)
 
     def scrape(self) -> bytes:
         return text(self.metrics.collect(self.owners))

@@ -18,12 +18,12 @@ from typing import Any
 
 import httpx
 
-from multicore_server.bulletin import Bulletin
-from multicore_server.channel import KIND
+from multicore_server.ipc.channel import KIND
+from multicore_server.ipc.scoreboard import Item, Scoreboard
+from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
 from multicore_server.monitor.guard import Limits
-from multicore_server.monitor.process import Post, run
-from multicore_server.scoreboard import Item, Scoreboard
+from multicore_server.monitor.process import MonitorContext, run
 from tests.integration.conftest import PATIENCE, wait_for
 from tests.integration.raw_client import Connection
 
@@ -51,7 +51,7 @@ def event(text: str, at: float = 1000.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bulletin(**changes: Any) -> dict[str, Any]:
+def shared_report(**changes: Any) -> dict[str, Any]:
     """What an arbiter with two workers publishes."""
     return {
         "version": "0.1.0", "name": "app:app",
@@ -65,7 +65,7 @@ def bulletin(**changes: Any) -> dict[str, Any]:
 
 
 class Monitor:
-    """It listens on TCP, on a unix socket and on a command socket. The options are the post's."""
+    """It listens on TCP, on a unix socket and on a command socket. The options are the context's."""
 
     def __init__(
         self, directory: Path, *, app_metrics: Any = None, app_identifier: Any = str, **limits: Any
@@ -75,7 +75,7 @@ class Monitor:
         self.unix = str(directory / "metrics.sock")
         self.commands = str(directory / "1.sock")
         self.scoreboard = Scoreboard(64)
-        self.bulletin = Bulletin(2**20)
+        self.shared_report = SharedReport(2**20)
         self._listeners = [bind_metrics("127.0.0.1:0"), bind_metrics(f"unix:{self.unix}")]
         self._command_listener = bind_command(Path(self.commands))
         self.port: int = self._listeners[0].getsockname()[1]
@@ -108,17 +108,17 @@ class Monitor:
         self.channel.close()
         log = logging.Logger("gunicorn.error")
         log.addHandler(logging.FileHandler(self.log_path))
-        post = Post(
-            scoreboard=self.scoreboard, bulletin=self.bulletin, listeners=self._listeners,
+        context = MonitorContext(
+            scoreboard=self.scoreboard, shared_report=self.shared_report, listeners=self._listeners,
             command_listener=self._command_listener, lifeline=self._lifeline, channel=self._channel,
             log=log, limits=self._limits, **self._app,
         )  # fmt: skip
-        return run(post)
+        return run(context)
 
     # --- the arbiter's part ---
 
     def publish(self, **changes: Any) -> None:
-        self.bulletin.publish(json.dumps(bulletin(**changes)).encode())
+        self.shared_report.publish(json.dumps(shared_report(**changes)).encode())
         self.scoreboard.publish(frozenset({0, 4}))
 
     def count(self, requests: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from multicore_server.settings import TABLE
+from multicore_server.settings.table import TABLE
 from tests.integration.conftest import Server, wait_for
 from tests.integration.refused import BAD_SETTING, NO_BOOT, Refused
 

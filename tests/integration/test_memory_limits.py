@@ -7,7 +7,7 @@ import signal
 import httpx
 import pytest
 
-from multicore_server.memory import available
+from multicore_server.machine.memory import available
 from tests.integration.conftest import Server
 from tests.integration.supervised import make_app
 

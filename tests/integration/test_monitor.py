@@ -21,7 +21,7 @@ import psutil
 import pytest
 import trustme
 
-from multicore_server.settings import TABLE
+from multicore_server.settings.table import TABLE
 from tests.integration.asking import (
     ASK,
     LOCAL,
@@ -332,7 +332,7 @@ def test_a_stopped_monitor_stops_nobody_else(watched: Watched) -> None:
 
 
 def test_a_silent_monitor_is_replaced(watched: Watched) -> None:
-    watched.server.write("conf.py", "import multicore_server.monitoring as it\nit.SILENCE = 2.0")
+    watched.server.write("conf.py", "import multicore_server.arbiter.monitor_process as it\nit.SILENCE = 2.0")
     watched.start("-w", "1", "-c", "conf.py", ready=1)
     monitor = watched.server.monitor()
     os.kill(monitor, signal.SIGSTOP)
@@ -344,7 +344,7 @@ def test_a_silent_monitor_is_replaced(watched: Watched) -> None:
 def test_a_monitor_that_was_told_to_end_while_it_was_stopped(configured: Watched) -> None:
     """A reload moves its address: the old one is in the way until it is killed."""
     server, second = configured.server, quiet_port()
-    server.write("silence.py", "import multicore_server.monitoring as it\nit.SILENCE = 2.0")
+    server.write("silence.py", "import multicore_server.arbiter.monitor_process as it\nit.SILENCE = 2.0")
     start_configured(configured, pythonpath=".")
     # conf.py is loaded by the arbiter, which is where the constant is.
     text = f"import silence\nworkers = 1\nmetrics_bind = '{LOCAL}:{second}'\n"
@@ -515,7 +515,9 @@ def while_away(server: Server) -> list[int]:
 
 
 def test_metrics_on_the_apps_port_while_there_is_no_monitor(watched: Watched) -> None:
-    watched.server.write("conf.py", f"{DIES}\nimport multicore_server.metrics_path as it\nit.PATIENCE = 0.5")
+    watched.server.write(
+        "conf.py", f"{DIES}\nimport multicore_server.worker.metrics_path as it\nit.PATIENCE = 0.5"
+    )
     watched.start("-w", "1", "-c", "conf.py", env={**PATH, "MULTICORE_METRICS_BIND": "none"})
     watched.server.wait_ready(1)
     watched.server.wait_logged(r"monitor pid=\d+ has ended")

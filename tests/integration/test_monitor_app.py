@@ -18,10 +18,10 @@ import psutil
 import pytest
 from prometheus_client import mmap_dict
 
-from multicore_server.metrics.app_merge import AppMetrics
+from multicore_server.ipc.scoreboard import Head, Item
+from multicore_server.metrics.app.merge import AppMetrics
 from multicore_server.metrics.definitions import TAKEN
-from multicore_server.metrics_path import MetricsPath
-from multicore_server.scoreboard import Head, Item
+from multicore_server.worker.metrics_path import MetricsPath
 from tests.integration.conftest import PATIENCE, wait_for
 from tests.integration.monitored import Monitor, event, process, seconds, slot
 from tests.integration.raw_client import Connection, request

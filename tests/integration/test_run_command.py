@@ -16,7 +16,7 @@ import httpx
 import pytest
 import trustme
 
-from multicore_server.cpu import usable_cpus
+from multicore_server.machine.cpu import usable_cpus
 from tests.integration.apps import SCOPE
 from tests.integration.conftest import PATIENCE, Server, wait_for
 from tests.integration.refused import BAD_SETTING, NO_BOOT, processes_in

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from multicore_server.cpu import usable_cpus
+from multicore_server.machine.cpu import usable_cpus
 from tests.integration.conftest import Server, wait_for
 from tests.integration.supervised import make_app
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from multicore_server.interface import detect
+from multicore_server.worker.interface import detect
 from tests.integration.conftest import PATIENCE, free_port, wait_for
 
 SERVE = """
 import sys
 import uvicorn
-from multicore_server.wsgi import WSGIBridge
+from multicore_server.wsgi.bridge import WSGIBridge
 import app
 
 class Server(uvicorn.Server):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from multicore_server.metrics.app_files import ValueFile
+from multicore_server.metrics.app.files import ValueFile
 
 BOUNDS = ("0.005", "1.0", "2.5", "1e+06", "+Inf")
 

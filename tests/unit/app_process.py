@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from multicore_server.metrics import app_values
-from multicore_server.metrics.app_directory import VARIABLE, Directory
-from multicore_server.metrics.app_merge import AppMetrics, Owner
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
+from multicore_server.metrics.app import values as app_values
+from multicore_server.metrics.app.directory import VARIABLE, Directory
+from multicore_server.metrics.app.merge import AppMetrics, Owner
 from multicore_server.metrics.exposition import text
-from multicore_server.slots import ROWS_PER_SLOT
 
 ROOT = Path(__file__).parents[2]
 # Behind all else on the path: the package that is tested is the one that is installed.

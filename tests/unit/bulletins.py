@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multicore_server.scoreboard import CODES, METHODS, Item
+from multicore_server.ipc.scoreboard import CODES, METHODS, Item
 
 
 def process(row: int, state: str = "ready", started: float = 0.0) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def slot(instance: int, state: str, *processes: dict[str, Any]) -> dict[str, Any
     return {"instance": instance, "state": state, "processes": list(processes)}
 
 
-def bulletin(*slots: dict[str, Any], **others: Any) -> dict[str, Any]:
+def shared_report(*slots: dict[str, Any], **others: Any) -> dict[str, Any]:
     arbiter = {"pid": 1, "started": 0.0, "gunicorn": "27.0.1", "uvicorn": "0.54.0", "python": "3.11.2"}
     return {"version": "0.1.0", "arbiter": arbiter, "configured": 2, "worker_memory_limit": None,
             "restarts": {}, "reloads": {}, "slots": list(slots), **others}  # fmt: skip

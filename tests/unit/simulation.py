@@ -10,10 +10,11 @@ import heapq
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from multicore_server import events as ev
-from multicore_server.fleet import Fleet, Options
-from multicore_server.policy import RestartPolicy
-from multicore_server.slots import ROWS_PER_SLOT, Process, State
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.policy import Options, RestartPolicy
+from multicore_server.fleet.slots import Process, State
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 
 MIB = 2**20
 MOST_ROUNDS = 50  # ticks at one moment; more is a busy loop

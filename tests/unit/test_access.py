@@ -14,8 +14,8 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from multicore_server.access import AccessLog
-from multicore_server.wsgi import WSGIBridge
+from multicore_server.worker.access import AccessLog
+from multicore_server.wsgi.bridge import WSGIBridge
 from tests.unit.wsgi_client import Client, scope
 
 ASGI = Callable[[Any, Any, Any], Awaitable[None]]

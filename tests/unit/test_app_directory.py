@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from multicore_server.metrics import app_directory
-from multicore_server.metrics.app_directory import MARK, VARIABLE, Directory
+from multicore_server.metrics.app import directory as app_directory
+from multicore_server.metrics.app.directory import MARK, VARIABLE, Directory
 from tests.unit.app_process import ROOT, START, forked, play
 
 

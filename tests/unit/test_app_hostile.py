@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.metrics.app_merge import AppMetrics
+from multicore_server.metrics.app.merge import AppMetrics
 from tests.unit.app_entries import Entry, counter, gauge, write, write_stock
 from tests.unit.app_process import living, shown
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from multicore_server.metrics.app_keys import MODES
-from multicore_server.metrics.app_merge import AppMetrics, Owner, owners
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
+from multicore_server.metrics.app.keys import MODES
+from multicore_server.metrics.app.merge import AppMetrics, Owner, owners
 from multicore_server.metrics.family import labels
-from multicore_server.slots import ROWS_PER_SLOT
 from tests.unit.app_entries import BOUNDS, Entry, counter, gauge, write, write_stock
 from tests.unit.app_process import living, shown
 
@@ -94,7 +94,7 @@ def test_it_shows_what_prometheus_clients_collector_shows(
 # --- workers
 
 
-def bulletin(*slots: list[tuple[int, str]]) -> dict[str, Any]:
+def shared_report(*slots: list[tuple[int, str]]) -> dict[str, Any]:
     """By slot, the rows and the states of its processes."""
     return {
         "slots": [
@@ -105,7 +105,7 @@ def bulletin(*slots: list[tuple[int, str]]) -> dict[str, Any]:
 
 
 def test_owners_are_the_rows_of_the_slots() -> None:
-    state = bulletin([(0, "draining"), (1, "ready"), (2, "starting")], [(5, "starting")], [])
+    state = shared_report([(0, "draining"), (1, "ready"), (2, "starting")], [(5, "starting")], [])
     found = owners(state, "x-row{}".format)
     assert len(found) == 3 * ROWS_PER_SLOT
     assert [it for it, owner in found.items() if owner.shown] == ["x-row1", "x-row5"]
@@ -115,7 +115,7 @@ def test_owners_are_the_rows_of_the_slots() -> None:
 
 
 def scraped(metrics: AppMetrics, *slots: list[tuple[int, str]]) -> dict[str, float]:
-    return shown(metrics, owners(bulletin(*slots), "row{}".format))
+    return shown(metrics, owners(shared_report(*slots), "row{}".format))
 
 
 @pytest.mark.parametrize("mode", ["all", "liveall"])

@@ -9,8 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
-from multicore_server.metrics import app_values
-from multicore_server.metrics.app_directory import VARIABLE, Directory
+from multicore_server.metrics.app import values as app_values
+from multicore_server.metrics.app.directory import VARIABLE, Directory
 from tests.unit.app_process import (
     PLAIN,
     as_worker,

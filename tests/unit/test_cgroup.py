@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from multicore_server.cgroup import cpu_quota, memory_limit, oom_kills
+from multicore_server.machine.cgroup import cpu_quota, memory_limit, oom_kills
 
 UNLIMITED_V1 = str(0x7FFFFFFFFFFFF000)
 

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from multicore_server.cli.main import COMMANDS, main
-from multicore_server.settings import TABLE
+from multicore_server.settings.table import TABLE
 
 DOCS = Path(__file__).parents[2] / "docs/operating.md"
 VERBS = [name for name in COMMANDS if name != "run"]

@@ -18,9 +18,9 @@ from uvicorn.main import main as uvicorn_command
 from multicore_server.application import run as run_from_python
 from multicore_server.cli import prefork, run
 from multicore_server.cli.main import COMMANDS, main
-from multicore_server.engine import uvicorn_environment
-from multicore_server.settings import TABLE, SettingError
-from multicore_server.uvicorn_options import translate
+from multicore_server.settings.table import TABLE, SettingError
+from multicore_server.settings.translation import translate
+from multicore_server.settings.uvicorn import uvicorn_environment
 
 # --- the options
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from multicore_server.cli import servers
-from multicore_server.cli.servers import NoAnswerError, Server, Trouble, choose, names, ports, running
-from tests.integration.monitored import bulletin
+from multicore_server.cli.servers import NoAnswerError, RunningServer, Trouble, choose, names, ports, running
+from tests.integration.monitored import shared_report
 
 Answer = Callable[[bytes], bytes]
 
@@ -67,7 +67,7 @@ def response(document: object, code: int = 200) -> bytes:
 
 
 def named(name: str, *addresses: str) -> bytes:
-    return response(bulletin(name=name, addresses=list(addresses)))
+    return response(shared_report(name=name, addresses=list(addresses)))
 
 
 def said(function: Callable[[], object]) -> str:
@@ -113,7 +113,7 @@ def test_one_name_of_two_servers(listen: Callable[..., None]) -> None:
 
 
 def test_ports() -> None:
-    status = bulletin(addresses=["http://0.0.0.0:80", "https://[::]:443", "unix:/run/app.sock"])
+    status = shared_report(addresses=["http://0.0.0.0:80", "https://[::]:443", "unix:/run/app.sock"])
     assert ports(status) == ["80", "443"]
 
 
@@ -131,11 +131,11 @@ def test_a_socket_that_a_dead_server_left(directory: Path) -> None:
     (directory / "notes.sock").touch()  # somebody else's file
     assert running() == []
     assert said(lambda: choose("101")) == "the server with pid 101 has ended; only its command socket is left"
-    assert said(Server(directory / "101.sock").status).endswith("only its command socket is left")
+    assert said(RunningServer(directory / "101.sock").status).endswith("only its command socket is left")
 
 
 def test_a_server_that_hangs(listen: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Server._ask, "__defaults__", (None, 0.2))
+    monkeypatch.setattr(RunningServer._ask, "__defaults__", (None, 0.2))
     listen(101, None)
     listen(102, named("api:app"))
     assert "pid 101 (does not answer)" in said(lambda: choose("web"))
@@ -176,8 +176,8 @@ def test_a_directory_of_somebody_else(directory: Path) -> None:
 
 
 def test_a_server_whose_arbiter_lives_without_its_socket(directory: Path) -> None:
-    assert Server(directory / f"{os.getpid()}.sock").lives()
-    assert not Server(directory / f"{2**22 + 1}.sock").lives()
+    assert RunningServer(directory / f"{os.getpid()}.sock").lives()
+    assert not RunningServer(directory / f"{2**22 + 1}.sock").lives()
 
 
 def test_patience_is_longer_than_the_arbiters() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from multicore_server import rollout
 from multicore_server.cli import waiting
 from multicore_server.cli.waiting import Outcome, Reloading, Restarting, Scaling, Step
+from multicore_server.fleet import rollout
 
 
 def process(generation: int, state: str = "ready") -> dict[str, Any]:

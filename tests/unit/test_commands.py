@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from multicore_server import events as ev
-from multicore_server.commands import COMMANDS, carry_out
-from multicore_server.cpu import usable_cpus
+from multicore_server.arbiter.commands import COMMANDS, carry_out
+from multicore_server.fleet import events as ev
+from multicore_server.machine.cpu import usable_cpus
 from multicore_server.monitor.commands import COMMANDS as CHECKED
 from multicore_server.monitor.commands import parse
 from tests.unit.simulation import Simulation, new

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from multicore_server.cpu import usable_cpus
+from multicore_server.machine.cpu import usable_cpus
 
 
 def fake_proc(tmp_path: Path, cpu_max: str) -> Path:

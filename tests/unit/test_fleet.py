@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from multicore_server import events as ev
-from multicore_server.slots import Process, State
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.slots import Process, State
+from multicore_server.ipc.identity import identity
 from tests.unit.simulation import BROKEN, HANGS, Plan, lines, new, serving
 
 
@@ -281,5 +282,5 @@ def test_processes_only_move_onward() -> None:
 
 
 def test_identity() -> None:
-    assert ev.identity(2, 3, 4711) == "instance=2 gen=3 pid=4711"
+    assert identity(2, 3, 4711) == "instance=2 gen=3 pid=4711"
     assert str(ev.Event("reload", "reload done")) == "reload done"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multicore_server import events as ev
+from multicore_server.fleet import events as ev
 from tests.unit.simulation import Plan, lines, over_memory, serving
 
 

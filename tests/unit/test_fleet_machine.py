@@ -13,10 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from multicore_server import events as ev
-from multicore_server.fleet import Options
-from multicore_server.policy import RestartPolicy
-from multicore_server.slots import ROWS_PER_SLOT, Process, State
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.policy import Options, RestartPolicy
+from multicore_server.fleet.slots import Process, State
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from tests.unit.simulation import BROKEN, HANGS, MIB, Plan, Simulation
 
 CAPACITY = 5

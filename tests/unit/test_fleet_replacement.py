@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server import events as ev
+from multicore_server.fleet import events as ev
 from tests.unit.simulation import BROKEN, HANGS, Plan, Simulation, hup, lines, new, over_memory, serving
 
 ASKS: dict[str, Callable[[Simulation], None]] = {

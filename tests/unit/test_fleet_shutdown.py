@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from multicore_server import events as ev
+from multicore_server.fleet import events as ev
 from tests.unit.simulation import (
     BROKEN,
     HANGS,

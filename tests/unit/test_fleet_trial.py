@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multicore_server import events as ev
+from multicore_server.fleet import events as ev
 from tests.unit.simulation import BROKEN, HANGS, OPTIONS, Plan, hup, lines, new, over_memory, resting, serving
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from multicore_server import cgroup, memory
-from multicore_server import events as ev
-from multicore_server.fleet import Fleet, Options
-from multicore_server.inspection import Inspection
-from multicore_server.quantities import size
-from multicore_server.scoreboard import Item, Scoreboard
-from multicore_server.settings import Settings
+from multicore_server.arbiter.inspection import Inspection
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.policy import Options
+from multicore_server.ipc.scoreboard import Item, Scoreboard
+from multicore_server.machine import cgroup, memory
+from multicore_server.settings.quantities import size
+from multicore_server.settings.table import Settings
 
 PID = 4711
 Look = Callable[[float], list[ev.Observation]]

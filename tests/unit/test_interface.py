@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.interface import detect, resolve
+from multicore_server.worker.interface import detect, resolve
 
 
 def wsgi(environ: Any, start_response: Any) -> list[bytes]:

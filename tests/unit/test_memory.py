@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from multicore_server import memory
+from multicore_server.machine import memory
 
 MIB = 1 << 20
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -12,8 +12,8 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from multicore_server.metrics import meter
-from multicore_server.scoreboard import BUCKETS, CODES, METHODS, Item, Row, Scoreboard
+from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row, Scoreboard
+from multicore_server.worker import meter
 from tests.unit.bulletins import cell
 
 PATIENCE = 10.0  # seconds

@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from multicore_server import server
-from multicore_server.metrics import collection
+from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, ROWS_PER_SLOT, Head, Item, Scoreboard
 from multicore_server.metrics.collection import families
 from multicore_server.metrics.definitions import REASONS, RESULTS, STATES, TABLE
 from multicore_server.metrics.exposition import openmetrics, text
-from multicore_server.scoreboard import BUCKETS, CODES, METHODS, Head, Item, Scoreboard
-from multicore_server.slots import ROWS_PER_SLOT
-from tests.unit.bulletins import bulletin, cell, process, slot
+from tests.unit.bulletins import cell, process, shared_report, slot
 
 read_openmetrics: Any = openmetrics_parser.text_string_to_metric_families  # has no types
 NOW = 1000.0  # seconds of CLOCK_MONOTONIC
@@ -73,14 +70,14 @@ def test_every_metric_of_the_table_is_there_in_its_order() -> None:
 
 def test_workers_by_state() -> None:
     slots = [slot(i, state) for i, state in enumerate(["ready", "ready", "backoff", "errored"])]
-    assert of(scrape(Scoreboard(4), bulletin(*slots)), "multicore_workers") == {
+    assert of(scrape(Scoreboard(4), shared_report(*slots)), "multicore_workers") == {
         '{state="starting"}': 0.0, '{state="ready"}': 2.0, '{state="draining"}': 0.0,
         '{state="backoff"}': 1.0, '{state="stopped"}': 0.0, '{state="errored"}': 1.0,
     }  # fmt: skip
 
 
 def test_numbers_of_the_bulletin() -> None:
-    state = bulletin(
+    state = shared_report(
         configured=8, worker_memory_limit=2**30, restarts={"oom": 3, "exit": 1}, reloads={"rolled_back": 2}
     )
     found = scrape(Scoreboard(4), state, file=5)
@@ -98,7 +95,7 @@ def test_numbers_of_the_bulletin() -> None:
 
 
 def test_without_a_memory_limit_there_is_none() -> None:
-    assert "multicore_worker_memory_limit_bytes" not in scrape(Scoreboard(4), bulletin())
+    assert "multicore_worker_memory_limit_bytes" not in scrape(Scoreboard(4), shared_report())
 
 
 def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -> None:
@@ -108,7 +105,7 @@ def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -
          HEARTBEAT=NOW)  # fmt: skip
     fill(board, 6, CONNECTIONS=7, RESIDENT_MEMORY=3e8)
     processes = [process(6, "draining", 1.0), process(4, "ready", 2.0), process(5, "starting", 3.0)]
-    found = scrape(board, bulletin(slot(1, "ready", *processes)))
+    found = scrape(board, shared_report(slot(1, "ready", *processes)))
     assert of(found, "multicore_connections") == {'{worker="1"}': 14}
     assert of(found, "multicore_websockets") == {'{worker="1"}': 1}
     assert of(found, "multicore_requests_in_progress") == {'{worker="1"}': 3}
@@ -117,25 +114,25 @@ def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -
     assert of(found, "multicore_worker_unique_memory_bytes") == {}
     processes[1]["state"] = "draining"
     processes[2]["state"] = "ready"
-    found = scrape(board, bulletin(slot(1, "ready", *processes)))
+    found = scrape(board, shared_report(slot(1, "ready", *processes)))
     assert of(found, "multicore_worker_start_time_seconds") == {'{worker="1"}': 3}
     assert of(found, "multicore_worker_unique_memory_bytes") == {'{worker="1"}': 5e7}
 
 
 def test_workers_are_in_order() -> None:
-    found = scrape(Scoreboard(3), bulletin(*(slot(i, "backoff") for i in (2, 0, 1))))
+    found = scrape(Scoreboard(3), shared_report(*(slot(i, "backoff") for i in (2, 0, 1))))
     assert list(of(found, "multicore_connections")) == [f'{{worker="{i}"}}' for i in range(3)]
 
 
 def test_without_a_ready_process_the_newest_is_the_worker() -> None:
     processes = [process(0, "draining", 1.0), process(1, "starting", 2.0)]
-    found = scrape(Scoreboard(1), bulletin(slot(0, "starting", *processes)))
+    found = scrape(Scoreboard(1), shared_report(slot(0, "starting", *processes)))
     assert of(found, "multicore_worker_start_time_seconds") == {'{worker="0"}': 2}
     assert of(found, "multicore_event_loop_lag_seconds") == {}
 
 
 def test_a_slot_without_a_process_has_no_connections_and_no_memory() -> None:
-    found = scrape(Scoreboard(1), bulletin(slot(0, "errored")))
+    found = scrape(Scoreboard(1), shared_report(slot(0, "errored")))
     assert of(found, "multicore_connections") == {'{worker="0"}': 0}
     assert of(found, "multicore_worker_resident_memory_bytes") == {}
     assert of(found, "multicore_worker_start_time_seconds") == {}
@@ -153,12 +150,8 @@ def test_a_slot_without_a_process_has_no_connections_and_no_memory() -> None:
 def test_the_loop_lag_grows_while_the_loop_is_blocked(lag: float, heartbeat: float, expected: float) -> None:
     board = Scoreboard(1)
     fill(board, 0, LOOP_LAG=lag, HEARTBEAT=heartbeat)
-    found = scrape(board, bulletin(slot(0, "ready", process(0))))
+    found = scrape(board, shared_report(slot(0, "ready", process(0))))
     assert found['multicore_event_loop_lag_seconds{worker="0"}'] == pytest.approx(expected)
-
-
-def test_a_heartbeat_is_late_when_the_slowest_beat_would_be() -> None:
-    assert max(server.BEAT, server.BEAT_AMONG_SIBLINGS) == collection.BEAT
 
 
 def test_requests_and_durations_are_summed_over_all_rows() -> None:
@@ -170,7 +163,7 @@ def test_requests_and_durations_are_summed_over_all_rows() -> None:
         board.row(row)[Item.DURATIONS] = count
         board.row(row)[Item.DURATIONS + len(BUCKETS)] = 100 * count
         board.row(row)[Item.DURATION_SUM] = count / 4
-    found = scrape(board, bulletin())
+    found = scrape(board, shared_report())
     requests = of(found, "multicore_http_requests_total")
     assert requests['{code="5xx",method="POST"}'] == 7
     assert requests['{code="499",method="other"}'] == 70
@@ -188,7 +181,7 @@ def test_every_cell_of_a_request_has_its_own_labels() -> None:
     board.publish(frozenset({0}))
     for number, (method, code) in enumerate((method, code) for method in METHODS for code in CODES):
         board.row(0)[cell(method, code)] = number + 1
-    assert of(scrape(board, bulletin()), "multicore_http_requests_total") == {
+    assert of(scrape(board, shared_report()), "multicore_http_requests_total") == {
         f'{{code="{code}",method="{method}"}}': METHODS.index(method) * len(CODES) + CODES.index(code) + 1
         for method in METHODS
         for code in CODES
@@ -200,7 +193,7 @@ def test_counters_by_worker_are_those_of_every_slot_ever_used() -> None:
     board.publish(frozenset({0, 4, 8}))
     for row, count in ((0, 1), (3, 2), (4, 4), (8, 8)):
         fill(board, row, CPU_SECONDS=count / 2, ACCEPTED=count, HANDED_OVER=10 * count, MIGRATED=20 * count)
-    found = scrape(board, bulletin(slot(0, "ready", process(0))))  # the other two were scaled away
+    found = scrape(board, shared_report(slot(0, "ready", process(0))))  # the other two were scaled away
     assert of(found, "multicore_worker_cpu_seconds_total") == {
         '{worker="0"}': 1.5, '{worker="1"}': 2.0, '{worker="2"}': 4.0,
     }  # fmt: skip
@@ -211,7 +204,7 @@ def test_counters_by_worker_are_those_of_every_slot_ever_used() -> None:
 
 
 def test_a_worker_that_boots_for_the_first_time_has_its_counters_at_zero() -> None:
-    found = scrape(Scoreboard(4), bulletin(slot(0, "starting", process(0, "starting"))))
+    found = scrape(Scoreboard(4), shared_report(slot(0, "starting", process(0, "starting"))))
     assert of(found, "multicore_connections_accepted_total") == {'{worker="0"}': 0}
 
 
@@ -253,7 +246,9 @@ def busy() -> tuple[Scoreboard, dict[str, Any]]:
     for item in Head:
         if item is not Head.USED_SLOTS:
             board.head[item] = item + 1
-    return board, bulletin(*(slot(i, "ready", process(4 * i)) for i in range(8)), worker_memory_limit=2**30)
+    return board, shared_report(
+        *(slot(i, "ready", process(4 * i)) for i in range(8)), worker_memory_limit=2**30
+    )
 
 
 def test_openmetrics_of_it_all_is_legal(busy: tuple[Scoreboard, dict[str, Any]]) -> None:

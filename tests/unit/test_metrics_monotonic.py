@@ -6,10 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.metrics.collection import families
-from multicore_server.scoreboard import BUCKETS, CODES, METHODS, Item, Scoreboard
-from multicore_server.slots import ROWS_PER_SLOT
-from tests.unit.bulletins import bulletin, cell, process, slot
+from tests.unit.bulletins import cell, process, shared_report, slot
 
 NOW = 1000.0  # seconds of CLOCK_MONOTONIC
 GAUGES = (
@@ -75,7 +74,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def no_counter_falls_and_sums_are_exact(self) -> None:
         slots = [slot(i, "ready", *map(process, rows)) for i, rows in self.alive.items()]
-        found = families(self.board, bulletin(*slots), NOW)
+        found = families(self.board, shared_report(*slots), NOW)
         counters = {
             (family.name, sample.suffix, sample.labels): sample.value
             for family in found

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from multicore_server.channel import KIND
-from multicore_server.monitor.commands import COMMANDS, Arbiter, NoAnswerError, parse
+from multicore_server.ipc.channel import KIND
+from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def ask(ends: Ends, *before: Any, patience: float = 20) -> dict[str, Any]:
     """The answer to one command; ``before`` that, these messages have come."""
 
     async def asked() -> dict[str, Any]:
-        arbiter = Arbiter(ends[1], patience)
+        arbiter = ArbiterClient(ends[1], patience)
         arbiter.listen()
         for message in before:
             ends[0].send(message if isinstance(message, bytes) else json.dumps(message).encode())
@@ -112,7 +112,7 @@ def test_what_is_no_answer_to_us_is_passed_over(ends: Ends) -> None:
     noise: list[Any] = [b"{", b"\xff", [], {"ok": True}, {"id": 7, "ok": False}, {"id": [1]}]
 
     async def asked() -> dict[str, Any]:
-        arbiter = Arbiter(ends[1], 20)
+        arbiter = ArbiterClient(ends[1], 20)
         arbiter.listen()
         task = asyncio.create_task(arbiter.ask("reset", {}))
         await asyncio.sleep(0)  # it is sent
@@ -133,7 +133,7 @@ def test_an_arbiter_that_is_gone(ends: Ends) -> None:
 
 def test_an_arbiter_that_goes_while_it_is_asked(ends: Ends) -> None:
     async def asked() -> None:
-        arbiter = Arbiter(ends[1], 20)
+        arbiter = ArbiterClient(ends[1], 20)
         arbiter.listen()
         task = asyncio.create_task(arbiter.ask("stop", {"graceful": True}))
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Following the events: none missed while they are there, none twice, whatever else the bulletin says."""
+"""Following the events: none missed while they are there, none twice, whatever else the report says."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from multicore_server.bulletin import Bulletin
+from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor import follow
 from multicore_server.monitor.follow import Follower, fresh, written
-from multicore_server.monitor.view import View
-from tests.integration.monitored import bulletin, event
+from multicore_server.monitor.view import ReportView
+from tests.integration.monitored import event, shared_report
 
 
 def events(*numbers: int) -> list[dict[str, Any]]:
@@ -21,12 +21,12 @@ def events(*numbers: int) -> list[dict[str, Any]]:
 
 class Arbiter:
     def __init__(self) -> None:
-        self.bulletin = Bulletin(2**16)
-        self.view = View(self.bulletin)
+        self.shared_report = SharedReport(2**16)
+        self.view = ReportView(self.shared_report)
 
     def publish(self, *numbers: int, **changes: Any) -> None:
-        text = json.dumps(bulletin(events=events(*numbers), **changes))
-        self.bulletin.publish(text.encode())
+        text = json.dumps(shared_report(events=events(*numbers), **changes))
+        self.shared_report.publish(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ class Arbiter:
         ((1, 2), (1, 2), ()),
         ((1, 2), (1, 2, 3), (3,)),
         ((1, 2), (2, 3, 4), (3, 4)),
-        ((1, 2), (7, 8), (7, 8)),  # more than the bulletin holds
+        ((1, 2), (7, 8), (7, 8)),  # more than the report holds
     ],
 )
 def test_what_is_new(seen: tuple[int, ...], now: tuple[int, ...], new: tuple[int, ...]) -> None:
@@ -113,7 +113,7 @@ def test_one_whose_writer_was_stopped_in_the_middle_leaves_the_last_one() -> Non
     arbiter.publish(1)
     before = arbiter.view.state
     arbiter.publish(1, 2)
-    arbiter.bulletin._memory[40:50] = b"~" * 10
+    arbiter.shared_report._memory[40:50] = b"~" * 10
     assert arbiter.view.state is before
     arbiter.publish(1, 2, 3)
     state = arbiter.view.state

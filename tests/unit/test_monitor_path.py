@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from multicore_server import metrics_path
-from multicore_server.metrics_path import MetricsPath
+from multicore_server.worker import metrics_path
+from multicore_server.worker.metrics_path import MetricsPath
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multicore_server.connections.placement import STALE, Candidate, Load, least_loaded
+from multicore_server.connections.placement import Candidate, Load, least_loaded
+from multicore_server.ipc.heartbeat import STALE
 
 NOW = 100.0
 

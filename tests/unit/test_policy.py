@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from multicore_server.policy import Decision, End, History, RestartPolicy, Verdict, delay, judge
+from multicore_server.fleet.policy import Decision, End, History, RestartPolicy, Verdict, delay, judge
 
 POLICY = RestartPolicy()
 NEVER = None  # ready: the boot failed

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import pytest
 
-from multicore_server import quantities as read
-from multicore_server.quantities import Jitter, Size
+from multicore_server.settings import quantities as read
+from multicore_server.settings.quantities import Jitter, Size
 
 MB = 2**20
 GOOD: dict[Callable[[object], object], list[tuple[object, object]]] = {

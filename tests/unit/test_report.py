@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
-from multicore_server import events as ev
-from multicore_server.report import MOST_EVENTS, MOST_TEXT, Diary, report, shown
-from multicore_server.settings import TABLE, Settings
-from multicore_server.slots import State
+from multicore_server.arbiter.event_log import MOST_EVENTS, MOST_TEXT, EventLog
+from multicore_server.arbiter.report import report, shown
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.slots import State
+from multicore_server.settings.table import TABLE, Settings
 from tests.unit.simulation import BROKEN, HANGS, Simulation, new
 
 EPOCH = 1000.0
@@ -145,25 +146,25 @@ def test_it_becomes_json() -> None:
     assert json.loads(json.dumps(report(world.fleet, EPOCH))) == report(world.fleet, EPOCH)
 
 
-# --- the diary
+# --- the event_log
 
 
 def test_the_diary_keeps_the_last_events_each_with_a_number() -> None:
-    diary = Diary()
+    event_log = EventLog()
     for number in range(MOST_EVENTS + 5):
-        diary.note(ev.Event("ready", f"text {number}", instance=number), float(number))
-    assert len(diary.entries) == MOST_EVENTS
-    assert [entry["id"] for entry in diary.entries] == list(range(6, MOST_EVENTS + 6))
-    assert diary.entries[0] == {
+        event_log.note(ev.Event("ready", f"text {number}", instance=number), float(number))
+    assert len(event_log.entries) == MOST_EVENTS
+    assert [entry["id"] for entry in event_log.entries] == list(range(6, MOST_EVENTS + 6))
+    assert event_log.entries[0] == {
         "kind": "ready", "text": "text 5", "level": "info", "reason": None, "instance": 5,
         "generation": None, "pid": None, "id": 6, "at": 5.0,
     }  # fmt: skip
 
 
 def test_long_texts_are_cut() -> None:
-    diary = Diary()
-    diary.note(ev.Event("boot", "x" * 10_000), 0.0)
-    assert diary.entries[0]["text"] == "x" * MOST_TEXT
+    event_log = EventLog()
+    event_log.note(ev.Event("boot", "x" * 10_000), 0.0)
+    assert event_log.entries[0]["text"] == "x" * MOST_TEXT
 
 
 # --- the settings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from multicore_server.scoreboard import MIN_SLOTS, Item, Scoreboard, slots_for
-from multicore_server.slots import ROWS_PER_SLOT
+from multicore_server.ipc.scoreboard import MIN_SLOTS, ROWS_PER_SLOT, Item, Scoreboard, slots_for
 
 
 def test_there_is_room_to_scale() -> None:

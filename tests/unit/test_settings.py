@@ -16,16 +16,10 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config
 
-from multicore_server import settings as module
-from multicore_server.settings import (
-    TABLE,
-    Jitter,
-    SettingError,
-    Settings,
-    Size,
-    resolve,
-    unknown_environment,
-)
+from multicore_server.settings import table as module
+from multicore_server.settings.quantities import Jitter, Size
+from multicore_server.settings.sources import resolve, unknown_environment
+from multicore_server.settings.table import TABLE, SettingError, Settings
 
 Load = Callable[..., Any]
 CPUS = 6
@@ -387,7 +381,9 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
 
 
 def test_the_docs_hold_the_table() -> None:
-    before, _, rest = DOCS.read_text().partition("<!-- settings: multicore_server.settings.reference() -->\n")
+    before, _, rest = DOCS.read_text().partition(
+        "<!-- settings: multicore_server.settings.table.reference() -->\n"
+    )
     block, _, _ = rest.partition("\n<!-- end of settings -->")
     assert before
     assert block == module.reference()

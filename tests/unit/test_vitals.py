@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from multicore_server.scoreboard import Head, Scoreboard
-from multicore_server.vitals import INTERVAL, Vitals, backlog, raise_descriptor_limit
+from multicore_server.arbiter.vitals import INTERVAL, Vitals, backlog
+from multicore_server.ipc.scoreboard import Head, Scoreboard
+from multicore_server.machine.descriptors import raise_descriptor_limit
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
 

@@ -12,7 +12,7 @@ from wsgiref.validate import validator
 
 import pytest
 
-from multicore_server.wsgi import WSGIBridge
+from multicore_server.wsgi.bridge import WSGIBridge
 from tests.unit.wsgi_client import OK, TEXT, App, Client, Closing, both, call, hello, scope, streaming
 
 # responses

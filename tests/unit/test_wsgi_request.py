@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from multicore_server.wsgi import WSGIBridge, environ
-from multicore_server.wsgi_environ import _KEYS, fill
+from multicore_server.wsgi.bridge import WSGIBridge, environ
+from multicore_server.wsgi.environ import _KEYS, fill
 from tests.unit.wsgi_client import OK, TEXT, Client, both, call, hello, scope
 
 # environ

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.wsgi import ENVIRON_WANTED, WSGIBridge
+from multicore_server.wsgi.bridge import ENVIRON_WANTED, WSGIBridge
 from tests.unit.wsgi_client import OK, TEXT, Client, Closing, both, call, hello, scope, streaming
 
 # failures

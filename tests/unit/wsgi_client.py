@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.wsgi import WSGIBridge
+from multicore_server.wsgi.bridge import WSGIBridge
 
 OK = "200 OK"
 TEXT = [("Content-Type", "text/plain")]

@@ -1,0 +1,229 @@
+"""What workers are made from: an application, its configuration, settings and listeners.
+
+A reload makes a new deployment beside the one in force and commits it, or drops it without a trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from multicore_server.arbiter import hooks, listeners
+from multicore_server.fleet.policy import Options, RestartPolicy
+from multicore_server.machine.cpu import usable_cpus
+from multicore_server.settings import checks
+from multicore_server.settings.sources import resolve
+from multicore_server.settings.table import SettingError, Settings
+from multicore_server.settings.uvicorn import uvicorn_environment
+from multicore_server.worker.worker import Worker
+
+
+class DeploymentError(Exception):
+    """A configuration that cannot be used: one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What loading a configuration changes in the process: its directory, where it imports from, its
+    environment (without ``raw_env``) and the config file's module."""
+
+    directory: str
+    path: list[str]
+    environ: dict[str, str]
+    name: str
+    module: ModuleType | None
+
+    @classmethod
+    def now(cls, cfg: Any) -> Surroundings:
+        name = _config_module(cfg)
+        directory = ""
+        with contextlib.suppress(FileNotFoundError):  # removed: an old release, say
+            directory = str(Path.cwd())
+        return cls(directory, list(sys.path), dict(os.environ), name, sys.modules.get(name))
+
+    def enter(self) -> None:
+        if self.directory:
+            with contextlib.suppress(OSError):  # as above
+                os.chdir(self.directory)
+        sys.path[:] = self.path
+        os.environ.clear()
+        os.environ.update(self.environ)
+        sys.modules.pop(self.name, None)
+        if self.module is not None:
+            sys.modules[self.name] = self.module
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """``app`` is gunicorn's application object, ``cfg`` its configuration. Its surroundings are to be
+    entered before it is used; those of the deployment in force are the process's."""
+
+    app: Any
+    cfg: Any
+    settings: Settings
+    listeners: list[Any]
+    given: bool = False  # the listeners are systemd's: the addresses of the configuration do not count
+    surroundings: Surroundings | None = None
+
+    def enter(self) -> None:
+        if self.surroundings is not None:
+            self.surroundings.enter()
+
+
+def resolve_settings(app: Any) -> Settings:
+    """Validate the settings of a loaded application and make gunicorn's configuration agree with them.
+
+    Raises SettingError.
+    """
+    cfg = app.cfg
+    options = getattr(app, "multicore_options", None)
+    argv = sys.argv[1:] if options is None else ()  # with options, the command line is not gunicorn's
+    settings = resolve(cfg, options, cpus=usable_cpus, argv=argv)
+    uvicorn_environment()
+    checks.check(cfg)
+    cfg.set("workers", settings.workers)
+    _keep_threads_out(cfg)
+    return settings
+
+
+def _keep_threads_out(cfg: Any) -> None:
+    """gunicorn's control socket runs a thread where forks happen: only for a user who names it."""
+    name = "control_socket"
+    if name in cfg.settings and cfg.settings[name].get() == cfg.settings[name].default:
+        cfg.set("control_socket_disable", True)
+
+
+def fleet_options(settings: Settings, cfg: Any) -> Options:
+    """The part of the settings that the fleet decides by."""
+
+    def lifetime(random: float) -> float | None:
+        least = settings.max_lifetime
+        return None if least is None else least + settings.max_lifetime_jitter.seconds(least, random)
+
+    return Options(
+        policy=RestartPolicy(
+            autorestart=settings.autorestart,
+            min_uptime=settings.min_uptime,
+            max_restarts=settings.max_restarts,
+            restart_delay=settings.restart_delay,
+            exp_backoff_restart_delay=settings.exp_backoff_restart_delay,
+            max_restart_delay=settings.max_restart_delay,
+            backoff_reset=settings.backoff_reset,
+            stop_exit_codes=settings.stop_exit_codes,
+        ),
+        listen_timeout=settings.listen_timeout,
+        graceful_timeout=cfg.graceful_timeout,
+        shutdown_delay=settings.shutdown_delay,
+        reload_surge=settings.reload_surge,
+        lifetime=lifetime,
+    )
+
+
+def load_afresh(current: Deployment, log: Any) -> Deployment:
+    """Load the configuration as it is now and bind the addresses that are new; nothing else changes yet.
+
+    Raises DeploymentError.
+    """
+    app = copy.copy(current.app)
+    if not current.cfg.preload_app:
+        app.callable = None
+    before = Surroundings.now(current.cfg)
+    try:
+        _leave(current.cfg)
+        _load_configuration(app)
+        app.cfg.env_orig = current.cfg.env_orig
+        _keep_preload(app.cfg, current.cfg, log)
+        surroundings = Surroundings.now(app.cfg)
+        os.environ.update(app.cfg.env)
+        settings = _settings(app)
+        if settings.app_metrics != current.settings.app_metrics:
+            log.warning("app_metrics = %s takes effect with USR2 or the next start", settings.app_metrics)
+        _check_worker_class(app.cfg)
+    finally:
+        before.enter()
+    hooks.rescue(app.cfg, log)
+    return Deployment(app, app.cfg, settings, _bind(app.cfg, current, log), current.given, surroundings)
+
+
+def _keep_preload(cfg: Any, before: Any, log: Any) -> None:
+    """What the arbiter has imported stays, and importing an app takes longer than its loop may wait."""
+    if cfg.preload_app != before.preload_app:
+        log.warning("preload_app = %s takes effect with USR2 or the next start", cfg.preload_app)
+        cfg.set("preload_app", before.preload_app)
+
+
+def _leave(cfg: Any) -> None:
+    """Go back to where gunicorn loads a configuration: no ``raw_env``, no config file."""
+    reset_environment(cfg)
+    sys.modules.pop(_config_module(cfg), None)  # or -c python:module would not be read again
+    importlib.invalidate_caches()
+
+
+def _config_module(cfg: Any) -> str:
+    location = cfg.settings["config"].get() or ""
+    return str(location).removeprefix("python:") if location.startswith("python:") else "__config__"
+
+
+def _load_configuration(app: Any) -> None:
+    """gunicorn's own loading prints what is wrong and ends the process; here it becomes one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            app.do_load_config()
+    except SystemExit:
+        raise DeploymentError(_in_one_line(said.getvalue())) from None
+    for directory in reversed((app.cfg.pythonpath or "").split(",")):
+        path = str(Path(directory).absolute())
+        if directory and path not in sys.path:
+            sys.path.insert(0, path)
+
+
+def _in_one_line(said: str) -> str:
+    """The first line of gunicorn's says where, the last one what; argparse begins with its usage."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    where = [line for line in lines[:1] if not line.startswith("usage:")]
+    what = [line.removeprefix("Error: ") for line in lines[1:][-1:]]
+    return ": ".join(where + what).removeprefix("Error: ") or "the configuration cannot be loaded"
+
+
+def _settings(app: Any) -> Settings:
+    try:
+        return resolve_settings(app)
+    except SettingError as exc:
+        raise DeploymentError(str(exc)) from exc
+
+
+def _check_worker_class(cfg: Any) -> None:
+    try:
+        ours = issubclass(cfg.worker_class, Worker)
+    except RuntimeError as exc:  # with a traceback in its text
+        raise DeploymentError(f"worker_class: {_in_one_line(str(exc))}") from exc
+    if not ours:
+        raise DeploymentError(f"worker_class: {cfg.worker_class_str!r} needs a restart of the server")
+
+
+def _bind(cfg: Any, current: Deployment, log: Any) -> list[Any]:
+    kept = dict(zip(dict.fromkeys(current.cfg.address), current.listeners, strict=False))
+    if current.given or cfg.address == current.cfg.address:
+        return current.listeners
+    try:
+        return listeners.bind(cfg, log, kept=kept)
+    except listeners.BindError as exc:
+        raise DeploymentError(str(exc)) from exc
+
+
+def reset_environment(cfg: Any) -> None:
+    """Undo what ``raw_env`` has set."""
+    for name in cfg.env:
+        if name in cfg.env_orig:
+            os.environ[name] = cfg.env_orig[name]
+        else:
+            os.environ.pop(name, None)

@@ -1,0 +1,113 @@
+"""What the arbiter looks at by itself, about once a second: heartbeats, memory, the cron expression."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.events import Observation
+from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.slots import Process, State
+from multicore_server.ipc.scoreboard import Item, Row, Scoreboard
+from multicore_server.machine import cgroup, memory
+from multicore_server.settings.quantities import Size, next_cron
+from multicore_server.settings.table import Settings
+
+INTERVAL = 1.0  # seconds between two looks at the most
+STALE = 1.5  # seconds without a heartbeat after which a worker's own measurements are not waited for
+
+
+class Inspection:
+    """Turns what it sees into observations for the fleet. ``wall_clock`` gives naive local time."""
+
+    def __init__(
+        self, fleet: Fleet, scoreboard: Scoreboard, wall_clock: Callable[[], datetime] = datetime.now
+    ) -> None:
+        self.fleet = fleet
+        self.scoreboard = scoreboard
+        self.due = 0.0
+        self._wall_clock = wall_clock
+        self._available = memory.available()
+        self._oom_kills = cgroup.oom_kills()
+
+    def configure(self, settings: Settings, cfg: Any) -> None:
+        """Go by these settings from now on."""
+        self.settings = settings
+        self.timeout = float(cfg.timeout)
+        self._memory_limits = (settings.max_memory_kill, settings.max_memory_restart)
+        self._cron_at = self._next_cron()
+        times = [INTERVAL, settings.memory_check_interval]
+        self._interval = min([*times, self.timeout / 4] if self.timeout else times)
+        self.due = 0.0
+
+    def look(self, now: float) -> Iterator[Observation]:
+        """What is to be observed, if it is time to look."""
+        if now < self.due:
+            return
+        self.due = now + self._interval
+        if self._cron_is_due():
+            yield ev.Restart("cron")
+        for process in list(self.fleet.processes()):
+            if process.state is not State.STARTING and process.pid:
+                yield from self._look_at(process, now)
+
+    def _look_at(self, process: Process, now: float) -> Iterator[Observation]:
+        row = self.scoreboard.row(process.row)
+        with contextlib.suppress(OSError):  # it ended meanwhile, or we may not look
+            row[Item.RESIDENT_MEMORY] = memory.rss(process.pid)
+        silent = now - max(row[Item.HEARTBEAT], process.ready_at or process.since)
+        if self.timeout and silent > self.timeout:
+            yield ev.Hung(process.pid, silent)
+        if any(self._memory_limits):
+            yield from self._look_at_memory(process, row, stale=silent > STALE, now=now)
+
+    def _look_at_memory(
+        self, process: Process, row: Row, *, stale: bool, now: float
+    ) -> Iterator[Observation]:
+        hard, soft = (self._bytes(limit) for limit in self._memory_limits)
+        limit = min(limit for limit in (hard, soft) if limit)
+        row[Item.MEMORY_LIMIT] = limit
+        used = int(row[Item.RESIDENT_MEMORY])
+        if used <= limit:
+            return
+        if self.settings.memory_metric == "uss" and not stale:
+            # A row may still hold what the process that had it before has measured.
+            fresh = row[Item.UNIQUE_MEMORY_AT] > max(now - 2 * STALE, process.started)
+            used = int(row[Item.UNIQUE_MEMORY]) if fresh else 0
+        if hard and used > hard:
+            yield ev.OverMemory(process.pid, True, used, hard)
+        elif soft and used > soft:
+            yield ev.OverMemory(process.pid, False, used, soft)
+
+    @property
+    def memory_limit(self) -> int | None:
+        """A worker's limit in bytes: the soft one, or the hard one where that is the only one."""
+        hard, soft = (self._bytes(limit) for limit in self._memory_limits)
+        return soft or hard or None
+
+    def _bytes(self, limit: Size | None) -> int:
+        """A percentage is of what this machine or container has, shared by the workers of the moment."""
+        if limit is None:
+            return 0
+        if limit.percent:
+            with contextlib.suppress(OSError):  # no descriptor is left, say: it counts as it was
+                self._available = memory.available()
+        return limit.bytes(self._available, max(self.fleet.workers, 1))
+
+    def oom_killed(self) -> bool:
+        """Whether the kernel's OOM killer has struck since the last question."""
+        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
+        return (self._oom_kills or 0) > (before or 0)
+
+    def _cron_is_due(self) -> bool:
+        if self._cron_at is None or self._wall_clock() < self._cron_at:
+            return False
+        self._cron_at = self._next_cron()
+        return True
+
+    def _next_cron(self) -> datetime | None:
+        expression = self.settings.cron_restart
+        return next_cron(expression, self._wall_clock()) if expression else None

@@ -1,0 +1,83 @@
+"""The report: the fleet as its operators see it, in plain data, for the shared_report.
+
+Pure. Nothing of the environment or of command lines is in it. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_args
+
+from multicore_server.fleet.events import Reason
+from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.slots import Process, Slot
+from multicore_server.settings.quantities import Jitter, Size
+from multicore_server.settings.table import Settings
+
+RESULTS = ("ok", "rolled_back", "failed")
+
+
+def report(fleet: Fleet, epoch: float) -> dict[str, Any]:
+    """What the fleet is and does; ``epoch`` is when its monotonic clock was 0."""
+    return {
+        "configured": fleet.workers,
+        "capacity": fleet.capacity,
+        "stopping": fleet.shutdown is not None,
+        "reloading": fleet.reloads.current is not None,
+        "restarts": {reason: fleet.endings.counts[reason] for reason in get_args(Reason)},
+        "reloads": {result: fleet.reloads.results[result] for result in RESULTS},
+        "slots": [_slot(slot, epoch) for _, slot in sorted(fleet.slots.items())],
+    }
+
+
+def _slot(slot: Slot, epoch: float) -> dict[str, Any]:
+    return {
+        "instance": slot.instance,
+        "state": str(slot.state),
+        "since": _moment(_since(slot), epoch),
+        "unstable": slot.history.unstable,
+        "next_restart": _moment(slot.not_before, epoch),
+        "wanted": slot.wanted,
+        "restarts": dict(slot.endings),
+        "processes": [_process(process, epoch) for process in slot.processes if process.pid],
+    }
+
+
+def _since(slot: Slot) -> float:
+    """When the slot came to be in its state."""
+    current = slot.serving or slot.starting
+    if current is None and slot.rest is None and slot.processes:
+        current = slot.processes[-1]
+    return slot.since if current is None else current.since
+
+
+def _process(process: Process, epoch: float) -> dict[str, Any]:
+    return {
+        "generation": process.generation,
+        "pid": process.pid,
+        "row": process.row,
+        "state": str(process.state),
+        "started": _moment(process.started, epoch),
+        "ready_at": _moment(process.ready_at, epoch),
+    }
+
+
+def _moment(moment: float | None, epoch: float) -> float | None:
+    return None if moment is None else round(moment + epoch, 3)
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """The settings in force, as a user would write them."""
+    return {row.name: _text(getattr(settings, row.name)) for row in fields(settings)}
+
+
+def _text(value: object) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, (Size, Jitter)):
+        return f"{value.amount:g}%" if value.percent else f"{value.amount:.15g}"
+    if isinstance(value, frozenset):
+        return ",".join(map(str, sorted(value))) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.15g}" if isinstance(value, float) else str(value)

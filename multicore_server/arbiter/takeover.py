@@ -1,0 +1,100 @@
+"""How the arbiter of this package takes the place of gunicorn's.
+
+gunicorn asks a worker class for ``setup()`` while it constructs its arbiter, and shows it the arbiter only
+after it has written the pidfile and bound its addresses: too late to refuse a bad setting without a trace,
+or to say in one line that a port is taken. So ``Arbiter.start`` is wrapped, once: it gives an arbiter whose
+worker class is ours the class of ours, and leaves every other one alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gunicorn.arbiter
+from gunicorn.app.base import BaseApplication
+
+from multicore_server.arbiter import hooks, systemd
+from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.metrics.app import directory as app_directory
+from multicore_server.metrics.app import values as app_values
+from multicore_server.worker import failures
+from multicore_server.worker.worker import Worker
+
+_installed = False
+
+
+def install() -> None:
+    """Let arbiters whose worker class is our Worker, or a subclass, become ours. Idempotent."""
+    global _installed
+    systemd.take_address()
+    if not _installed:
+        _installed = True
+        theirs = gunicorn.arbiter.Arbiter
+        theirs.start = _taking_over(theirs.start)
+        theirs.num_workers = property(theirs._get_num_workers, _rescuing(theirs._set_num_workers))
+        BaseApplication.wsgi = _explaining(BaseApplication.wsgi)
+
+
+def _taking_over(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(start)
+    def take_over(arbiter: Any) -> None:
+        if type(arbiter) is gunicorn.arbiter.Arbiter and issubclass(arbiter.worker_class, Worker):
+            arbiter.__class__ = Arbiter
+            arbiter.start()
+        else:
+            start(arbiter)
+
+    return take_over
+
+
+def _rescuing(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
+    """The constructor calls the first of the hooks, nworkers_changed; each is to be rescued by then."""
+
+    @functools.wraps(set_number)
+    def rescue_and_set(arbiter: Any, number: int) -> None:
+        if issubclass(arbiter.worker_class, Worker):
+            hooks.rescue(arbiter.cfg, arbiter.log)
+            _collect_app_metrics(arbiter.cfg)
+        set_number(arbiter, number)
+
+    return rescue_and_set
+
+
+def _collect_app_metrics(cfg: Any) -> None:
+    """Once, before ``preload_app`` imports the app; and behind gunicorn's forks to become a daemon."""
+    if app_directory.current() is None:
+        named = {app_directory.VARIABLE, app_directory.FORMER_VARIABLE} & cfg.env.keys()
+        os.environ.update({name: cfg.env[name] for name in named})  # as gunicorn does a moment later
+        app_directory.prepare()
+        directory = app_directory.current()
+        if directory is not None:
+            app_values.install(directory)
+
+
+def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``preload_app`` loads the app in the arbiter's constructor, where gunicorn shows a bare traceback."""
+
+    @functools.wraps(load)
+    def wsgi(application: Any) -> Any:
+        try:
+            return load(application)
+        except (Exception, SystemExit) as exc:
+            if application.cfg.preload_app and getattr(application, "callable", None) is None:
+                _refuse(application, exc)
+            raise
+
+    return wsgi
+
+
+def _refuse(application: Any, exc: BaseException) -> NoReturn:
+    app = getattr(application, "app_uri", None) or "the app"
+    text = "\n".join(filter(None, [failures.app_traceback(exc, app), f"Error: {failures.explain(exc, app)}"]))
+    if application.cfg.errorlog != "-":
+        logging.getLogger("gunicorn.error").error("%s", text)
+    print(text, file=sys.stderr)
+    sys.exit(gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR)

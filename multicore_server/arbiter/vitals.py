@@ -1,0 +1,64 @@
+"""What the arbiter measures of itself and of its listeners, about once a second, for the monitor to show."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+
+from multicore_server.ipc.scoreboard import Head, Row
+
+INTERVAL = 1.0  # seconds
+# struct tcp_info of linux/tcp.h: of a listener, tcpi_unacked is how many connections wait to be accepted.
+_UNACKED = struct.Struct("=24xI")
+
+
+class Vitals:
+    def __init__(self, head: Row) -> None:
+        self._head = head
+        self._process = psutil.Process()
+        self._started = self._process.create_time()
+        self._due = 0.0
+
+    def look(self, listeners: Iterable[Any], now: float) -> None:
+        """Measure, if it is time to; ``now`` is of the monotonic clock, in seconds."""
+        if now < self._due:
+            return
+        self._due = now + INTERVAL
+        with contextlib.suppress(OSError, psutil.Error):  # no descriptor is left, say: it shows what it has
+            self._measure(listeners)
+
+    def _measure(self, listeners: Iterable[Any]) -> None:
+        head = self._head
+        head[Head.LISTEN_BACKLOG] = sum(backlog(getattr(each, "sock", each)) for each in listeners)
+        head[Head.CPU_SECONDS] = time.process_time()
+        memory = self._process.memory_info()
+        head[Head.RESIDENT_MEMORY], head[Head.VIRTUAL_MEMORY] = memory.rss, memory.vms
+        head[Head.OPEN_FDS] = _open_descriptors()
+        head[Head.MAX_FDS] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        head[Head.START_TIME] = self._started  # last: from now on the others are shown
+
+
+def backlog(listener: socket.socket) -> int:
+    """How many connections the kernel holds for a TCP listener, which tcp(7) has no call for but TCP_INFO; 0
+    for a unix socket, where it does not say."""
+    if sys.platform != "linux" or listener.family == socket.AF_UNIX:
+        return 0
+    with contextlib.suppress(OSError, struct.error):
+        found = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
+        return int(_UNACKED.unpack(found)[0])
+    return 0
+
+
+def _open_descriptors() -> int:
+    with contextlib.suppress(OSError):
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no objects for names that are only counted
+    return 0

@@ -1,0 +1,342 @@
+"""uvicorn's HTTP protocols, made to come and go gently.
+
+A connection that arrives is placed with the least loaded worker. One that is idle can move to another
+worker; where it cannot, a request that has begun to arrive is answered, and the response says that it is
+the last. (uvicorn's own ``shutdown()`` closes a connection whose request has arrived in part, and says
+nothing to a client whose response is the last.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from multicore_server.connections.inboxes import Kind
+from multicore_server.ipc.scoreboard import Item, Row
+
+if TYPE_CHECKING:
+    from multicore_server.worker.server import WorkerServer
+
+CLOSE = (b"connection", b"close")
+IN_HAND = Item.IN_HAND.value
+CONNECTIONS = Item.CONNECTIONS.value
+UNREAD = Item.UNREAD.value
+
+RESTING = 0  # it waits for its next request
+WAITING = 1  # for its first
+ASKED = 2  # a request has begun to arrive
+
+
+class ConnectionsState(ServerState):
+    """What the connections of a worker share.
+
+    ``keeps`` says whether a connection that was just accepted stays here; ``tell`` is called after each
+    response. None: nobody wants to know, and serving pays for no more than the counting.
+    """
+
+    def __init__(self, server: WorkerServer, row: Row) -> None:
+        super().__init__()
+        self.server = server
+        self.row = row
+        self.keeps: Callable[[Any], bool] | None = None
+        self.tell: Callable[[MovableProtocol], None] | None = None
+        self.draining = False
+        self.moving = False  # idle connections go to siblings
+        # Where the app runs inline, and so may keep everything waiting:
+        self.unread: set[MovableProtocol] | None = None  # connections that nothing has been read of
+        self.awaited: set[MovableProtocol] = set()  # those whose request the app has or gets next
+
+    @property
+    def last_headers(self) -> list[tuple[bytes, bytes]]:
+        """The default headers of a connection's last response."""
+        headers = self.default_headers
+        return headers if CLOSE in headers else [*headers, CLOSE]
+
+
+class MovableProtocol:
+    """Mixed into a protocol of uvicorn's, whose ``cycle`` is one request and its response.
+
+    The protocol's own methods are ``_made``, ``_lost``, ``_receive`` and ``_complete``: these run for every
+    request, and ``super()`` is slow before Python 3.12.
+    """
+
+    handed: Kind | None = None  # how it came, if it was another worker's before
+    moved = False  # it is another worker's now
+    phase = RESTING  # in the other phases it is counted as in hand
+    answered_at = 0.0  # while the worker drains
+    row: Row
+    server_state: ConnectionsState
+    connections: set[Any]
+    loop: Any
+    transport: Any
+    cycle: Any
+    timeout_keep_alive: float
+    timeout_keep_alive_task: Any
+    timeout_keep_alive_handler: Any
+    _made: Any
+    _lost: Any
+    _receive: Any
+    _complete: Any
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has arrived that is not answered yet."""
+        raise NotImplementedError
+
+    @property
+    def ends_with_cycle(self) -> bool:
+        """Whether nothing of a further request has arrived behind ``cycle``."""
+        raise NotImplementedError
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a request has arrived in whole and its response is not complete. One that arrives slowly
+        holds nobody up."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
+
+    # --- it comes ---
+
+    def connection_made(self, transport: Any) -> None:
+        state = self.server_state
+        self.row = state.row
+        if self.handed is None:
+            if state.keeps is None:
+                self.row[IN_HAND] += 1
+                self.row[UNREAD] += 1
+            elif not state.keeps(transport):
+                self.moved = True
+                transport.abort()  # closes our descriptor only: a sibling has another
+                return
+        self._made(transport)
+        if state.draining:  # its time to send a request begins now
+            self.answered_at = time.monotonic()
+        if self.handed is Kind.KEPT_ALIVE:
+            self.answered_at = time.monotonic()
+            expire = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
+            return
+        self.phase = WAITING
+        if state.unread is not None:
+            state.unread.add(self)
+            if state.awaited:
+                self.set_aside()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.moved:
+            return
+        self._lost(exc)
+        self.row[CONNECTIONS] = len(self.connections)
+        self.finish()
+        self.server_state.awaited.discard(self)
+
+    # --- requests ---
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase != ASKED:
+            if self.phase == RESTING:
+                self.row[IN_HAND] += 1
+            else:
+                self._is_read()
+            self.phase = ASKED
+        if self.server_state.draining:
+            self._receive_last(data)
+        else:
+            self._receive(data)
+        # The rest of a body whose response is complete, or line breaks: no response will come for these.
+        if self.phase == ASKED and self.idle:
+            self.finish()
+        if self.server_state.unread is not None:
+            self._note_whether_awaited(self.server_state)
+
+    def _note_whether_awaited(self, state: ConnectionsState) -> None:
+        if not self.awaited:
+            state.awaited.discard(self)
+        elif self not in state.awaited:
+            state.awaited.add(self)
+            for connection in list(state.unread or ()):
+                connection.set_aside()
+
+    def _receive_last(self, data: bytes) -> None:
+        """The request that was taken for the last one may not be."""
+        if self.cycle is not None:
+            self.cycle.default_headers = self.server_state.default_headers
+        self._receive(data)
+        self.announce_end()
+
+    def on_response_complete(self) -> None:
+        self._complete()
+        if self.idle:
+            self.finish()
+        if self.server_state.unread is not None:
+            self._note_whether_awaited(self.server_state)
+        tell = self.server_state.tell
+        if tell is not None:
+            tell(self)
+
+    def finish(self) -> None:
+        """Nothing is in hand here any more."""
+        if self.phase == WAITING:
+            self._is_read()
+        if self.phase != RESTING:
+            self.phase = RESTING
+            self.row[IN_HAND] -= 1
+
+    def _is_read(self) -> None:
+        """It does not wait for its first request any more."""
+        self.row[UNREAD] -= 1
+        if self.server_state.unread is not None:
+            self.server_state.unread.discard(self)
+
+    def ends(self) -> None:
+        """The worker drains, and a response is complete."""
+        self.answered_at = time.monotonic()
+        if not self.idle:
+            self.announce_end()
+        elif self.server_state.moving:
+            self.leave_soon()
+
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        super().handle_websocket_upgrade(*args)  # type: ignore[misc]  # of the protocol
+        self.finish()
+
+    def announce_end(self) -> None:
+        """Let the response to the last request that has begun to arrive be the last of this connection."""
+        cycle, state = self.cycle, self.server_state
+        if cycle is not None and not cycle.response_started and not self.can_leave:
+            cycle.default_headers = state.last_headers if self.ends_with_cycle else state.default_headers
+
+    # --- it goes ---
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether it may go to a sibling when it is idle: TLS keys are in this process's memory."""
+        state = self.server_state
+        wanted = state.moving if state.draining else state.server.acceptor.surplus > 0
+        return wanted and self.transport.get_extra_info("sslcontext") is None
+
+    def leave_soon(self) -> None:
+        """Go to a sibling before the next request is read."""
+        if self.can_leave and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_soon(self.leave, True)
+
+    def leave(self, paused: bool = False) -> bool:
+        """Go to a sibling, if nothing of a request has come and nothing of a response is left to go."""
+        transport = self.transport
+        if self.moved or transport.is_closing():
+            return False
+        # A response may come before the request's body has.
+        arriving = self.cycle is not None and self.cycle.more_body
+        if self.idle and not arriving and not transport.get_write_buffer_size() and self._pass_on():
+            return True
+        if paused:  # by us: uvicorn has its own reasons
+            transport.resume_reading()
+        return False
+
+    def set_aside(self) -> None:
+        """Before the app keeps this thread for it knows how long: be where siblings can take it from."""
+        transport = self.transport
+        if not transport.is_closing() and transport.get_extra_info("sslcontext") is None:
+            self._go(self.server_state.server.acceptor.sets_aside)
+
+    def _pass_on(self) -> bool:
+        return self._go(self.server_state.server.acceptor.passes_on)
+
+    def _go(self, send: Callable[[Kind, int], bool]) -> bool:
+        kind = Kind.NEW if self.phase == WAITING else Kind.KEPT_ALIVE
+        if not send(kind, self.transport.get_extra_info("socket").fileno()):
+            return False
+        self.moved = True
+        self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # of the protocol
+        self.connections.discard(self)
+        self.row[CONNECTIONS] = len(self.connections)
+        self.finish()
+        self.transport.abort()  # closes our descriptor only
+        return True
+
+
+class MovableHttpTools(MovableProtocol):
+    scope: Any
+    pipeline: Any
+
+    @property
+    def idle(self) -> bool:
+        cycle = self.cycle
+        if cycle is None:
+            return self.scope is None
+        return self.scope is cycle.scope and cycle.response_complete and not self.pipeline
+
+    @property
+    def ends_with_cycle(self) -> bool:
+        # A request's scope is made at its first byte, its cycle after its head.
+        return self.scope is (None if self.cycle is None else self.cycle.scope)
+
+
+class MovableH11(MovableProtocol):
+    conn: Any
+
+    @property
+    def idle(self) -> bool:
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.ends_with_cycle
+
+    @property
+    def ends_with_cycle(self) -> bool:
+        return not self.conn.trailing_data[0]
+
+
+@functools.cache
+def movable(protocol: Any) -> Any:
+    """The gentle form of one of uvicorn's HTTP protocols; any other class as it is."""
+    if issubclass(protocol, H11Protocol):
+        mixin: type[MovableProtocol] = MovableH11
+    elif hasattr(protocol, "on_message_begin"):
+        mixin = MovableHttpTools
+    else:
+        return protocol
+    own = {
+        "_made": protocol.connection_made,
+        "_lost": protocol.connection_lost,
+        "_receive": protocol.data_received,
+        "_complete": protocol.on_response_complete,
+    }
+    return type(f"MovableProtocol{protocol.__name__}", (mixin, protocol), own)
+
+
+def is_handshaking(connection: Any) -> bool:
+    """Whether this is a WebSocket whose app has neither accepted nor refused it yet: a begun request."""
+    if hasattr(connection, "handshake_complete"):
+        return not connection.handshake_complete
+    event = getattr(connection, "handshake_completed_event", None)
+    return event is not None and not event.is_set()
+
+
+def hang_up(transport: Any) -> None:
+    """A TLS connection that is closed waits for its client's goodbye, and a client's pool may never say it.
+
+    Once ours is sent, an end of what we read stands for it: the rest of the way is the transport's own.
+    """
+    if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is None:  # closed meanwhile, and so it may be below
+        return
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RD)
+
+
+def shut(connection: Any) -> None:
+    """Close it; a WebSocket says why."""
+    if isinstance(connection, MovableProtocol):
+        connection.transport.close()
+    else:
+        connection.shutdown()

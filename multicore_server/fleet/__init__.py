@@ -1,0 +1,1 @@
+"""Which worker runs where, and what to do next. Pure."""

@@ -1,0 +1,221 @@
+"""What the fleet is told (observations), what it asks for (actions), and what it tells (events).
+
+Pure data. The arbiter turns signals, messages and exits into observations, and carries out the actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from multicore_server.ipc.identity import identity
+
+if TYPE_CHECKING:
+    from multicore_server.fleet.policy import Options
+
+# Why a worker ended or is replaced: the values of the metric label `reason`.
+Reason = Literal[
+    "exit", "signal", "oom", "timeout", "boot", "memory",
+    "max_requests", "lifetime", "cron", "reload", "manual",
+]  # fmt: skip
+Level = Literal["info", "warning", "error", "critical"]
+SignalName = Literal["TERM", "QUIT", "ABRT", "KILL"]
+
+
+# --- observations ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The process that a `Fork` asked for exists."""
+
+    instance: int
+    generation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkFailed:
+    """The process that a `Fork` asked for could not be made."""
+
+    instance: int
+    generation: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """A worker serves."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskedToRetire:
+    """A worker wants to be replaced; ``draining`` if it has already stopped taking connections."""
+
+    pid: int
+    reason: Reason
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A worker is gone: by exit ``code``, or by ``signal`` (its name, ``oom`` if the kernel's OOM killer sent
+    it). ``words`` is what it said of the cause."""
+
+    pid: int
+    code: int | None = None
+    signal: str | None = None
+    oom: bool = False
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A worker's heartbeat is older than gunicorn's ``timeout``."""
+
+    pid: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OverMemory:
+    """A worker uses more than ``max_memory_restart`` or, if ``hard``, than ``max_memory_kill``."""
+
+    pid: int
+    hard: bool
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """HUP: load the configuration afresh, then replace every worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadPrepared:
+    """The new configuration is loaded and its addresses are bound."""
+
+    options: Options
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed:
+    """The new configuration cannot be used."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Replace these instances (None: all) one after the other; revives stopped and errored ones."""
+
+    reason: Reason = "manual"
+    instances: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Forget the histories; errored slots start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Run this many workers from now on."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End everything: TERM is graceful, INT and QUIT are not."""
+
+    graceful: bool
+
+
+Observation: TypeAlias = (
+    Forked | ForkFailed | BecameReady | AskedToRetire | Exited | Hung | OverMemory
+    | Reload | ReloadPrepared | ReloadFailed | Restart | Reset | Scale | Stop
+)  # fmt: skip
+
+
+# --- actions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Start a worker; answer with `Forked` or `ForkFailed`. ``candidate``: with the configuration of the
+    reload that is under way, not yet committed."""
+
+    instance: int
+    generation: int
+    row: int
+    candidate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal, by its name without ``SIG``."""
+
+    pid: int
+    name: SignalName
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReload:
+    """Load the configuration and bind its addresses; answer with `ReloadPrepared` or `ReloadFailed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReload:
+    """The first replacement is ready: the candidate configuration is now the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropReload:
+    """The candidate configuration is given up: close what was bound for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseListeners:
+    """No new connections: a shutdown has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """The number of workers asked for has changed."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Every worker is gone: end the arbiter with this exit status."""
+
+    status: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that operators want to know: who, what happened, what happens now."""
+
+    kind: str
+    text: str
+    level: Level = "info"
+    reason: str | None = None
+    instance: int | None = None
+    generation: int | None = None
+    pid: int | None = None
+
+    def __str__(self) -> str:
+        who = identity(self.instance, self.generation, self.pid)
+        return f"{who} {self.text}" if who else self.text
+
+
+Action: TypeAlias = (
+    Fork | Signal | PrepareReload | CommitReload | DropReload | CloseListeners | Scaled | Halt | Event
+)

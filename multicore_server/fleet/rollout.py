@@ -1,0 +1,229 @@
+"""Reloads: what a reload still has to replace, and what it puts back when it is rolled back.
+
+Pure, a part of the fleet. A rollout is state that the fleet's ticks advance, never a procedure that somebody
+waits for. Its configuration is on trial until the first replacement is ready: until then, any failure puts
+everything back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.policy import Decision, History
+from multicore_server.fleet.slots import Process, Slot, State
+
+if TYPE_CHECKING:
+    from multicore_server.fleet.fleet import Fleet
+    from multicore_server.fleet.policy import Options
+
+
+class Phase(Enum):
+    PREPARING = "preparing"  # the shell loads the configuration and binds its addresses
+    TRIAL = "trial"  # no replacement has become ready yet
+    ROLLING = "rolling"  # committed
+
+
+class Before(NamedTuple):
+    """What a slot was when the rollout took it over."""
+
+    rest: State | None
+    not_before: float | None
+    history: History
+
+
+@dataclass(slots=True)
+class Rollout:
+    started: float
+    version: int
+    phase: Phase = Phase.PREPARING
+    options: Options | None = None
+    workers: int = 0
+    pending: dict[int, Before] = field(default_factory=dict)  # instances that still run the old version
+    replaced: int = 0
+    failed: set[int] = field(default_factory=set)  # instances that go on with the old version
+
+    def take(self, slot: Slot) -> None:
+        """The slot's worker is to be replaced; a slot at rest starts anew."""
+        self.pending[slot.instance] = Before(slot.rest, slot.not_before, slot.history)
+        slot.not_before = None
+        if slot.vacant:
+            slot.revive()
+
+    def put_back(self, slot: Slot) -> None:
+        """Undo `take`."""
+        before = self.pending[slot.instance]
+        if slot.serving is not None:
+            slot.not_before = before.not_before
+        elif slot.vacant and before.rest is not None:
+            slot.history = before.history
+            slot.hold(before.rest, before.not_before)
+
+    def done_with(self, instance: int, *, failed: bool = False) -> None:
+        if self.pending.pop(instance, None) is None:
+            return
+        if failed:
+            self.failed.add(instance)
+        else:
+            self.replaced += 1
+
+
+class Reloads:
+    """At most one rollout at a time; a reload that is asked for meanwhile follows it, once."""
+
+    def __init__(self, fleet: Fleet, workers: int) -> None:
+        self.fleet = fleet
+        self.configured = workers
+        self.current: Rollout | None = None
+        self.again = False
+        self.committed = 0  # the version that is in force
+        self.results: Counter[str] = Counter()
+        self._last = 0
+
+    def request(self) -> None:
+        if self.current is not None:
+            self.again = True
+            self.fleet.tell("reload", "a reload is under way; one more will follow it")
+            return
+        self._last += 1
+        self.current = Rollout(self.fleet.now, self._last)
+        self.fleet.act(ev.PrepareReload())
+
+    def prepared(self, prepared: ev.ReloadPrepared) -> None:
+        rollout = self.current
+        if rollout is None:  # a shutdown came first
+            self.fleet.act(ev.DropReload())
+            return
+        rollout.phase = Phase.TRIAL
+        rollout.options, rollout.workers = prepared.options, prepared.workers
+        for slot in self.fleet.slots.active():
+            rollout.take(slot)
+
+    def unprepared(self, failed: ev.ReloadFailed) -> None:
+        if self.current is None:  # a shutdown came first
+            return
+        self.current = None
+        text = f"reload failed: {failed.error}; everything stays as it was"
+        self._conclude("failed", text)
+        self._once_more()
+
+    def version_for(self, slot: Slot) -> int:
+        """What to start in a slot: the rollout's version if it is to replace this slot's worker. One that
+        crashed during the trial comes back with what is in force: that is known to boot."""
+        rollout = self.current
+        before = rollout.pending.get(slot.instance) if rollout else None
+        if rollout is None or before is None:
+            return self.committed
+        crashed = slot.vacant and before.rest is None
+        return self.committed if crashed and rollout.phase is Phase.TRIAL else rollout.version
+
+    def on_trial(self, process: Process) -> bool:
+        rollout = self.current
+        return rollout is not None and rollout.phase is Phase.TRIAL and process.version == rollout.version
+
+    def includes(self, slot: Slot) -> bool:
+        """Whether the rollout has yet to replace this slot's worker."""
+        return self.current is not None and slot.instance in self.current.pending
+
+    def joined(self, slot: Slot) -> None:
+        """A slot was scaled up: during the trial it starts with what is in force, then it is replaced too."""
+        if self.current is not None and self.current.phase is Phase.TRIAL:
+            self.current.take(slot)
+
+    def left(self, slot: Slot) -> None:
+        """A slot was scaled away."""
+        if self.current is not None:
+            self.current.pending.pop(slot.instance, None)
+
+    def scaled(self) -> None:
+        """An operator's later word on the number of workers outranks the configuration's."""
+        if self.current is not None:
+            self.current.workers = self.fleet.workers
+
+    def became_ready(self, process: Process) -> None:
+        """A worker is ready; the first one with the rollout's version proves the rollout."""
+        rollout = self.current
+        if rollout is None or process.version != rollout.version:
+            return
+        if rollout.phase is Phase.TRIAL:
+            self._commit(rollout)
+        rollout.done_with(process.instance)
+
+    def ended(self, slot: Slot, process: Process, verdict: Decision) -> str:
+        """A worker has ended unplanned. A slot that the rollout has yet to replace loses nothing by going
+        over to the rollout's version if the old one does not boot or is not to be restarted; says so."""
+        rollout = self.current
+        if rollout is None or slot.instance not in rollout.pending:
+            return ""
+        given_up = verdict is not Decision.RESTART
+        if process.version == rollout.version:
+            if given_up:
+                rollout.done_with(slot.instance, failed=True)
+        elif given_up or process.ready_at is None:
+            rollout.take(slot)
+            return "the reload that is under way starts it anew"
+        return ""
+
+    def roll_back(self, cause: str) -> None:
+        """Put everything back; after the commit there is nothing to put back, only no more to replace."""
+        rollout, self.current = self.current, None
+        if rollout is None or rollout.phase is Phase.ROLLING:
+            return
+        if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
+            self._put_all_back(rollout)
+            self.fleet.act(ev.DropReload())
+        text = f"reload rolled back: {cause}; the old workers go on"
+        self._conclude("rolled_back", text)
+        self._once_more()
+
+    def _put_all_back(self, rollout: Rollout) -> None:
+        for slot in self.fleet.slots.active():
+            candidate = slot.starting
+            if candidate is not None and candidate.version == rollout.version:
+                self.fleet.endings.retire(slot, candidate, "reload", "the reload is rolled back")
+            rollout.put_back(slot)
+        if self.fleet.endings.proven:  # maybe only since a slot was taken that waited for it
+            self.fleet.endings.prove()
+
+    def finish(self) -> None:
+        """End the rollout when nothing is left to replace."""
+        rollout = self.current
+        if rollout is None or rollout.phase is Phase.PREPARING or rollout.pending:
+            return
+        if rollout.phase is Phase.TRIAL:  # no worker is asked for: nobody to try it on
+            self._commit(rollout)
+        self.current = None
+        self._report(rollout)
+        self._once_more()
+
+    def _commit(self, rollout: Rollout) -> None:
+        rollout.phase = Phase.ROLLING
+        self.committed = rollout.version
+        assert rollout.options is not None
+        self.fleet.options = rollout.options
+        self.fleet.act(ev.CommitReload())
+        # As with PM2, what was scaled stays so, unless the configuration has another number; 0 is WINCH's.
+        if rollout.workers != self.configured or not self.fleet.workers:
+            self.fleet.resize(rollout.workers)
+        self.configured = rollout.workers
+
+    def _report(self, rollout: Rollout) -> None:
+        workers = "worker" if rollout.replaced == 1 else "workers"
+        took = f"{rollout.replaced} {workers} replaced in {self.fleet.now - rollout.started:.1f} s"
+        if not rollout.failed:
+            self._conclude("ok", f"reload done: {took}")
+            return
+        left = ", ".join(str(instance) for instance in sorted(rollout.failed))
+        self._conclude("failed", f"reload incomplete: {took}, but not instance {left} (see above)")
+
+    def _conclude(self, result: str, text: str) -> None:
+        self.results[result] += 1
+        self.fleet.tell("reload", text, level="info" if result == "ok" else "error", reason=result)
+
+    def _once_more(self) -> None:
+        if self.again and self.fleet.shutdown is None:
+            self.again = False
+            self.request()

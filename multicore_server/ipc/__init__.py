@@ -1,0 +1,1 @@
+"""What passes between the processes: the scoreboard, the shared report, the channel. Pure."""

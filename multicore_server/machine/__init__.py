@@ -1,0 +1,1 @@
+"""What the kernel, the cgroup and the machine allow. Pure."""

@@ -1,0 +1,1 @@
+"""The app's own prometheus_client metrics: kept in files by row, merged over the workers."""

@@ -1,0 +1,199 @@
+"""How the files of the app's metrics become families: worked out anew only when there are other keys.
+
+Pure: the standard library alone. For each file of a family there is an ``itemgetter`` that takes its values
+out in the family's order, so that a scrape only adds up, or compares, tuples.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from multicore_server.metrics.app.keys import SUFFIXES, Labels, Series, written
+from multicore_server.metrics.app.sources import INFINITY, MINUS_INFINITY, ZERO, Part, Source
+from multicore_server.metrics.family import Family, Kind, Sample
+
+
+class Variant(NamedTuple):
+    """What makes two metrics of one name different ones."""
+
+    kind: Kind
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.mode})" if self.mode else self.kind
+
+
+class Layer(NamedTuple):
+    """Where a file has the values of a family, each series once."""
+
+    source: Source
+    places: dict[Series, int]
+
+    def take(
+        self, columns: Iterable[Series], missing: int, offset: int = 0
+    ) -> Callable[[], tuple[float, ...]]:
+        """Takes the values of ``columns``, in their order, and one more."""
+        indices = [self.places[it] + offset if it in self.places else missing for it in columns]
+        get = operator.itemgetter(*indices, ZERO, ZERO)  # with a single index it would make no tuple
+        return lambda: get(self.source.cells)
+
+
+class Member(NamedTuple):
+    """A file's part of a family; ``worker`` is the one whose gauges of the modes all and liveall it has."""
+
+    source: Source
+    part: Part
+    worker: str | None
+
+    def layers(self) -> list[Layer]:
+        return [Layer(self.source, places) for places in self.part.layers]
+
+
+Rows = list[Callable[[], tuple[float, ...]]]
+Compute = Callable[[], Iterable[Sample]]
+
+
+def families(
+    members: Mapping[str, Mapping[Variant, list[Member]]],
+    reserved: Container[str],
+    refuse: Callable[[str, Variant, str], None],
+) -> Iterator[Callable[[], Family]]:
+    """What makes the families anew at each scrape, from the sources as they are then.
+
+    ``members``: of each family, by kind and mode; the first kind or mode wins. ``refuse`` is told of the
+    others, and of families with a sample whose name is taken, or reserved.
+    """
+    taken: dict[str, str] = {}
+    for name, variants in sorted(members.items()):
+        (chosen, found), *others = variants.items()
+        for other, _ in others:
+            refuse(name, other, f"the app's {chosen} {name}")
+        owner = _owner_of_names(name, chosen, taken, reserved)
+        if owner:
+            refuse(name, chosen, owner)
+            continue
+        yield _family(name, chosen, found)
+
+
+def _owner_of_names(name: str, variant: Variant, taken: dict[str, str], reserved: Container[str]) -> str:
+    """Whose the names are that the family would be shown by; its own, and "" returned, if they are free."""
+    names = {name, *(name + suffix for suffix in SUFFIXES[variant.kind])}
+    if any(it in reserved for it in names):
+        return "the server"
+    owner = next((taken[it] for it in sorted(names) if it in taken), "")
+    if not owner:
+        taken.update(dict.fromkeys(names, f"the app's {variant} {name}"))
+    return owner
+
+
+def _family(name: str, variant: Variant, members: list[Member]) -> Callable[[], Family]:
+    compute = COMPUTE[variant.mode.removeprefix("live") or variant.kind](members)
+    help_text = members[0].part.help
+    return lambda: Family(name, variant.kind, help_text, list(compute()))
+
+
+def _columns(layers: Iterable[Layer]) -> list[Series]:
+    return list(dict.fromkeys(series for layer in layers for series in layer.places))
+
+
+def _texts(columns: Iterable[Series]) -> tuple[list[str], list[str]]:
+    """Suffixes and written labels."""
+    return [it.suffix for it in columns], [written(it.labels, bound=it.bound) for it in columns]
+
+
+def _reduced(operation: Callable[[Any, Any], Any], rows: Rows) -> Sequence[float]:
+    return reduce(lambda total, row: list(map(operation, total, row)), [row() for row in rows])
+
+
+def _over_all(operation: Callable[[Any, Any], Any], missing: int) -> Callable[[list[Member]], Compute]:
+    def plan(members: list[Member]) -> Compute:
+        layers = _layers(members)
+        columns = _columns(layers)
+        rows = [layer.take(columns, missing) for layer in layers]
+        suffixes, texts = _texts(columns)
+        return lambda: map(Sample, suffixes, texts, _reduced(operation, rows))
+
+    return plan
+
+
+def _layers(members: list[Member]) -> list[Layer]:
+    return [layer for member in members for layer in member.layers()]
+
+
+def _histogram(members: list[Member]) -> Compute:
+    """Files have each observation in one bucket; shown are sums, the last of which is the count."""
+    layers = _layers(members)
+    columns: list[Series] = []
+    runs: list[tuple[int, int]] = []
+    for series in _by_labels(_columns(layers)).values():
+        buckets = sorted((it for it in series if it.bound is not None), key=lambda it: it.bound or 0.0)
+        if not buckets or buckets[-1].bound != float("inf"):  # it is being made, or its maker was killed
+            continue
+        runs.append((len(columns), len(columns) + len(buckets)))
+        count = Series("_count", buckets[0].labels, None)
+        columns += [*buckets, count, *(it for it in series if it.suffix == "_sum")]
+    rows = [layer.take(columns, ZERO) for layer in layers]
+    suffixes, texts = _texts(columns)
+
+    def compute() -> Iterable[Sample]:
+        values = list(_reduced(operator.add, rows))
+        for start, end in runs:
+            values[start:end] = accumulate(values[start:end])
+            values[end] = values[end - 1]
+        return map(Sample, suffixes, texts, values)
+
+    return compute
+
+
+def _by_labels(columns: Iterable[Series]) -> dict[Labels, list[Series]]:
+    found: dict[Labels, list[Series]] = {}
+    for series in columns:
+        found.setdefault(series.labels, []).append(series)
+    return found
+
+
+def _most_recent(members: list[Member]) -> Compute:
+    layers = _layers(members)
+    columns = _columns(layers)
+    rows = [layer.take(columns, ZERO) for layer in layers]
+    stamps = [layer.take(columns, ZERO, 1) for layer in layers]
+    suffixes, texts = _texts(columns)
+
+    def compute() -> Iterator[Sample]:
+        values = zip(*(row() for row in rows), strict=True)
+        times = zip(*(row() for row in stamps), strict=True)
+        for suffix, text, candidates, set_at in zip(suffixes, texts, values, times, strict=False):
+            latest = max(set_at)
+            if latest > 0:  # it was never set: there is nothing to show
+                yield Sample(suffix, text, candidates[set_at.index(latest)])
+
+    return compute
+
+
+def _by_worker(members: list[Member]) -> Compute:
+    plans = [_of_worker(member) for member in sorted(members, key=lambda member: int(member.worker or 0))]
+    return lambda: [sample for plan in plans for sample in plan()]
+
+
+def _of_worker(member: Member) -> Compute:
+    # Of two values with the same labels the later one is in use.
+    places = {series: index for layer in member.layers() for series, index in layer.places.items()}
+    row = Layer(member.source, places).take(places, ZERO)
+    texts = [written(series.labels, member.worker) for series in places]
+    return lambda: map(Sample, [""] * len(texts), texts, row())
+
+
+COMPUTE: dict[str, Callable[[list[Member]], Compute]] = {
+    "counter": _over_all(operator.add, ZERO),
+    "summary": _over_all(operator.add, ZERO),
+    "histogram": _histogram,
+    "sum": _over_all(operator.add, ZERO),
+    "min": _over_all(min, INFINITY),
+    "max": _over_all(max, MINUS_INFINITY),
+    "mostrecent": _most_recent,
+    "all": _by_worker,
+}

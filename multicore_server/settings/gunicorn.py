@@ -1,0 +1,50 @@
+"""gunicorn's own settings: which ones were set, and which ones have no effect here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_PARSER = "uvicorn's parser has limits of its own"
+
+
+_PROXY = "uvicorn's --proxy-headers takes this part (X-Forwarded-Proto and X-Forwarded-For)"
+
+
+_HTTP2 = "gunicorn's HTTP/2 is not used; uvicorn's is UVICORN_HTTP=zttp with UVICORN_HTTP2=1"
+
+
+NO_EFFECT = {
+    "limit_request_line": _PARSER,
+    "limit_request_fields": _PARSER,
+    "limit_request_field_size": _PARSER,
+    "permit_obsolete_folding": _PARSER,
+    "strip_header_spaces": _PARSER,
+    "permit_unconventional_http_method": _PARSER,
+    "permit_unconventional_http_version": _PARSER,
+    "casefold_http_method": _PARSER,
+    "http_parser": "set UVICORN_HTTP=h11|httptools",
+    "secure_scheme_headers": _PROXY,
+    "forwarder_headers": _PROXY,
+    "proxy_protocol": "uvicorn does not speak the PROXY protocol",
+    "protocol": "uvicorn speaks HTTP only",
+    "http_protocols": _HTTP2,
+    "http2_cleartext": _HTTP2,
+    "sendfile": "responses go through the event loop",
+    "asgi_disconnect_grace_period": "uvicorn tells the app of a disconnect at once",
+    "pre_request": "the hook is not called; use middleware",
+    "post_request": "the hook is not called; use middleware",
+}
+
+
+def without_effect(cfg: Any) -> Iterator[str]:
+    """One line of warning for each gunicorn setting that was set and cannot work here."""
+    for name, why in NO_EFFECT.items():
+        if is_set(cfg, name):
+            yield f"{name} has no effect with multicore_server.Worker: {why}"
+
+
+def is_set(cfg: Any, name: str) -> bool:
+    """Whether a gunicorn setting differs from gunicorn's default; False for one that this version lacks."""
+    setting = cfg.settings.get(name)
+    return setting is not None and setting.get() != type(setting)().get()

@@ -1,0 +1,168 @@
+"""Where a setting's value comes from: flags, environment, config file, default, the strongest first."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError, Settings
+
+
+class Given(NamedTuple):
+    """A value as its source has it, and the words that name the source in a message."""
+
+    value: object
+    source: str
+
+    def of(self, name: str) -> str:
+        """The start of a message about this value."""
+        return f"{name}: {self.value!r} ({self.source})"
+
+
+def resolve(
+    cfg: Any,
+    options: Mapping[str, Any] | None = None,
+    *,
+    cpus: Callable[[], int],
+    environ: Mapping[str, str] | None = None,
+    argv: Sequence[str] | None = None,
+) -> Settings:
+    """Read every setting from its strongest source and check it.
+
+    ``cfg`` is the ``gunicorn.config.Config`` as it was loaded: resolve before writing anything back to it.
+    ``options`` holds the flags of ``multicore-server run`` or the keywords of ``run()``, by setting name and
+    only those that were given. ``cpus`` counts the usable CPUs. ``environ`` and ``argv`` are this process's
+    own unless given. Raises SettingError for the first value that cannot be used.
+    """
+    environ = environment(cfg, environ)
+    chosen, variables, file = _options(options or {}), _variables(environ), _config_file(cfg)
+    defaults = {row.name: Given(row.default, "the default") for row in TABLE.values()}
+    # gunicorn has ways of its own to set this one; each keeps its rank.
+    workers = (
+        chosen.get("workers"),
+        _workers_flag(cfg, sys.argv[1:] if argv is None else argv, "the command line"),
+        variables.get("workers"),
+        _workers_flag(cfg, cfg.get_cmd_args_from_env(), "GUNICORN_CMD_ARGS"),
+        file.get("workers"),
+        _workers_of_application(cfg),
+        _web_concurrency(environ),
+        defaults["workers"],
+    )
+    given = ChainMap({"workers": next(filter(None, workers))}, chosen, variables, file, defaults)
+    values = {name: _read(row, given[name]) for name, row in TABLE.items()}
+    settings = Settings(**values | {"workers": _count(values["workers"], cpus)})
+    _check_together(settings, given)
+    return settings
+
+
+def environment(cfg: Any, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment that counts: gunicorn's ``--env`` over the process's own."""
+    return {**(os.environ if environ is None else environ), **cfg.env}
+
+
+def unknown_environment(environ: Mapping[str, str], settings: Settings) -> list[str]:
+    """One line of warning for each MULTICORE_ variable that no setting reads: most are misspelt."""
+    known = {settings.instance_var, *(row.environment for row in TABLE.values())}
+    strange = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    return [f"{name} is no setting and is ignored{_hint(name, 'environment')}" for name in strange]
+
+
+def _read(row: Setting, given: Given) -> Any:
+    try:
+        return row.parse(given.value)
+    except ValueError as error:
+        raise SettingError(f"{given.of(row.name)} {error}; give {row.accepted}") from None
+
+
+def _count(workers: int, cpus: Callable[[], int]) -> int:
+    return workers if workers > 0 else max(1, cpus() + workers)
+
+
+def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
+    """Values that are right alone and wrong together."""
+
+    def refuse(name: str, verb: str, other: str, advice: str) -> None:
+        raise SettingError(f"{given[name].of(name)} {verb} {given[other].of(other)}; give {advice}")
+
+    hard, soft = settings.max_memory_kill, settings.max_memory_restart
+    if hard and soft and hard.below(soft):
+        refuse("max_memory_kill", "is below", "max_memory_restart", "at least as much")
+    if settings.exp_backoff_restart_delay > settings.max_restart_delay:
+        refuse("exp_backoff_restart_delay", "is above", "max_restart_delay", "at most as much")
+    if settings.instance_var in {row.environment for row in TABLE.values()}:
+        raise SettingError(f"{given['instance_var'].of('instance_var')} is a setting; give another name")
+
+
+def _hint(name: str, form: Literal["environment", "name"]) -> str:
+    # Without the prefix, which would make any two variables look alike.
+    nearest = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), TABLE, n=1)
+    return "".join(f": did you mean {getattr(TABLE[found], form)}?" for found in nearest)
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Given]:
+    for name, value in options.items():
+        if name not in TABLE:
+            raise SettingError(f"{name}: {value!r} (from run's options) is no setting{_hint(name, 'name')}")
+    return {name: Given(value, f"from run's options, {TABLE[name].flag}") for name, value in options.items()}
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, Given]:
+    found = [row for row in TABLE.values() if row.environment in environ]
+    return {row.name: _variable(environ, row.environment) for row in found}
+
+
+def _variable(environ: Mapping[str, str], name: str) -> Given:
+    return Given(environ[name], f"from the environment, {name}")
+
+
+def _config_file(cfg: Any) -> dict[str, Given]:
+    """The settings that gunicorn's config file names, raw: gunicorn itself drops names it does not know."""
+    location = cfg.settings["config"].get() or ""
+    if location.startswith("python:"):
+        module = sys.modules.get(location.removeprefix("python:"))
+    else:
+        module = sys.modules.get("__config__")
+        implicit = location == cfg.settings["config"].default
+        location = getattr(module, "__file__", None) or location
+        # Left behind by the load before a HUP: the file was removed since, and no other took its place.
+        if implicit and not Path(location).exists():
+            return {}
+    found = vars(module) if module else {}
+    return {name: Given(found[name], f"from the config file, {location}") for name in TABLE if name in found}
+
+
+def _workers_flag(cfg: Any, arguments: Sequence[str], source: str) -> Given | None:
+    """``-w`` of arguments that gunicorn has parsed. Parsed again, as ``-w 1`` looks like the default in cfg.
+
+    An embedding application's arguments are its own: they do not parse, or say otherwise than cfg does.
+    """
+    if not any("w" in argument for argument in arguments):  # building gunicorn's parser takes 5 ms
+        return None
+    silence = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            parsed, unknown = cfg.parser().parse_known_args(list(arguments))
+    except SystemExit:
+        return None
+    own = unknown or parsed.workers != cfg.workers
+    return None if own else Given(parsed.workers, f"from {source}, -w")
+
+
+def _workers_of_application(cfg: Any) -> Given | None:
+    """What an embedding application has put into cfg; its 1 cannot be told from gunicorn's default.
+
+    gunicorn's default is WEB_CONCURRENCY as it was when gunicorn was imported: that is no one's choice.
+    """
+    workers = cfg.settings["workers"]
+    return Given(workers.get(), "from the application") if workers.get() != workers.default else None
+
+
+def _web_concurrency(environ: Mapping[str, str]) -> Given | None:
+    return _variable(environ, "WEB_CONCURRENCY") if environ.get("WEB_CONCURRENCY") else None

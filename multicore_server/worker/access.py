@@ -1,0 +1,144 @@
+"""gunicorn's access log for what uvicorn serves: its format, its atoms, its logger class."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any
+
+from gunicorn.glogging import Logger
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from multicore_server.wsgi.bridge import ENVIRON_WANTED, environ
+
+# What uvicorn answers, after this log line is written, where an app raised before its headers.
+_UVICORN_500 = b"Internal Server Error"
+_CLIENT_CLOSED = 499  # nginx's number for a client that left unanswered
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_LINES[_CLIENT_CLOSED] = f"{_CLIENT_CLOSED} Client Closed Request"
+
+
+class AccessLog:
+    """Write one line of `log` (a gunicorn ``glogging.Logger``) for every HTTP request to `app`.
+
+    Put outside uvicorn's ProxyHeadersMiddleware, ``%(h)s`` is the peer, as in gunicorn; put inside it,
+    the client that a trusted proxy named.
+    """
+
+    def __init__(self, app: ASGIApp, log: Any) -> None:
+        self._app = app
+        self._log = log
+        # A logger class of its own (statsd, a user's) does more in access() than write the line.
+        self._always = type(log).access is not Logger.access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._wanted():
+            await self._app(scope, receive, send)
+            return
+        entry = _Entry(self._log, scope, receive, send)
+        try:
+            await self._app(scope, entry.receive, entry.send)
+        finally:
+            entry.finish()
+
+    def _wanted(self) -> bool:
+        # gunicorn 25 has no such property: there access() itself looks at the settings.
+        return self._always or getattr(self._log, "access_log_enabled", True)
+
+
+class _Request:
+    """What `Logger.atoms`, and loggers derived from it, read of gunicorn's request."""
+
+    __slots__ = ("headers", "method", "path", "query", "uri", "version")
+
+    def __init__(self, scope: Scope, env: dict[str, Any]) -> None:
+        self.method = env["REQUEST_METHOD"]
+        self.uri = env["RAW_URI"]
+        self.path = self.uri.partition("?")[0]
+        self.query = env["QUERY_STRING"]
+        self.version = _version(scope["http_version"])
+        self.headers = [(name.upper(), value) for name, value in _text(scope["headers"])]
+
+
+class _Response:
+    """What `Logger.atoms`, and loggers derived from it, read of gunicorn's response."""
+
+    __slots__ = ("headers", "sent", "status", "status_code")
+
+    def __init__(self, code: int, headers: list[tuple[str, str]], sent: int) -> None:
+        self.status = _STATUS_LINES.get(code, str(code))
+        self.status_code = code
+        self.headers = headers
+        self.sent = sent
+
+
+class _Entry:
+    """One line of the log in the making: what passes between server and app is noted."""
+
+    def __init__(self, log: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        self._log = log
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._started = perf_counter()
+        self._environ = environ(scope)  # now: middleware further in changes the scope
+        scope[ENVIRON_WANTED] = None
+        self._request = _Request(scope, self._environ)
+        self._status: int | None = None
+        self._headers: list[tuple[str, str]] = []
+        self._sent = 0
+        self._left = False
+        self._finished = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._finished:
+            self._left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        lost = self._lost()
+        await self._send(message)
+        if self._finished:
+            return
+        if message["type"] == "http.response.start" and not lost:
+            self._status = message["status"]
+            self._headers = _text(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            if not lost and self._request.method != "HEAD":
+                self._sent += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self.finish()
+
+    def finish(self) -> None:
+        """Write the line: at the response's end, not when the app's background work is done too."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._status is None:
+            lost = self._lost()
+            self._status = _CLIENT_CLOSED if lost else HTTPStatus.INTERNAL_SERVER_ERROR.value
+            self._sent = 0 if lost or self._request.method == "HEAD" else len(_UVICORN_500)
+        # As in gunicorn, the environ is the one that the app saw and wrote to (REMOTE_USER, say), but for
+        # the peer, which is "not overridden by proxy headers".
+        seen = {**self._environ, **(self._scope.pop(ENVIRON_WANTED, None) or {})}
+        seen["REMOTE_ADDR"] = self._environ["REMOTE_ADDR"]
+        elapsed = timedelta(seconds=perf_counter() - self._started)
+        response = _Response(self._status, self._headers, self._sent)
+        self._log.access(response, self._request, seen, elapsed)
+
+    def _lost(self) -> bool:
+        # uvicorn drops what is sent to a client that left, without a word; its cycle, to which its send()
+        # is bound, knows. Under anything else only a receive() tells.
+        cycle = getattr(self._send, "__self__", None)
+        return self._left or bool(getattr(cycle, "disconnected", False))
+
+
+def _text(headers: Any) -> list[tuple[str, str]]:
+    return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in headers]
+
+
+def _version(http_version: str) -> tuple[int, int]:
+    major, _, minor = http_version.partition(".")
+    return int(major), int(minor or 0)

@@ -1,0 +1,232 @@
+"""uvicorn's server inside a worker: told by events, not polled, with a drain that cuts nothing short."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from multicore_server.connections.acceptor import Acceptor
+from multicore_server.connections.protocol import (
+    ConnectionsState,
+    MovableProtocol,
+    hang_up,
+    is_handshaking,
+    shut,
+)
+from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
+from multicore_server.ipc.scoreboard import Item
+
+if TYPE_CHECKING:
+    from multicore_server.worker.worker import Worker
+
+LOOP_LAG = Item.LOOP_LAG.value
+
+logger = logging.getLogger("gunicorn.error")
+
+LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
+HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
+FAREWELL = 0.5  # seconds before the end of graceful_timeout at which WebSockets are told
+LOOK = 0.02  # seconds between two looks at the connections that are left
+LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
+CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
+LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
+
+
+class WorkerServer(uvicorn.Server):
+    """Serves until it is told to stop; tells its worker when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self.worker = worker
+        self.row = worker.context.row
+        self.server_state = self.state = ConnectionsState(self, self.row)
+        self.inline = worker.interface == "wsgi" and worker.cfg.threads == 1
+        if self.inline:
+            self.state.unread = set()
+        self.acceptor = Acceptor(self)
+        self._told = asyncio.Event()
+        self._gave_up = False  # requests were cancelled
+        self._beat_due = 0.0
+        self._app_ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._choose_listener()
+
+    def stop(self, *, quick: bool = False) -> None:
+        """Begin to drain; ``quick``: without waiting for the requests in hand."""
+        self.should_exit = True
+        self.force_exit = self.force_exit or quick
+        self.begin_to_drain()
+        self._told.set()
+
+    def begin_to_drain(self) -> None:
+        """At once: until the loop comes to `shutdown`, responses are complete that are the last. May run
+        inside a signal handler, while the app has the thread."""
+        self.state.moving = self.acceptor.has_sibling()
+        self.state.draining = True
+        self.state.tell = self.on_answered
+        for connection in list(self.state.awaited):
+            connection.announce_end()
+
+    def app_is_ready(self) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it comes too late
+            self._loop.call_soon_threadsafe(self._app_ready.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens only when the app has started and is ready: the addresses are shared by the workers, so
+        one that listens gets requests."""
+        start_app = self.lifespan.startup
+
+        async def start_and_wait() -> None:
+            await start_app()
+            if self.worker.waits_for_app and not self.lifespan.should_exit:
+                await self._app_ready.wait()
+
+        self._loop.add_reader(self.worker.context.lifeline, self.worker.on_abandoned)
+        self.lifespan.startup = start_and_wait
+        await super().startup([])
+        if self.started:  # uvicorn before 0.47 does not exit when the app's startup has failed
+            await self.acceptor.open(sockets or [])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """The worker handles signals, once it is ready; until then their default, to end, is right."""
+        yield
+
+    def _choose_listener(self) -> None:
+        """Who wants to know of each response: most of the time nobody, and serving pays for nothing."""
+        sharing = self.acceptor.surplus > 0
+        wanted = self.state.draining or self.inline or self.worker.cfg.max_requests or sharing
+        self.state.tell = self.on_answered if wanted else None
+
+    def on_answered(self, connection: MovableProtocol) -> None:
+        """A response is complete."""
+        if self.state.draining:
+            connection.ends()
+            return
+        self.worker.on_answered()
+        self.acceptor.take_on()
+        if self.acceptor.surplus > 0 and connection.idle:
+            connection.leave_soon()
+
+    async def main_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
+            loop.add_signal_handler(name, self.worker.on_signal, name)
+        self._know_the_end_at_once()
+        self.worker.watch(loop)
+        await self.on_tick(0)
+        self._beat(loop)
+        self.worker.on_started()
+        while not self.should_exit:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._told.wait(), 1.0)
+            await self.on_tick(0)  # the Date header
+
+    def _know_the_end_at_once(self) -> None:
+        """An app that runs in the loop's thread may keep the loop from hearing of TERM; the response that it
+        is at is to say that it is the connection's last."""
+        heard = signal.getsignal(signal.SIGTERM)
+
+        def begin(number: int, frame: Any) -> None:
+            self.begin_to_drain()
+            if callable(heard):  # the loop's own
+                heard(number, frame)
+
+        signal.signal(signal.SIGTERM, begin)
+        signal.siginterrupt(signal.SIGTERM, False)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.worker.beat()
+        state = self.server_state
+        self.acceptor.beat(len(state.connections), state.total_requests)
+        self._choose_listener()
+        now = loop.time()
+        lag = now - self._beat_due if self._beat_due else 0.0
+        self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
+        self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
+        loop.call_at(self._beat_due, self._beat, loop)
+
+    # --- the end ---
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.acceptor.close(sockets or [])
+        deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
+        if not self.force_exit:
+            await self._drain(deadline)
+        await self._cancel_requests()
+        for connection in list(self.server_state.connections):
+            shut(connection)
+        await self._end_lifespan(deadline)
+        if self._gave_up:
+            self.worker.end_in_any_case()
+
+    async def _drain(self, deadline: float) -> None:
+        """Wait for the requests that have begun to arrive to be answered and for the connections to close."""
+        started = time.monotonic()
+        told: set[Any] = set()
+        while self._is_busy(started) and time.monotonic() < deadline and not self.force_exit:
+            await self.on_tick(0)  # the Date header
+            # A successor may come late.
+            self.state.moving = self.acceptor.has_sibling()
+            for connection in list(self.server_state.connections):
+                if connection.transport.is_closing():
+                    hang_up(connection.transport)
+                elif isinstance(connection, MovableProtocol):
+                    if not (connection.can_leave and connection.leave()):
+                        _let_go(connection, started)
+                elif connection in told or is_handshaking(connection):
+                    continue
+                elif not self.state.moving or time.monotonic() >= deadline - FAREWELL:
+                    told.add(connection)
+                    connection.shutdown()  # WebSockets get 1012, "service restart"
+            await asyncio.sleep(LOOK)
+
+    def _is_busy(self, drain_started: float) -> bool:
+        if self.server_state.connections or self.server_state.tasks:
+            return True
+        # A TLS connection is not among the connections before its handshake is done. Adopted here, its task
+        # tells; accepted by uvicorn (scheduling = shared), nothing does.
+        unseen = LINGER if self.config.ssl and self.acceptor.dispatcher is None else LOOK
+        return time.monotonic() < drain_started + (HANDSHAKE if self.acceptor.adopting else unseen)
+
+    async def _cancel_requests(self) -> None:
+        """What is not done by now gets a moment to say so to its client: uvicorn answers 500."""
+        tasks = list(self.server_state.tasks)
+        if not tasks:
+            return
+        if not self.force_exit:
+            what = f"requests not done after {self.worker.cfg.graceful_timeout} s (graceful_timeout)"
+            logger.error("%s %s: %d; cancelling them", self.worker.identity, what, len(tasks))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=CANCEL_GRACE)
+        self._gave_up = True
+
+    async def _end_lifespan(self, deadline: float) -> None:
+        """The app's own shutdown: within the rest of graceful_timeout, and shortly where there is none."""
+        left = 0.0 if self.force_exit else deadline - time.monotonic()
+        try:
+            await asyncio.wait_for(self.lifespan.shutdown(), max(left, LIFESPAN_GRACE))
+        except asyncio.TimeoutError:
+            text = "the app's lifespan shutdown took too long; ending without it"
+            logger.error("%s %s", self.worker.identity, text)
+
+
+def _let_go(connection: Any, drain_started: float) -> None:
+    """Close a connection that has been idle for a while; tell the others that this is the end."""
+    if connection.transport.get_write_buffer_size():  # its client is still reading
+        connection.answered_at = time.monotonic()
+    idle_since = max(drain_started, connection.answered_at)
+    if connection.idle and time.monotonic() >= idle_since + LINGER:
+        connection.transport.close()
+    else:
+        connection.announce_end()

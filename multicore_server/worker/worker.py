@@ -1,0 +1,290 @@
+"""The gunicorn worker that runs uvicorn, from its fork to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers import base
+from uvicorn._compat import asyncio_run
+
+from multicore_server import cluster
+from multicore_server.connections.dispatcher import Handover
+from multicore_server.ipc.channel import Channel
+from multicore_server.ipc.identity import identity
+from multicore_server.ipc.scoreboard import Item, Row
+from multicore_server.machine import memory
+from multicore_server.metrics.app import values as app_values
+from multicore_server.settings.table import Settings
+from multicore_server.worker import failures, meter
+from multicore_server.worker.engine import make_config
+from multicore_server.worker.metrics_path import MetricsPath
+from multicore_server.worker.server import WorkerServer
+
+LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
+MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
+END_GRACE = 0.25  # seconds for Python's own way to end
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What the arbiter gives a worker on its way: its place, and its ties to the arbiter."""
+
+    instance: int
+    generation: int
+    number: int  # of its row
+    row: Row
+    channel: Channel
+    lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
+    settings: Settings
+    handover: Handover
+    monitor: str  # the address at which the monitor answers workers
+
+
+class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
+    """Runs an app on uvicorn; `multicore_server.plugin.Worker` adds what gunicorn calls first of all."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context: WorkerContext  # set by the arbiter between this and the fork
+        self.server: WorkerServer | None = None
+        self.interface = ""
+        self.ready = False  # the arbiter has been told
+        self.asked = False  # a replacement has been asked for
+        self._app_ready = False  # cluster.ready() was called
+        self._loading = False  # the app's code
+        self.last_words = ""  # as the arbiter has heard them
+        self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
+        self._look_due = 0.0
+        self._memory_due = 0.0
+        self._used_before = 0.0  # seconds of CPU, by the row's former owners
+
+    @property
+    def identity(self) -> str:
+        return identity(self.context.instance, self.context.generation, os.getpid())
+
+    # --- boot ---
+
+    def boot(self, post_fork: Callable[[], None]) -> None:
+        """Become the worker: runs until it ends, or ends the process with the cause told."""
+        os.environ[self.context.settings.instance_var] = str(self.context.instance)
+        self._used_before = self.context.row[Item.CPU_SECONDS]
+        cluster.join(self.context.instance, self.on_app_ready)
+        app_values.become(self.context.number)
+        try:
+            post_fork()
+            self.init_process()
+        except Exception as exc:  # noqa: BLE001 - whatever the app raises
+            self.fail(exc)
+        except SystemExit as exc:
+            if not self.ready and self.server is None:
+                self.fail(exc)
+            raise
+
+    def fail(self, exc: BaseException) -> NoReturn:
+        """End; a worker that was never ready leaves it to the arbiter to show the cause."""
+        if self.ready:
+            self.log.error("%s failed", self.identity, exc_info=exc)
+            sys.exit(1)
+        app = getattr(self.app, "app_uri", None) or "the app"
+        words = failures.explain(exc, app) if self._loading else failures.one_line(exc)
+        self.context.channel.last_words(words, failures.app_traceback(exc, app))
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def load_wsgi(self) -> None:
+        """Unlike gunicorn's, serves no page in place of code that has a syntax error (``--reload``): while
+        it has, the old worker goes on."""
+        app_values.settle()
+        self._loading = True
+        self.wsgi = self.app.wsgi()
+        self._loading = False
+
+    def init_signals(self) -> None:
+        """Until the server runs, TERM, INT and QUIT end this process at once, which is right for a boot."""
+        for name in self.SIGNALS:
+            signal.signal(name, signal.SIG_DFL)
+        # `pkill -HUP gunicorn` reaches workers too. A handler, not SIG_IGN: subprocesses would inherit that.
+        for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(name, lambda *_: None)
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        signal.signal(signal.SIGABRT, self.handle_abort)
+        self._dump_stacks_on_abort()
+
+    def _dump_stacks_on_abort(self) -> None:
+        """SIGABRT dumps every thread's stack to the error log, then goes on to `handle_abort`."""
+        for handler in self.log.error_log.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                try:
+                    faulthandler.enable(handler.stream)
+                except (OSError, ValueError):  # a stream without a file descriptor
+                    continue
+                return
+        faulthandler.enable()
+
+    def run(self) -> None:
+        self._lend_logger()
+        listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
+        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround)
+        self.count_requests(config)
+        loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
+        asyncio_run(self._serve(config, listeners), loop_factory=loop_factory)
+
+    def count_requests(self, config: Any) -> None:
+        meter.install(self.context.row)
+        if config.ws_protocol_class is not None:
+            config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
+
+    def surround(self, app: Any, root_path: str) -> Any:
+        """The ASGI app that uvicorn is given."""
+        path = self.context.settings.metrics_path
+        return MetricsPath(app, root_path + path, self.context.monitor) if path else app
+
+    async def _serve(self, config: Any, listeners: list[Any]) -> None:
+        self.server = WorkerServer(config, self)
+        try:
+            await self.server.serve(sockets=listeners)
+        except SystemExit:  # uvicorn's way to report a failed lifespan startup
+            if self.server.started:
+                raise
+        if not self.server.started:
+            self.context.channel.last_words("the app's lifespan startup failed (see its traceback)")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _lend_logger(self) -> None:
+        """uvicorn logs to gunicorn's error log; its own start-up chatter would repeat ours."""
+        ours = self.log.error_log
+        logger = logging.getLogger("uvicorn.error")
+        logger.parent, logger.handlers, logger.propagate = ours, [], True
+        logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
+
+    # --- what the server tells ---
+
+    def on_app_ready(self) -> None:
+        """`cluster.ready`: may come early, from any thread, and more than once."""
+        self._app_ready = True
+        if self.server is not None:
+            self.server.app_is_ready()
+
+    @property
+    def waits_for_app(self) -> bool:
+        return self.context.settings.wait_ready and not self._app_ready
+
+    def on_started(self) -> None:
+        """The server listens: tell the arbiter."""
+        self.ready = True
+        self.context.channel.ready(self.interface)
+
+    def on_answered(self) -> None:
+        """After each response, and at each heartbeat for the protocols that do not tell."""
+        if self.server is not None and self.server.server_state.total_requests >= self.max_requests:
+            self.ask_to_retire("max_requests")
+
+    def ask_to_retire(self, reason: str) -> None:
+        """Ask, once, for a replacement; until it is ready this worker serves on."""
+        if not self.asked:
+            self.asked = True
+            self.context.channel.retire(reason)
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        self.context.row[Item.HEARTBEAT] = now
+        self.on_answered()
+        if now >= self._look_due:
+            self._look_due = now + LOOK_INTERVAL
+            self.context.row[Item.CPU_SECONDS] = self._used_before + time.process_time()
+            self._look_at_memory(now)
+
+    def _look_at_memory(self, now: float) -> None:
+        """Unique memory costs milliseconds to measure: often only while RSS is above the limit."""
+        row = self.context.row
+        over = row[Item.MEMORY_LIMIT] and memory.rss(os.getpid()) > row[Item.MEMORY_LIMIT]
+        if over or now >= self._memory_due:
+            self._memory_due = now + MEMORY_INTERVAL
+            row[Item.UNIQUE_MEMORY] = memory.uss()
+            row[Item.UNIQUE_MEMORY_AT] = now
+
+    # --- signals, the reloader, the arbiter's end ---
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self.context.lifeline, self._on_arbiter_gone, loop)
+        loop.add_reader(self.PIPE[0], self._on_file_changed)
+        if self.reloader is not None:
+            self._keep_reloading()
+
+    def on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGUSR1:
+            self.handle_usr1(number, None)
+            return
+        # If it came from the arbiter, it knows and ignores this; from anyone else, it starts a replacement.
+        self.context.channel.retire("manual", draining=True)
+        quick = number is not signal.SIGTERM
+        if quick:
+            self.cfg.worker_int(self)
+        self.stop(quick=quick)
+
+    def stop(self, *, quick: bool = False) -> None:
+        self.alive = False
+        if self.server is not None:
+            self.server.stop(quick=quick)
+
+    def handle_usr1(self, sig: int, frame: Any) -> None:
+        super().handle_usr1(sig, frame)
+        self._dump_stacks_on_abort()  # to the reopened file
+
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        """gunicorn's way to end a hung worker, made sure: an app that catches SystemExit cannot stay."""
+        self.cfg.worker_abort(self)
+        self._end(1)
+
+    def end_in_any_case(self) -> None:
+        """Python would wait, at its end, for the threads in which cancelled requests may still run."""
+        timer = threading.Timer(END_GRACE, self._end, [0])
+        timer.daemon = True
+        timer.start()
+
+    def _end(self, status: int) -> NoReturn:
+        self.leave()
+        logging.shutdown()
+        os._exit(status)
+
+    def on_abandoned(self) -> None:
+        """The arbiter is gone before this worker has served anyone: nothing keeps it."""
+        self.log.warning("%s the arbiter is gone; ending", self.identity)
+        signal.raise_signal(signal.SIGTERM)  # which the worker does not handle yet
+
+    def _on_arbiter_gone(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self.context.lifeline)
+        self.log.warning("%s the arbiter is gone; draining", self.identity)
+        self.stop()
+
+    def _on_file_changed(self) -> None:
+        os.read(self.PIPE[0], 4096)
+        self.log.info("%s a source file has changed; asking for a replacement", self.identity)
+        self.context.channel.retire("reload")
+
+    def _keep_reloading(self) -> None:
+        """gunicorn's reloader ends its worker at the first change. Ours serves on until a replacement with
+        the new code is ready, so it goes on watching: the next change may repair what this one broke."""
+        seen: dict[str, float] = {}
+
+        def changed(name: str) -> None:
+            modified = Path(name).stat().st_mtime if Path(name).exists() else 0.0
+            if seen.get(name) != modified:
+                seen[name] = modified
+                os.write(self.PIPE[1], b"1")
+
+        self.reloader._callback = changed

@@ -1,0 +1,184 @@
+"""The bridge that runs a WSGI app on uvicorn (PEP 3333 over ASGI 3).
+
+With one thread the app runs inline, in the event loop's thread: no hand-over, so nothing is faster. One
+request at a time then, from the call into the app to close(), and none starts while a streamed response
+waits for its client. With more threads, each request has one of them from the call to close().
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+from gunicorn import SERVER_SOFTWARE
+from starlette.types import Receive, Scope, Send
+
+from multicore_server.wsgi.body import FileWrapper, read_body, rewind
+from multicore_server.wsgi.environ import environ, fill
+from multicore_server.wsgi.exchange import Exchange
+from multicore_server.wsgi.response import Batch, ClientLeft, Response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+__all__ = ["ENVIRON_WANTED", "WSGIBridge", "environ"]
+
+# The access log puts this key into a scope to be given the environ that the app saw (and wrote to).
+ENVIRON_WANTED = "multicore_server.environ"
+
+
+class WSGIBridge:
+    """An ASGI 3 app around a WSGI app.
+
+    `errors` is ``wsgi.errors`` (stderr unless given); `script_name` a prefix under which the app is
+    mounted, taken off the path where the proxy has not done so; `spool_dir` where large request bodies go.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        threads: int = 1,
+        errors: TextIO | None = None,
+        script_name: str = "",
+        drop_underscores: bool = True,
+        spool_dir: str | None = None,
+    ) -> None:
+        self._app = app
+        self._script_name = script_name
+        self._drop_underscores = drop_underscores
+        self._spool_dir = spool_dir
+        self._turn = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
+        self._base: dict[str, Any] = {
+            "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's: apps (httpbin, say) sniff it for what it can
+            "wsgi.version": (1, 0),
+            "wsgi.errors": errors if errors is not None else sys.stderr,
+            "wsgi.multithread": threads > 1,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})  # before accept: a 403
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"a WSGI app has no {scope['type']} protocol")
+        env = fill(
+            self._base.copy(),
+            scope,
+            script_name=self._script_name,
+            drop_underscores=self._drop_underscores,
+        )
+        body = await self._body(env, scope, receive)
+        if body is None:  # the client left before the request was complete
+            return
+        if ENVIRON_WANTED in scope:
+            scope[ENVIRON_WANTED] = env
+        exchange = Exchange(receive, send)
+        if self._pool is None:
+            await self._inline(env, exchange, body)
+        else:
+            await self._in_thread(self._pool, env, exchange, body)
+
+    async def _body(self, env: dict[str, Any], scope: Scope, receive: Receive) -> BinaryIO | None:
+        body: BinaryIO | None
+        if _has_body(env, scope):
+            body = await read_body(receive, self._spool_dir)
+            if body is None:
+                return None
+            # RFC 3875 4.1.2: the length after the transfer coding is taken off. Django reads nothing without.
+            env["CONTENT_LENGTH"] = str(rewind(body))
+        else:
+            body = io.BytesIO()
+        env["wsgi.input"] = body
+        return body
+
+    async def _inline(self, env: dict[str, Any], exchange: Exchange, body: BinaryIO) -> None:
+        try:
+            async with self._turn:
+                response = Response(self._app, env, exchange.push_inline)
+                await _run_inline(response, exchange)
+        finally:
+            body.close()
+
+    async def _in_thread(
+        self, pool: ThreadPoolExecutor, env: dict[str, Any], exchange: Exchange, body: BinaryIO
+    ) -> None:
+        response = Response(self._app, env, exchange.push_from_thread)
+        job: Future[None] = pool.submit(copy_context().run, _run_in_thread, response, exchange, body)
+        try:
+            await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped, only told: it ends at its next block and calls close().
+            exchange.abort()
+            if job.cancel():
+                body.close()
+            raise
+        finally:
+            exchange.end()
+
+
+def _has_body(env: dict[str, Any], scope: Scope) -> bool:
+    """Tell whether receive() has to be called: RFC 9112 6.3; from HTTP/2 on a body is not announced."""
+    length = env.get("CONTENT_LENGTH")
+    if length is not None:
+        return bool(length != "0")
+    return "HTTP_TRANSFER_ENCODING" in env or scope["http_version"][0] != "1"
+
+
+async def _run_inline(response: Response, exchange: Exchange) -> None:
+    steps = response.run()
+    batch: Batch | None = []
+    try:
+        while (batch := _step_hidden(steps, exchange)) is not None:
+            if exchange.suspended is not None:
+                await exchange.settle()
+            await exchange.transmit(batch)
+            if exchange.gone:
+                break
+        if exchange.suspended is not None:
+            await exchange.settle()
+    finally:
+        if batch is not None:  # cut short: there is a close() to call
+            _close_hidden(steps, exchange)
+        exchange.end()
+
+
+def _step_hidden(steps: Generator[Batch, None, None], exchange: Exchange) -> Batch | None:
+    """Run the app to its next block as if no loop ran here, or Django's ORM and asgiref refuse to work."""
+    exchange.hide_loop()
+    try:
+        return next(steps, None)
+    finally:
+        exchange.show_loop()
+
+
+def _close_hidden(steps: Generator[Batch, None, None], exchange: Exchange) -> None:
+    exchange.hide_loop()
+    try:
+        steps.close()
+    finally:
+        exchange.show_loop()
+
+
+def _run_in_thread(response: Response, exchange: Exchange, body: BinaryIO) -> None:
+    steps = response.run()
+    try:
+        for batch in steps:
+            exchange.push_from_thread(batch)
+    except ClientLeft:
+        pass
+    finally:
+        try:
+            steps.close()
+        finally:
+            body.close()

@@ -1,0 +1,168 @@
+"""One request's way to its client: how what a WSGI app gives reaches ASGI's send(), and who has left."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.events import _set_running_loop
+from collections.abc import Coroutine, Generator
+from concurrent.futures import CancelledError, Future
+from types import coroutine
+from typing import Any
+
+from starlette.types import Receive, Send
+
+from multicore_server.wsgi.response import Batch, ClientLeft
+
+
+class Exchange:
+    """ASGI's receive and send of one request, for an app that runs inline or in a thread."""
+
+    __slots__ = (
+        "_backlog",
+        "_in_flight",
+        "_loop",
+        "_receive",
+        "_send",
+        "_task",
+        "_watcher",
+        "gone",
+        "suspended",
+    )
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._in_flight: Future[None] | None = None
+        self._backlog: list[Batch] = []
+        self.suspended: _Suspended | None = None  # what write() could not finish
+        self.gone = False  # the client left, or the server gives the request up
+
+    async def transmit(self, batch: Batch) -> None:
+        """Send a batch; unless it is the last, let the loop turn, so that it sees who leaves."""
+        complete = bool(batch) and not batch[-1]["more_body"]
+        if complete and self._watcher is not None:
+            self._watcher.cancel()  # receive() takes a complete response for a disconnect
+        for message in batch:
+            await self._send(message)
+        if complete:
+            return
+        if self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
+        await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+
+    def end(self) -> None:
+        """Let go of the client."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self.suspended is not None:
+            self.suspended.close()
+
+    # Inline: the app runs in the loop's thread, inside this request's task.
+
+    def hide_loop(self) -> None:
+        """Let code that asks find no running loop, and start one of its own if it likes."""
+        if sys.version_info >= (3, 14):  # one current task per thread there, not per loop
+            self._task = asyncio.current_task(self._loop)
+            if self._task is not None:
+                asyncio.tasks._leave_task(self._loop, self._task)
+        _set_running_loop(None)
+
+    def show_loop(self) -> None:
+        """Undo `hide_loop`."""
+        _set_running_loop(self._loop)
+        if sys.version_info >= (3, 14) and self._task is not None:
+            asyncio.tasks._enter_task(self._loop, self._task)
+
+    def push_inline(self, batch: Batch) -> None:
+        """Send from inside write(), which cannot await: what would wait is finished by `settle`."""
+        if self.suspended is not None:
+            self._backlog.append(batch)
+            return
+        self.show_loop()
+        try:
+            self.suspended = _start(self._send_all(batch))
+        finally:
+            self.hide_loop()
+
+    async def _send_all(self, batch: Batch) -> None:
+        for message in batch:
+            await self._send(message)
+
+    async def settle(self) -> None:
+        """Send what write() left behind."""
+        if self.suspended is not None:
+            await self.suspended.finish()
+            self.suspended = None
+        for batch in self._backlog:
+            await self._send_all(batch)
+        self._backlog.clear()
+
+    # Threads: the app waits until its block is sent, which is the back-pressure.
+
+    def push_from_thread(self, batch: Batch) -> None:
+        """`transmit`, waited for by a thread. Raises ClientLeft when the client has, or after `abort`."""
+        sending = self.transmit(batch)
+        try:
+            self._in_flight = asyncio.run_coroutine_threadsafe(sending, self._loop)
+            # abort() sets `gone` and then looks here, this the other way round: one of them sees the other.
+            if self.gone:
+                self._in_flight.cancel()
+            self._in_flight.result()
+        except CancelledError:
+            self.gone = True
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            sending.close()
+            self.gone = True
+        if self.gone:
+            raise ClientLeft("the client left")
+
+    def abort(self) -> None:
+        """Give the request up: nobody waits for its thread any more."""
+        self.gone = True
+        if self._in_flight is not None:
+            self._in_flight.cancel()
+
+
+class _Suspended:
+    """A coroutine that was driven by hand until it had to wait."""
+
+    __slots__ = ("_coroutine", "_waits_for")
+
+    def __init__(self, started: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._coroutine = started
+        self._waits_for = waits_for
+
+    @coroutine
+    def finish(self) -> Generator[Any, Any, None]:
+        """Pass on to the task what the coroutine waits for, and the answers back, until it is done."""
+        try:
+            while True:
+                try:
+                    answer = yield self._waits_for
+                except BaseException as exc:  # noqa: BLE001, PERF203 - a cancellation, mostly: the coroutine's
+                    self._waits_for = self._coroutine.throw(exc)
+                else:
+                    self._waits_for = self._coroutine.send(answer)
+        except StopIteration:
+            pass
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+
+def _start(fresh: Coroutine[Any, Any, None]) -> _Suspended | None:
+    try:
+        return _Suspended(fresh, fresh.send(None))
+    except StopIteration:
+        return None
