@@ -30,7 +30,7 @@ from multicore_server.arbiter.event_log import EventLog
 from multicore_server.arbiter.report import report, shown
 from multicore_server.fleet.events import Event
 from multicore_server.fleet.policy import End, History, RestartPolicy, judge
-from multicore_server.ipc.channel import Channel
+from multicore_server.ipc.channel import MonitorChannel, Unreadable
 from multicore_server.ipc.scoreboard import Head
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app import directory as app_directory
@@ -62,7 +62,7 @@ class MonitorProcess:
         self._epoch = time.time() - time.monotonic()
         self._facts = self._make_facts()
         self._published = b""
-        self._channel: Channel | None = None
+        self._channel: MonitorChannel | None = None
         self._history = History()
         self._started = 0.0
         self._replacing = False  # it has been told to end
@@ -208,9 +208,9 @@ class MonitorProcess:
     # --- the process ---
 
     def _fork(self) -> None:
-        channel: Channel | None = None
+        channel: MonitorChannel | None = None
         try:
-            channel = Channel()
+            channel = MonitorChannel()
             pid = os.fork()
         except OSError as exc:
             if channel is not None:
@@ -222,12 +222,12 @@ class MonitorProcess:
             self._become(channel)
         with contextlib.suppress(OSError):  # it has done so itself
             os.setpgid(pid, pid)
-        channel.worker_end.close()
+        channel.child_end.close()
         self.pid, self._channel, self._started = pid, channel, time.monotonic()
         self.arbiter.selector.register(channel.arbiter_end, selectors.EVENT_READ, self._hear)
         self.arbiter.log.debug("monitor pid=%s started", pid)
 
-    def _become(self, channel: Channel) -> NoReturn:
+    def _become(self, channel: MonitorChannel) -> NoReturn:
         """In the child. Its own process group: Ctrl-C is for the arbiter, and it is needed until the end."""
         status = 1
         try:
@@ -248,7 +248,7 @@ class MonitorProcess:
         finally:
             os._exit(status)
 
-    def _serve(self, channel: Channel) -> int:
+    def _serve(self, channel: MonitorChannel) -> int:
         from multicore_server.metrics.app.merge import AppMetrics
         from multicore_server.metrics.definitions import TAKEN
         from multicore_server.monitor.process import MonitorContext, run
@@ -260,7 +260,7 @@ class MonitorProcess:
             listeners=[listener for listener in (self._listener, self._inner) if listener is not None],
             command_listener=self._command_listener,
             lifeline=self.arbiter.worker_processes.lifeline,
-            channel=channel.worker_end,
+            channel=channel.child_end,
             log=self.arbiter.log.error_log,
         )
         if directory is not None:
@@ -339,10 +339,12 @@ class MonitorProcess:
         if channel is None:
             return
         for message in channel.received():
-            ok, text = commands.carry_out(self.arbiter, message)
-            answer = json.dumps({"id": message.get("id"), "ok": ok, "text": text}).encode()
-            with contextlib.suppress(OSError):  # full or closed: whoever asked has a time limit
-                channel.arbiter_end.send(answer)
+            if isinstance(message, Unreadable):
+                self.arbiter.log.warning(
+                    "monitor pid=%s said something that is dropped: %s", self.pid, message.why
+                )
+            else:
+                channel.answer(commands.carry_out(self.arbiter, message))
         if channel.ended:
             self.arbiter.selector.unregister(channel.arbiter_end)
 

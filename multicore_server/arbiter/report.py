@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_args
 
-from multicore_server.fleet.events import Reason
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.slots import Process, Slot
+from multicore_server.ipc.names import Reason, ReloadResult
 from multicore_server.settings.quantities import Jitter, Size
 from multicore_server.settings.table import Settings
-
-RESULTS = ("ok", "rolled_back", "failed")
 
 
 def report(fleet: Fleet, epoch: float) -> dict[str, Any]:
@@ -22,10 +20,10 @@ def report(fleet: Fleet, epoch: float) -> dict[str, Any]:
     return {
         "configured": fleet.workers,
         "capacity": fleet.capacity,
-        "stopping": fleet.shutdown is not None,
-        "reloading": fleet.reloads.current is not None,
-        "restarts": {reason: fleet.endings.counts[reason] for reason in get_args(Reason)},
-        "reloads": {result: fleet.reloads.results[result] for result in RESULTS},
+        "stopping": fleet.stopping,
+        "reloading": fleet.reloading,
+        "restarts": {reason: fleet.restarts.get(reason, 0) for reason in get_args(Reason)},
+        "reloads": {result: fleet.reload_results.get(result, 0) for result in get_args(ReloadResult)},
         "slots": [_slot(slot, epoch) for _, slot in sorted(fleet.slots.items())],
     }
 

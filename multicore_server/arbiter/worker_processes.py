@@ -19,8 +19,9 @@ from multicore_server.arbiter import logs, systemd
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
 from multicore_server.fleet import events as ev
-from multicore_server.ipc.channel import Channel
+from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.identity import identity
+from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerReady
 from multicore_server.metrics.app import directory as app_directory
 from multicore_server.worker.worker import Worker, WorkerContext
 
@@ -55,7 +56,7 @@ class WorkerProcesses:
         if pid == 0:
             self._become(worker, made_from, candidate=fork.candidate)
         worker.pid = pid
-        worker.context.channel.worker_end.close()
+        worker.context.channel.child_end.close()
         self.arbiter.WORKERS[pid] = worker
         end = worker.context.channel.arbiter_end
         self.arbiter.selector.register(end, selectors.EVENT_READ, partial(self._note, worker))
@@ -71,7 +72,7 @@ class WorkerProcesses:
         arbiter.scoreboard.begin(fork.row)
         row = arbiter.scoreboard.row(fork.row)
         worker.context = WorkerContext(
-            fork.instance, fork.generation, fork.row, row, Channel(), self.lifeline, made_from.settings,
+            fork.instance, fork.generation, fork.row, row, WorkerChannel(), self.lifeline, made_from.settings,
             arbiter.handover, arbiter.monitor_process.inner_address,
         )  # fmt: skip
         worker.leave = once(lambda: cfg.worker_exit(arbiter, worker))
@@ -136,16 +137,20 @@ class WorkerProcesses:
         """Observe what a worker says; its last words are the caller's."""
         words = ""
         for message in worker.context.channel.received():
-            if "ready" in message:
-                self._interface = message["ready"]
+            if isinstance(message, WorkerReady):
+                self._interface = message.interface
                 self._shown = ""
                 self.arbiter.observe(ev.BecameReady(worker.pid))
                 self._announce()
-            elif "retire" in message:
-                self.arbiter.observe(ev.AskedToRetire(worker.pid, message["retire"], message["draining"]))
+            elif isinstance(message, RetireRequest):
+                self.arbiter.observe(ev.AskedToRetire(worker.pid, message.reason, message.draining))
+            elif isinstance(message, LastWords):
+                words = " ".join(message.words.split())
+                self._show(worker, message.trace)
             else:
-                words = message["words"]
-                self._show(worker, message["trace"])
+                self.arbiter.log.warning(
+                    "%s said something that is dropped: %s", self._identity(worker), message.why
+                )
         if worker.context.channel.ended:
             self._stop_listening(worker)
         worker.last_words = words or worker.last_words
@@ -155,8 +160,11 @@ class WorkerProcesses:
         """Show why a worker could not boot; once, if it is the same for all."""
         if trace and trace != self._shown:
             self._shown = trace
-            who = identity(worker.context.instance, worker.context.generation, worker.pid)
-            self.arbiter.log.error("%s could not boot\n%s", who, trace)
+            self.arbiter.log.error("%s could not boot\n%s", self._identity(worker), trace)
+
+    @staticmethod
+    def _identity(worker: Worker) -> str:
+        return identity(worker.context.instance, worker.context.generation, worker.pid)
 
     def _stop_listening(self, worker: Worker) -> None:
         with contextlib.suppress(KeyError):  # it was done before

@@ -17,7 +17,7 @@ from multicore_server.cli import monit_view
 from multicore_server.cli.figures import Look, look
 from multicore_server.cli.keys import Keys
 from multicore_server.cli.monit_view import Scene
-from multicore_server.cli.servers import GoneError, RunningServer, Trouble
+from multicore_server.cli.servers import Begun, GoneError, RunningServer, Trouble
 
 TICK = 0.1  # seconds that a key, a signal or news wait at most
 
@@ -47,7 +47,7 @@ class Monit:
         self.gone = False
         self._quit = False
         self._news: SimpleQueue[Look | Trouble | str] = SimpleQueue()
-        self._asked: SimpleQueue[Callable[[], str]] = SimpleQueue()
+        self._asked: SimpleQueue[Callable[[], Begun]] = SimpleQueue()
 
     def run(self, keys: Keys, live: Live) -> None:
         for work in (self._look_on, self._carry_out):
@@ -79,7 +79,7 @@ class Monit:
         server, instance = self.server, self.scene.selected
         if key == "R" and instance is None:
             return
-        asked: dict[str, Callable[[], str]] = {
+        asked: dict[str, Callable[[], Begun]] = {
             "r": lambda: server.command("reload"),
             "R": lambda: server.command("restart", instances=[instance]),
             "+": lambda: server.command("scale", workers="+1"),
@@ -93,7 +93,7 @@ class Monit:
         while True:
             command = self._asked.get()
             try:
-                self._news.put(command())
+                self._news.put(command().text)
             except Trouble as exc:
                 self._news.put(exc.message)
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import psutil
@@ -57,6 +57,13 @@ class GoneError(Trouble):
     """Nobody listens at the command socket."""
 
 
+class Begun(NamedTuple):
+    """What the server says to a command that it has begun. ``workers``: how many a scaling leads to."""
+
+    text: str
+    workers: int | None
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -98,14 +105,15 @@ class RunningServer:
             raise NoAnswerError(f"{self}: /metrics answers {code}")
         return body
 
-    def command(self, name: str, **arguments: Any) -> str:
-        """Have a command begun; the server's line on it. Raises Trouble where it is refused."""
+    def command(self, name: str, **arguments: Any) -> Begun:
+        """Have a command begun. Raises Trouble where it is refused."""
         body = json.dumps(arguments).encode()
         code, answer = self._ask("POST", f"/commands/{name}", body, COMMAND_PATIENCE)
-        text = str(_parsed(answer).get("text", f"/commands/{name} answers {code}"))
+        document = _parsed(answer)
+        text = str(document.get("text", f"/commands/{name} answers {code}"))
         if code != 200:
             raise Trouble(f"{name}: {text}")
-        return text
+        return Begun(text, document.get("workers"))
 
     def events(self, last: int) -> Iterator[dict[str, Any]]:
         """The last events that there were, then each new one until the connection ends."""

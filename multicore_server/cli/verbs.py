@@ -14,6 +14,7 @@ import click
 from multicore_server.cli import listing
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
+    Begun,
     FailedError,
     GoneError,
     NoAnswerError,
@@ -222,8 +223,8 @@ def scale(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_json
     chosen = choose(named[0] if named else server)
     before = chosen.status()
     begun = chosen.command("scale", workers=wanted)
-    target = int(begun.rpartition(" ")[2])  # "scaling from 2 to 4"
-    _conclude(chosen, begun, None if no_wait else Scaling(before, target), as_json)
+    waiting = None if no_wait or begun.workers is None else Scaling(before, begun.workers)
+    _conclude(chosen, begun, waiting, as_json)
 
 
 @click.command()
@@ -235,7 +236,7 @@ def stop(server: str | None, now: bool, no_wait: bool, as_json: bool) -> None:
     """End a server: it answers the requests in hand, then its processes end."""
     chosen = choose(server)
     begun = chosen.command("stop", graceful=not now)
-    outcome = Outcome(True, begun) if no_wait else wait_for_end(chosen, silent=as_json)
+    outcome = Outcome(True, begun.text) if no_wait else wait_for_end(chosen, silent=as_json)
     _print_outcome(chosen, outcome, as_json)
 
 
@@ -245,12 +246,12 @@ def stop(server: str | None, now: bool, no_wait: bool, as_json: bool) -> None:
 def reset(server: str | None, as_json: bool) -> None:
     """Forget the workers' unstable exits and start errored ones again."""
     chosen = choose(server)
-    _print_outcome(chosen, Outcome(True, chosen.command("reset")), as_json)
+    _print_outcome(chosen, Outcome(True, chosen.command("reset").text), as_json)
 
 
-def _conclude(server: RunningServer, begun: str, waiting: Wait | None, as_json: bool) -> None:
+def _conclude(server: RunningServer, begun: Begun, waiting: Wait | None, as_json: bool) -> None:
     """Wait, if that is wanted, and say what came of it."""
-    outcome = Outcome(True, begun) if waiting is None else wait(server, waiting, silent=as_json)
+    outcome = Outcome(True, begun.text) if waiting is None else wait(server, waiting, silent=as_json)
     _print_outcome(server, outcome, as_json)
 
 

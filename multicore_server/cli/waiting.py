@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 from multicore_server.cli.text import told
 
 Status = Mapping[str, Any]
-AGAIN = "a reload is under way"  # as rollout.py tells it
 
 
 class Outcome(NamedTuple):
@@ -34,7 +33,7 @@ class Wait(Protocol):
 
 
 class Reloading:
-    """Until the reload that was asked for has its result: one that was under way before it does not count."""
+    """Until the reload that was asked for has its result; one that was in progress before does not count."""
 
     what = "workers replaced"
 
@@ -44,10 +43,10 @@ class Reloading:
         self._wanted = 2 if before["reloading"] else 1
 
     def look(self, status: Status) -> Step:
-        events = [it for it in news(status, self._mark) if it["kind"] == "reload"]
-        if any(it["text"].startswith(AGAIN) for it in events):
+        events = news(status, self._mark)
+        if any(it["kind"] == "reload_queued" for it in events):
             self._wanted = 2
-        results = [it for it in events if it["reason"]]
+        results = [it for it in events if it["kind"] == "reload"]
         new = ready(status)
         done = sum(new[it] > self._ready.get(it, 0) for it in new)
         outcome = None

@@ -35,7 +35,9 @@ class Acceptor:
         self.dispatcher: Dispatcher | None = None
         if context.settings.scheduling == "least":
             adopt, inline = self._adopt_soon, server.inline
-            self.dispatcher = Dispatcher(context.handover, context.instance, context.row, adopt, inline=inline)
+            self.dispatcher = Dispatcher(
+                context.handover, context.instance, context.row, adopt, inline=inline
+            )
         self.adopting: set[asyncio.Task[None]] = set()
         self.surplus = 0  # connections that a sibling should have
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand

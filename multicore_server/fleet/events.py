@@ -6,19 +6,12 @@ Pure data. The arbiter turns signals, messages and exits into observations, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from multicore_server.fleet.policy import Options
 from multicore_server.ipc.identity import identity
+from multicore_server.ipc.names import EventKind, Level, Reason
 
-if TYPE_CHECKING:
-    from multicore_server.fleet.policy import Options
-
-# Why a worker ended or is replaced: the values of the metric label `reason`.
-Reason = Literal[
-    "exit", "signal", "oom", "timeout", "boot", "memory",
-    "max_requests", "lifetime", "cron", "reload", "manual",
-]  # fmt: skip
-Level = Literal["info", "warning", "error", "critical"]
 SignalName = Literal["TERM", "QUIT", "ABRT", "KILL"]
 
 
@@ -148,7 +141,7 @@ Observation: TypeAlias = (
 @dataclass(frozen=True, slots=True)
 class Fork:
     """Start a worker; answer with `Forked` or `ForkFailed`. ``candidate``: with the configuration of the
-    reload that is under way, not yet committed."""
+    reload in progress, not yet committed."""
 
     instance: int
     generation: int
@@ -203,7 +196,7 @@ class Halt:
 class Event:
     """Something that operators want to know: who, what happened, what happens now."""
 
-    kind: str
+    kind: EventKind
     text: str
     level: Level = "info"
     reason: str | None = None

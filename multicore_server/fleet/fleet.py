@@ -8,16 +8,19 @@ replacement takes one path, whatever its reason: wanted -> replacement forked ->
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.aftermath import PERSISTENT, Endings
-from multicore_server.fleet.events import Action, Level, Observation, Reason
-from multicore_server.fleet.policy import History, Options, delay
+from multicore_server.fleet.events import Action, Observation
+from multicore_server.fleet.policy import History, Options
+from multicore_server.fleet.retiring import Retiring
 from multicore_server.fleet.rollout import Reloads
 from multicore_server.fleet.shutdown import Shutdown
 from multicore_server.fleet.slots import Process, Slot, Slots, State
+from multicore_server.fleet.state import FleetState
+from multicore_server.ipc.names import Reason, ReloadResult
 
 BOOT_FAILED = 3  # exit status, gunicorn's WORKER_BOOT_ERROR
 
@@ -28,23 +31,18 @@ class Fleet:
     def __init__(
         self, options: Options, workers: int, capacity: int, random: Callable[[], float] = random.random
     ) -> None:
-        self.options = options
-        self.capacity = capacity
-        self.random = random
-        self.workers = 0
-        self.slots = Slots()
-        self.endings = Endings(self)
-        self.reloads = Reloads(self, workers)
-        self.shutdown: Shutdown | None = None
-        self.now = 0.0
-        self._actions: list[Action] = []
-        self.resize(workers)
+        self._state = FleetState(options, capacity, random)
+        self._retiring = Retiring(self._state)
+        self._reloads = Reloads(self._state, self._retiring, workers, self._resize)
+        self._endings = Endings(self._state, self._reloads)
+        self._shutdown: Shutdown | None = None
+        self._resize(workers)
 
     # --- the two entrances ---
 
     def observe(self, observation: Observation, now: float) -> None:
         """Take note of what has happened; `tick` says what follows from it."""
-        self.now = now
+        self._state.now = now
         OBSERVERS[type(observation)](self, observation)
 
     def tick(self, now: float) -> tuple[list[Action], float | None]:
@@ -52,26 +50,25 @@ class Fleet:
 
         Carry them out, observe what they bring about (`Forked`, say), and tick again until there are none.
         """
-        if self.shutdown is not None and self.shutdown.halted:
+        if self._shutdown is not None and self._shutdown.halted:
             return [], None
-        self.now = now
+        self._state.now = now
         self._escalate_overdue()
-        if self.shutdown is None:
-            self.reloads.finish()
+        if not self._state.stopping:
+            self._reloads.finish()
             self._expire_lifetimes()
             self._fill_vacant()
             self._start_replacements()
             self._check_all_resting()
-        if self.shutdown is not None:
-            self.shutdown.advance()
+        if self._shutdown is not None:
+            self._shutdown.advance()
         self._send_signals()
-        actions, self._actions = self._actions, []
-        return actions, self._next_deadline()
+        return self._state.take_actions(), self._next_deadline()
 
     # --- what can be asked ---
 
     def processes(self) -> Iterator[Process]:
-        return self.slots.processes()
+        return self._state.processes()
 
     def serving_rows(self) -> frozenset[int]:
         """The scoreboard's rows of the workers that are to get connections."""
@@ -79,76 +76,100 @@ class Fleet:
 
     def find(self, pid: int) -> tuple[Slot, Process] | None:
         """The living worker with this pid."""
-        return self.slots.find(pid)
+        return self._state.find(pid)
 
-    def delay(self, slot: Slot) -> float:
-        return delay(self.options.policy, slot.history, self.random())
+    @property
+    def slots(self) -> Slots:
+        return self._state.slots
 
-    # --- what its parts do with it ---
+    @property
+    def workers(self) -> int:
+        """How many workers are wanted."""
+        return self._state.workers
 
-    def act(self, action: Action) -> None:
-        self._actions.append(action)
+    @property
+    def capacity(self) -> int:
+        return self._state.capacity
 
-    def tell(
-        self, kind: str, text: str, process: Process | None = None,
-        level: Level = "info", reason: str | None = None,
-    ) -> None:  # fmt: skip
-        who = (process.instance, process.generation, process.pid or None) if process else ()
-        self.act(ev.Event(kind, text, level, reason, *who))
+    @property
+    def options(self) -> Options:
+        return self._state.options
 
-    def resize(self, workers: int) -> None:
+    @property
+    def stopping(self) -> bool:
+        return self._state.stopping
+
+    @property
+    def reloading(self) -> bool:
+        return self._reloads.current is not None
+
+    @property
+    def restarts(self) -> Mapping[Reason, int]:
+        """How often a worker was replaced or restarted, by reason, since the start."""
+        return self._state.restarts
+
+    @property
+    def reload_results(self) -> Mapping[ReloadResult, int]:
+        return self._reloads.results
+
+    # --- scaling ---
+
+    def _resize(self, workers: int) -> None:
         """Scale: the highest instance numbers go first, the lowest free ones come first."""
         if workers > self.capacity:
             text = f"{workers} workers are more than the {self.capacity} that there is room for; not scaled"
-            self.tell("refused", f"{text} (restart the server for more)", level="error")
+            self._state.tell("refused", f"{text} (restart the server for more)", level="error")
             return
         active = self.slots.active()
         for slot in active[workers:]:
             self._scale_away(slot)
         for _ in range(workers - len(active)):
-            self.reloads.joined(self.slots.open())
+            self._reloads.joined(self.slots.open())
         if workers != self.workers:
-            self.workers = workers
-            self.act(ev.Scaled(workers))
+            self._state.workers = workers
+            self._state.act(ev.Scaled(workers))
 
     # --- ticks ---
 
     def _next_deadline(self) -> float | None:
         due = list(self.slots.deadlines())
-        if self.shutdown is not None and self.shutdown.drain_at is not None:
-            due.append(self.shutdown.drain_at)
+        if self._shutdown is not None and self._shutdown.drain_at is not None:
+            due.append(self._shutdown.drain_at)
         # What is past and still there does not wait for the clock: for a free row, say, or for its turn.
-        return min((moment for moment in due if moment > self.now), default=None)
+        return min((moment for moment in due if moment > self._state.now), default=None)
 
     def _send_signals(self) -> None:
         """All at once and last: none is for a worker that is gone or whose fork was not yet reported."""
         for process in self.processes():
             if process.pid:
-                self._actions += [ev.Signal(process.pid, name) for name in process.signals]
+                for name in process.signals:
+                    self._state.act(ev.Signal(process.pid, name))
                 process.signals.clear()
 
     def _escalate_overdue(self) -> None:
         for process in self.processes():
-            if process.deadline is not None and process.deadline <= self.now:
-                self.endings.escalate(process)
+            if process.deadline is not None and process.deadline <= self._state.now:
+                self._retiring.escalate(process)
 
     def _expire_lifetimes(self) -> None:
         for slot in self.slots.active():
             process = slot.serving
-            if process is not None and process.expires is not None and process.expires <= self.now:
+            if process is not None and process.expires is not None and process.expires <= self._state.now:
                 process.expires = None
                 self._want(slot, "lifetime")
 
     def _fill_vacant(self) -> None:
         for slot in self.slots.active():
-            if slot.vacant and (slot.rest is None or (slot.rest is State.BACKOFF and slot.is_due(self.now))):
+            if slot.vacant and (
+                slot.rest is None or (slot.rest is State.BACKOFF and slot.is_due(self._state.now))
+            ):
                 self._start(slot)
 
     def _start_replacements(self) -> None:
-        budget = self.options.reload_surge - sum(slot.replacing for slot in self.slots.values())
+        budget = self._state.options.reload_surge - sum(slot.replacing for slot in self.slots.values())
         for slot in self.slots.active():
-            waiting = slot.not_before is not None and not slot.is_due(self.now)
-            wanted = slot.wanted is not None or self.reloads.includes(slot)
+            waiting = slot.not_before is not None and not slot.is_due(self._state.now)
+            wanted = slot.wanted is not None or self._reloads.includes(slot)
             if budget > 0 and wanted and slot.serving and not slot.starting and not waiting:
                 budget -= self._start(slot)
 
@@ -156,23 +177,23 @@ class Fleet:
         row = slot.free_row()
         if row is None:  # three are still draining: the next one that ends makes room
             return False
-        process = slot.begin(self.now, row, self.reloads.version_for(slot))
-        process.deadline = self.now + self.options.listen_timeout
-        self.act(ev.Fork(slot.instance, process.generation, row, self.reloads.on_trial(process)))
+        process = slot.add_process(self._state.now, row, self._reloads.version_for(slot))
+        process.deadline = self._state.now + self._state.options.listen_timeout
+        self._state.act(ev.Fork(slot.instance, process.generation, row, self._reloads.on_trial(process)))
         return True
 
     def _check_all_resting(self) -> None:
         """End when nothing serves and nothing will: no one is left to answer a connection."""
         slots = self.slots.active()
         rests = {slot.rest for slot in slots if slot.vacant}
-        if self.reloads.current or not slots or not all(slot.vacant and slot.rest for slot in slots):
+        if self._reloads.current or not slots or not all(slot.vacant and slot.rest for slot in slots):
             return
-        if not self.endings.proven:
-            self.shutdown = Shutdown(self, BOOT_FAILED, f"no worker could boot: {self.endings.first_words}")
+        if not self._state.proven:
+            self._begin_shutdown(BOOT_FAILED, f"no worker could boot: {self._state.first_words}")
         elif rests == {State.STOPPED}:
-            self.shutdown = Shutdown(self, 0, "every worker has stopped")
+            self._begin_shutdown(0, "every worker has stopped")
         elif rests <= {State.STOPPED, State.ERRORED}:
-            self.shutdown = Shutdown(self, BOOT_FAILED, "every worker is errored")
+            self._begin_shutdown(BOOT_FAILED, "every worker is errored")
 
     # --- observations ---
 
@@ -182,14 +203,14 @@ class Fleet:
         process.pid = forked.pid
         old = slot.serving
         task = f" to replace pid={old.pid} ({slot.wanted or 'reload'})" if old else ""
-        self.tell("started", f"started{task}", process)
+        self._state.tell("started", f"started{task}", process)
 
     def _fork_failed(self, failed: ev.ForkFailed) -> None:
         slot = self.slots[failed.instance]
         process = slot.of_generation(failed.generation)
         slot.processes.remove(process)
         if process.state is State.STARTING:
-            self.endings.boot_failed(slot, process, f"could not be forked ({failed.error})", None, "")
+            self._endings.boot_failed(slot, process, f"could not be forked ({failed.error})", None, "")
         self.slots.forget_if_empty(slot)
 
     def _ready(self, ready: ev.BecameReady) -> None:
@@ -199,17 +220,17 @@ class Fleet:
         slot, process = found
         if process.state is not State.STARTING or process.ending is not None:
             return  # it was told to end before it got that far
-        self.tell("ready", f"ready after {self.now - process.started:.2f} s", process)
+        self._state.tell("ready", f"ready after {self._state.now - process.started:.2f} s", process)
         if slot.serving is not None:
-            self.endings.retire(slot, slot.serving, slot.wanted or "reload")
-        process.move(State.READY, self.now)
-        process.ready_at = self.now
+            self._retiring.retire(slot, slot.serving, slot.wanted or "reload")
+        process.move(State.READY, self._state.now)
+        process.ready_at = self._state.now
         process.deadline = None
-        lifetime = self.options.lifetime(self.random())
-        process.expires = None if lifetime is None else self.now + lifetime
+        lifetime = self._state.options.lifetime(self._state.random())
+        process.expires = None if lifetime is None else self._state.now + lifetime
         slot.wanted = slot.not_before = None
-        self.reloads.became_ready(process)
-        self.endings.prove()
+        self._reloads.became_ready(process)
+        self._state.prove()
 
     def _asked_to_retire(self, asked: ev.AskedToRetire) -> None:
         found = self.find(asked.pid)
@@ -217,9 +238,11 @@ class Fleet:
             return
         slot, process = found
         if asked.draining:
-            self.tell("draining", f"draining ({asked.reason}: it was told to)", process, reason=asked.reason)
-            self.endings.count(slot, asked.reason)
-            self.endings.drain(slot, process, asked.reason)
+            self._state.tell(
+                "draining", f"draining ({asked.reason}: it was told to)", process, reason=asked.reason
+            )
+            self._state.count(slot, asked.reason)
+            self._retiring.drain(slot, process, asked.reason)
         elif process.state is State.READY:
             self._want(slot, asked.reason)
 
@@ -228,8 +251,8 @@ class Fleet:
         if found is None or found[1].aborted or found[1].state is State.STARTING:
             return
         text = f"no heartbeat for {hung.seconds:.1f} s (timeout); aborting it, its stacks go to the error log"
-        self.tell("timeout", text, found[1], "critical", "timeout")
-        self.endings.abort(found[1], "timeout")
+        self._state.tell("timeout", text, found[1], "critical", "timeout")
+        self._retiring.abort(found[1], "timeout")
 
     def _over_memory(self, over: ev.OverMemory) -> None:
         found = self.find(over.pid)
@@ -238,11 +261,13 @@ class Fleet:
         slot, process = found
         used = f"uses {over.used / 2**20:.0f} MiB, more than {over.limit / 2**20:.0f} MiB"
         if over.hard:
-            self.tell("memory", f"{used} (max_memory_kill); killing it", process, "error", "memory")
+            self._state.tell("memory", f"{used} (max_memory_kill); killing it", process, "error", "memory")
             process.ending = process.ending or "memory"
-            self.endings.kill(process)
-        elif process.state is State.READY and not self.reloads.includes(slot) and self._want(slot, "memory"):
-            self.tell("memory", f"{used} (max_memory_restart); replacing it", process, "info", "memory")
+            self._retiring.kill(process)
+        elif process.state is State.READY and not self._reloads.includes(slot) and self._want(slot, "memory"):
+            self._state.tell(
+                "memory", f"{used} (max_memory_restart); replacing it", process, "info", "memory"
+            )
             self._damp(slot, process)
 
     def _exited(self, exited: ev.Exited) -> None:
@@ -251,7 +276,7 @@ class Fleet:
             return
         slot, process = found
         slot.processes.remove(process)
-        self.endings.ended(slot, process, exited)
+        self._endings.ended(slot, process, exited)
         self.slots.forget_if_empty(slot)
 
     def _restart(self, restart: ev.Restart) -> None:
@@ -269,22 +294,27 @@ class Fleet:
                 slot.revive()
 
     def _scale(self, scale: ev.Scale) -> None:
-        if self.shutdown is None and scale.workers >= 0:
-            self.resize(scale.workers)
-            self.reloads.scaled()
+        if not self._state.stopping and scale.workers >= 0:
+            self._resize(scale.workers)
+            self._reloads.scaled()
 
     def _reload(self, _: ev.Reload) -> None:
-        if self.shutdown is None:
-            self.reloads.request()
+        if not self._state.stopping:
+            self._reloads.request()
 
     def _stop(self, stop: ev.Stop) -> None:
-        self.reloads.again = False
-        self.reloads.roll_back("the server is stopping")
-        if self.shutdown is None:
-            self.shutdown = Shutdown(self, wait=self.options.shutdown_delay if stop.graceful else 0.0)
+        self._reloads.again = False
+        self._reloads.roll_back("the server is stopping")
+        if self._shutdown is None:
+            self._begin_shutdown(wait=self._state.options.shutdown_delay if stop.graceful else 0.0)
             if stop.graceful:
                 return
-        self.shutdown.hurry(graceful=stop.graceful)
+        assert self._shutdown is not None
+        self._shutdown.hurry(graceful=stop.graceful)
+
+    def _begin_shutdown(self, status: int = 0, reason: str | None = None, wait: float = 0.0) -> None:
+        self._state.stopping = True
+        self._shutdown = Shutdown(self._state, self._retiring, status, reason, wait)
 
     # --- one path for all planned replacements ---
 
@@ -301,15 +331,15 @@ class Fleet:
 
     def _damp(self, slot: Slot, process: Process) -> None:
         """A worker that exceeds its limit soon after it became ready is replaced ever more slowly."""
-        slot.settle(self.now, self.options.policy.backoff_reset)
+        slot.settle(self._state.now, self._state.options.policy.backoff_reset)
         if not process.settled:
             slot.history = replace(slot.history, early=slot.history.early + 1)
-            slot.not_before = self.now + self.delay(slot)
+            slot.not_before = self._state.now + self._state.delay(slot)
 
     def _scale_away(self, slot: Slot) -> None:
         slot.retired = True
-        self.reloads.left(slot)
-        self.endings.dismiss(slot, "scaled down")
+        self._reloads.left(slot)
+        self._retiring.dismiss(slot, "scaled down")
         self.slots.forget_if_empty(slot)
 
 
@@ -322,8 +352,8 @@ OBSERVERS: dict[type[Observation], Callable[..., None]] = {
     ev.Hung: Fleet._hung,
     ev.OverMemory: Fleet._over_memory,
     ev.Reload: Fleet._reload,
-    ev.ReloadPrepared: lambda fleet, prepared: fleet.reloads.prepared(prepared),
-    ev.ReloadFailed: lambda fleet, failed: fleet.reloads.unprepared(failed),
+    ev.ReloadPrepared: lambda fleet, prepared: fleet._reloads.prepared(prepared),
+    ev.ReloadFailed: lambda fleet, failed: fleet._reloads.unprepared(failed),
     ev.Restart: Fleet._restart,
     ev.Reset: Fleet._reset,
     ev.Scale: Fleet._scale,

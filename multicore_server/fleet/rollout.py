@@ -8,17 +8,17 @@ everything back.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from multicore_server.fleet import events as ev
-from multicore_server.fleet.policy import Decision, History
+from multicore_server.fleet.policy import Decision, History, Options
+from multicore_server.fleet.retiring import Retiring
 from multicore_server.fleet.slots import Process, Slot, State
-
-if TYPE_CHECKING:
-    from multicore_server.fleet.fleet import Fleet
-    from multicore_server.fleet.policy import Options
+from multicore_server.fleet.state import FleetState
+from multicore_server.ipc.names import ReloadResult
 
 
 class Phase(Enum):
@@ -74,32 +74,36 @@ class Rollout:
 class Reloads:
     """At most one rollout at a time; a reload that is asked for meanwhile follows it, once."""
 
-    def __init__(self, fleet: Fleet, workers: int) -> None:
-        self.fleet = fleet
+    def __init__(
+        self, state: FleetState, retiring: Retiring, workers: int, resize: Callable[[int], None]
+    ) -> None:
+        self.state = state
+        self._retiring = retiring
+        self._resize = resize
         self.configured = workers
         self.current: Rollout | None = None
         self.again = False
         self.committed = 0  # the version that is in force
-        self.results: Counter[str] = Counter()
+        self.results: Counter[ReloadResult] = Counter()
         self._last = 0
 
     def request(self) -> None:
         if self.current is not None:
             self.again = True
-            self.fleet.tell("reload", "a reload is under way; one more will follow it")
+            self.state.tell("reload_queued", "a reload is in progress; one more follows it")
             return
         self._last += 1
-        self.current = Rollout(self.fleet.now, self._last)
-        self.fleet.act(ev.PrepareReload())
+        self.current = Rollout(self.state.now, self._last)
+        self.state.act(ev.PrepareReload())
 
     def prepared(self, prepared: ev.ReloadPrepared) -> None:
         rollout = self.current
         if rollout is None:  # a shutdown came first
-            self.fleet.act(ev.DropReload())
+            self.state.act(ev.DropReload())
             return
         rollout.phase = Phase.TRIAL
         rollout.options, rollout.workers = prepared.options, prepared.workers
-        for slot in self.fleet.slots.active():
+        for slot in self.state.slots.active():
             rollout.take(slot)
 
     def unprepared(self, failed: ev.ReloadFailed) -> None:
@@ -141,7 +145,7 @@ class Reloads:
     def scaled(self) -> None:
         """An operator's later word on the number of workers outranks the configuration's."""
         if self.current is not None:
-            self.current.workers = self.fleet.workers
+            self.current.workers = self.state.workers
 
     def became_ready(self, process: Process) -> None:
         """A worker is ready; the first one with the rollout's version proves the rollout."""
@@ -152,20 +156,20 @@ class Reloads:
             self._commit(rollout)
         rollout.done_with(process.instance)
 
-    def ended(self, slot: Slot, process: Process, verdict: Decision) -> str:
-        """A worker has ended unplanned. A slot that the rollout has yet to replace loses nothing by going
-        over to the rollout's version if the old one does not boot or is not to be restarted; says so."""
+    def take_ended(self, slot: Slot, process: Process, verdict: Decision) -> bool:
+        """A worker has ended unplanned: start its slot again with the rollout's version if the old one does
+        not boot or is not to be restarted; the slot loses nothing by that. Whether it was done."""
         rollout = self.current
         if rollout is None or slot.instance not in rollout.pending:
-            return ""
+            return False
         given_up = verdict is not Decision.RESTART
         if process.version == rollout.version:
             if given_up:
                 rollout.done_with(slot.instance, failed=True)
         elif given_up or process.ready_at is None:
             rollout.take(slot)
-            return "the reload that is under way starts it anew"
-        return ""
+            return True
+        return False
 
     def roll_back(self, cause: str) -> None:
         """Put everything back; after the commit there is nothing to put back, only no more to replace."""
@@ -174,19 +178,19 @@ class Reloads:
             return
         if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
             self._put_all_back(rollout)
-            self.fleet.act(ev.DropReload())
+            self.state.act(ev.DropReload())
         text = f"reload rolled back: {cause}; the old workers go on"
         self._conclude("rolled_back", text)
         self._once_more()
 
     def _put_all_back(self, rollout: Rollout) -> None:
-        for slot in self.fleet.slots.active():
+        for slot in self.state.slots.active():
             candidate = slot.starting
             if candidate is not None and candidate.version == rollout.version:
-                self.fleet.endings.retire(slot, candidate, "reload", "the reload is rolled back")
+                self._retiring.retire(slot, candidate, "reload", "the reload is rolled back")
             rollout.put_back(slot)
-        if self.fleet.endings.proven:  # maybe only since a slot was taken that waited for it
-            self.fleet.endings.prove()
+        if self.state.proven:  # maybe only since a slot was taken that waited for it
+            self.state.prove()
 
     def finish(self) -> None:
         """End the rollout when nothing is left to replace."""
@@ -203,27 +207,27 @@ class Reloads:
         rollout.phase = Phase.ROLLING
         self.committed = rollout.version
         assert rollout.options is not None
-        self.fleet.options = rollout.options
-        self.fleet.act(ev.CommitReload())
+        self.state.options = rollout.options
+        self.state.act(ev.CommitReload())
         # As with PM2, what was scaled stays so, unless the configuration has another number; 0 is WINCH's.
-        if rollout.workers != self.configured or not self.fleet.workers:
-            self.fleet.resize(rollout.workers)
+        if rollout.workers != self.configured or not self.state.workers:
+            self._resize(rollout.workers)
         self.configured = rollout.workers
 
     def _report(self, rollout: Rollout) -> None:
         workers = "worker" if rollout.replaced == 1 else "workers"
-        took = f"{rollout.replaced} {workers} replaced in {self.fleet.now - rollout.started:.1f} s"
+        took = f"{rollout.replaced} {workers} replaced in {self.state.now - rollout.started:.1f} s"
         if not rollout.failed:
             self._conclude("ok", f"reload done: {took}")
             return
         left = ", ".join(str(instance) for instance in sorted(rollout.failed))
         self._conclude("failed", f"reload incomplete: {took}, but not instance {left} (see above)")
 
-    def _conclude(self, result: str, text: str) -> None:
+    def _conclude(self, result: ReloadResult, text: str) -> None:
         self.results[result] += 1
-        self.fleet.tell("reload", text, level="info" if result == "ok" else "error", reason=result)
+        self.state.tell("reload", text, level="info" if result == "ok" else "error", reason=result)
 
     def _once_more(self) -> None:
-        if self.again and self.fleet.shutdown is None:
+        if self.again and not self.state.stopping:
             self.again = False
             self.request()

@@ -5,59 +5,64 @@ Pure, a part of the fleet. TERM is graceful, INT and QUIT are not, and each of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from multicore_server.fleet import events as ev
+from multicore_server.fleet.retiring import Retiring
 from multicore_server.fleet.slots import Process, State
-
-if TYPE_CHECKING:
-    from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.state import FleetState
 
 QUICK_GRACE = 2.0  # seconds to end after QUIT, as in gunicorn's quick shutdown
 
 
 class Shutdown:
-    """A shutdown under way, with the exit status and the reason that the arbiter will end with."""
+    """A shutdown in progress, with the exit status and the reason that the arbiter will end with."""
 
-    def __init__(self, fleet: Fleet, status: int = 0, reason: str | None = None, wait: float = 0.0) -> None:
-        self.fleet = fleet
+    def __init__(
+        self,
+        state: FleetState,
+        retiring: Retiring,
+        status: int = 0,
+        reason: str | None = None,
+        wait: float = 0.0,
+    ) -> None:
+        self.state = state
+        self._retiring = retiring
         self.status = status
         self.reason = reason
-        self.drain_at: float | None = fleet.now + wait
+        self.drain_at: float | None = state.now + wait
         self.quick = False
         self.halted = False
         if wait:
-            fleet.tell("stopping", f"still answering for {wait:g} s (shutdown_delay)")
+            state.tell("stopping", f"still answering for {wait:g} s (shutdown_delay)")
 
     def hurry(self, *, graceful: bool) -> None:
         """A further signal: the wait is over; without grace, so are the requests in hand."""
         if self.drain_at is not None:
-            self.drain_at = self.fleet.now
+            self.drain_at = self.state.now
         if not graceful and not self.quick:
             self.quick = True
             self._close()
-            for process in self.fleet.processes():
+            for process in self.state.processes():
                 self._quit(process)
 
     def advance(self) -> None:
-        fleet = self.fleet
-        nobody = not any(fleet.processes())
-        if self.drain_at is not None and (nobody or self.drain_at <= fleet.now):
+        state = self.state
+        nobody = not any(state.processes())
+        if self.drain_at is not None and (nobody or self.drain_at <= state.now):
             self._close()
-            for slot in fleet.slots.values():
-                fleet.endings.dismiss(slot, "the server is stopping")
+            for slot in state.slots.values():
+                self._retiring.dismiss(slot, "the server is stopping")
         if nobody:
             self.halted = True
-            fleet.act(ev.Halt(self.status, self.reason))
+            state.act(ev.Halt(self.status, self.reason))
 
     def _close(self) -> None:
         if self.drain_at is not None:
             self.drain_at = None
-            self.fleet.act(ev.CloseListeners())
+            self.state.act(ev.CloseListeners())
 
     def _quit(self, process: Process) -> None:
         if process.state is not State.DRAINING:
-            process.move(State.DRAINING, self.fleet.now)
-        soon = self.fleet.now + QUICK_GRACE
+            process.move(State.DRAINING, self.state.now)
+        soon = self.state.now + QUICK_GRACE
         process.deadline = min(process.deadline or soon, soon)
         process.signals.append("QUIT")

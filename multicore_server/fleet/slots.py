@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
 
-from multicore_server.fleet.events import Reason, SignalName
+from multicore_server.fleet.events import SignalName
 from multicore_server.fleet.policy import History
+from multicore_server.ipc.names import Reason
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 
 
@@ -148,7 +149,7 @@ class Slot:
             worker.settled = True
             self.history = History()
 
-    def begin(self, now: float, row: int, version: int) -> Process:
+    def add_process(self, now: float, row: int, version: int) -> Process:
         """Add the slot's next generation, about to be forked."""
         self.generation += 1
         process = Process(self.instance, self.generation, row, now, version, since=now)

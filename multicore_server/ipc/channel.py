@@ -1,63 +1,116 @@
-"""What a worker tells its arbiter: that it is ready, that it wants to be replaced, its last words.
+"""A channel between the arbiter and one of its children: a socket pair that keeps message boundaries.
 
-A socket pair that keeps message boundaries; the messages are JSON. The arbiter talks back by signals alone.
+Pure: the standard library alone. Neither side ever waits for the other or gets an exception from it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Generic, NamedTuple
+
+from multicore_server.ipc.messages import (
+    MAX_MESSAGE,
+    MAX_TRACE,
+    MAX_WORDS,
+    Command,
+    LastWords,
+    M,
+    Message,
+    MessageError,
+    ReloadCommand,
+    ResetCommand,
+    RestartCommand,
+    RetireRequest,
+    ScaleCommand,
+    StopCommand,
+    WorkerMessage,
+    WorkerReady,
+    decode,
+    encode,
+)
+from multicore_server.ipc.names import Reason
 
 # macOS has no SOCK_SEQPACKET for Unix sockets.
 KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
-MAX_MESSAGE = 65536  # bytes
-MAX_WORDS = 2000  # characters of last words
-MAX_TRACE = 8000  # characters of a traceback; JSON may write six bytes for one
+MOST_AT_ONCE = 64  # messages of one child that are read before the others get a turn
 
 
-class Channel:
-    """Both ends of one worker's channel, before the fork; each process then closes the other's end."""
+class Unreadable(NamedTuple):
+    """Something has arrived that is not a message; it is dropped."""
 
-    def __init__(self) -> None:
-        self.arbiter_end, self.worker_end = socket.socketpair(socket.AF_UNIX, KIND)
+    why: str
+
+
+class Channel(Generic[M]):
+    """Both ends, before the fork; each process then closes the other's end.
+
+    ``accepted`` are the classes of messages that the arbiter takes from this child.
+    """
+
+    def __init__(self, *accepted: type[M]) -> None:
+        self.arbiter_end, self.child_end = socket.socketpair(socket.AF_UNIX, KIND)
         self.arbiter_end.setblocking(False)
-        self.worker_end.setblocking(False)
-        self.ended = False  # the worker's end is closed: nothing more will come
+        self.child_end.setblocking(False)
+        self.ended = False  # the child's end is closed: nothing more comes
+        self._accepted = accepted
+        self._complained = False
 
     def close(self) -> None:
         self.arbiter_end.close()
-        self.worker_end.close()
+        self.child_end.close()
 
-    # --- the worker's side ---
-
-    def ready(self, interface: str) -> None:
-        self._send(ready=interface)
-
-    def retire(self, reason: str, *, draining: bool = False) -> None:
-        self._send(retire=reason, draining=draining)
-
-    def last_words(self, words: str, trace: str = "") -> None:
-        self._send(words=words[:MAX_WORDS], trace=trace[-MAX_TRACE:])
-
-    def _send(self, **message: Any) -> None:
-        # If the arbiter is gone or stopped, the lifeline and its own checks take care of that.
-        with contextlib.suppress(OSError):
-            self.worker_end.send(json.dumps(message).encode())
-
-    # --- the arbiter's side ---
-
-    def received(self) -> Iterator[dict[str, Any]]:
-        """The messages that have arrived."""
-        while True:
+    def received(self, most: int = MOST_AT_ONCE) -> Iterator[M | Unreadable]:
+        """The messages that have arrived, at most so many. What cannot be read is told once."""
+        for _ in range(most):
             try:
-                data = self.arbiter_end.recv(MAX_MESSAGE)
+                data = self.arbiter_end.recv(MAX_MESSAGE + 1)
             except OSError:
                 return
             if not data:
                 self.ended = True
                 return
-            yield json.loads(data)
+            try:
+                yield decode(data, *self._accepted)
+            except MessageError as exc:
+                if not self._complained:
+                    self._complained = True
+                    yield Unreadable(str(exc))
+
+    def answer(self, message: Message) -> None:
+        """To the child. If its end is full or closed, the message is lost: whoever waits has a time limit."""
+        _send(self.arbiter_end, message)
+
+
+class WorkerChannel(Channel[WorkerMessage]):
+    """A worker's: it tells its arbiter that it is ready, that it wants to be replaced, and its last words.
+
+    The arbiter talks back by signals alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WorkerReady, RetireRequest, LastWords)
+
+    def ready(self, interface: str) -> None:
+        _send(self.child_end, WorkerReady(interface))
+
+    def retire(self, reason: Reason, *, draining: bool = False) -> None:
+        _send(self.child_end, RetireRequest(reason, draining))
+
+    def last_words(self, words: str, trace: str = "") -> None:
+        _send(self.child_end, LastWords(words[:MAX_WORDS], trace[-MAX_TRACE:]))
+
+
+class MonitorChannel(Channel[Command]):
+    """The monitor's: it passes on the commands of operators."""
+
+    def __init__(self) -> None:
+        super().__init__(ReloadCommand, RestartCommand, ScaleCommand, StopCommand, ResetCommand)
+
+
+def _send(end: socket.socket, message: Message) -> None:
+    # If the other process is gone or stopped, others find out: the lifeline, the reaping, time limits.
+    with contextlib.suppress(OSError):
+        end.send(encode(message))

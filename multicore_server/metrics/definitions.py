@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
-from multicore_server.fleet.events import Reason
 from multicore_server.fleet.slots import State
+from multicore_server.ipc.names import Reason
 from multicore_server.ipc.scoreboard import CODES, METHODS
 from multicore_server.metrics.family import Family, Kind, Sample
 

@@ -7,11 +7,12 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
-from multicore_server.ipc.channel import MAX_MESSAGE
+from multicore_server.ipc import messages
+from multicore_server.ipc.messages import MAX_MESSAGE, Answer, MessageError, decode, encode
 
 PATIENCE = 10.0  # seconds that the arbiter has for its answer
 _CHANGE = re.compile(r"[+-][1-9]\d{0,5}")
@@ -37,7 +38,7 @@ def parse(command: str, body: bytes) -> dict[str, Any]:
         raise ValueError("the body is nested too deeply") from None
     if not isinstance(given, dict):
         raise ValueError('the body is no JSON object such as {"workers": 4}')
-    known = COMMANDS[command]
+    known = COMMANDS[command].checks
     if strange := sorted(given.keys() - known.keys()):
         accepted = ", ".join(known) or "nothing"
         raise ValueError(f"{command} takes {accepted}, not {_shown(strange[0])}")
@@ -80,13 +81,19 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# Each command, with its arguments and how they are checked; None stands for one that was not given.
-COMMANDS: dict[str, dict[str, Callable[[object], Any]]] = {
-    "reload": {},
-    "restart": {"instances": _instances},
-    "scale": {"workers": _workers},
-    "stop": {"graceful": _graceful},
-    "reset": {},
+class Command(NamedTuple):
+    """A command's message, and how each of its arguments is checked; None stands for one not given."""
+
+    message: Callable[..., messages.Command]
+    checks: Mapping[str, Callable[[object], Any]]
+
+
+COMMANDS = {
+    "reload": Command(messages.ReloadCommand, {}),
+    "restart": Command(messages.RestartCommand, {"instances": _instances}),
+    "scale": Command(messages.ScaleCommand, {"workers": _workers}),
+    "stop": Command(messages.StopCommand, {"graceful": _graceful}),
+    "reset": Command(messages.ResetCommand, {}),
 }
 
 
@@ -94,35 +101,34 @@ COMMANDS: dict[str, dict[str, Callable[[object], Any]]] = {
 
 
 class ArbiterClient:
-    """Our end of the channel: one JSON message a command, ``{"id": 1, "command": "scale", "workers": 4}``,
-    and one an answer, ``{"id": 1, "ok": true, "text": "..."}``, in any order."""
+    """Our end of the channel: a message for each command, and one for each answer, in any order."""
 
     def __init__(self, channel: socket.socket, patience: float = PATIENCE) -> None:
         self._channel = channel
         self._patience = patience
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
 
     def listen(self) -> None:
         """Take answers from now on; in the running loop."""
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
 
-    async def ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def ask(self, command: str, arguments: dict[str, Any]) -> Answer:
         """The arbiter's answer. Raises NoAnswerError, and TimeoutError where none comes in time."""
         number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            self._send({"id": number, "command": command, **arguments})
+            self._send(COMMANDS[command].message(number, **arguments))
             return await asyncio.wait_for(answer, self._patience)
         except asyncio.TimeoutError:  # before 3.11 it is no TimeoutError
             raise TimeoutError(f"the arbiter has not answered within {self._patience:g} s") from None
         finally:
             del self._waiting[number]
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, command: messages.Command) -> None:
         try:
-            self._channel.send(json.dumps(message).encode())
+            self._channel.send(encode(command))
         except BlockingIOError:
             raise NoAnswerError("the arbiter has too much to do; try again") from None
         except OSError as exc:
@@ -138,11 +144,11 @@ class ArbiterClient:
         if not data:
             self._hang_up()
             return
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            message = json.loads(data)
-            answer = self._waiting.get(message["id"])  # it may have come too late
-            if answer is not None and not answer.done():
-                answer.set_result(message)
+        with contextlib.suppress(MessageError):
+            answer = decode(data, Answer)
+            waiting = self._waiting.get(answer.id)  # it may have come too late
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
 
     def _hang_up(self) -> None:
         asyncio.get_running_loop().remove_reader(self._channel)

@@ -103,8 +103,8 @@ class Full(ReadOnly):
                 return _outcome(503, str(exc))
             except TimeoutError as exc:
                 return _outcome(504, str(exc))
-            ok = answer.get("ok") is True
-            return _outcome(200 if ok else 409, str(answer.get("text", "")))
+            values = {} if answer.workers is None else {"workers": answer.workers}
+            return _outcome(200 if answer.ok else 409, answer.text, **values)
 
         return endpoint
 
@@ -165,8 +165,8 @@ def _line(text: str, status_code: int = 200, headers: Any = None) -> Response:
     return PlainTextResponse(text + "\n", status_code, headers)
 
 
-def _outcome(status_code: int, text: str) -> Response:
-    return _json({"ok": status_code == 200, "text": text}, status_code)
+def _outcome(status_code: int, text: str, **values: int) -> Response:
+    return _json({"ok": status_code == 200, "text": text, **values}, status_code)
 
 
 def _json(document: dict[str, Any], status_code: int = 200) -> Response:

@@ -54,7 +54,7 @@ def run(context: MonitorContext) -> int:
     """Serve until TERM, INT, QUIT or the arbiter's end; the exit status.
 
     To be called in the forked process, with signal handlers at their defaults; ``os._exit`` is to follow: a
-    merge that is under way is not waited for.
+    merge in progress is not waited for.
     """
     _log_by(context.log)
     loop = asyncio.SelectorEventLoop()  # whatever policy the app has set: this one needs least memory

@@ -21,8 +21,9 @@ from uvicorn._compat import asyncio_run
 
 from multicore_server import cluster
 from multicore_server.connections.dispatcher import Handover
-from multicore_server.ipc.channel import Channel
+from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.identity import identity
+from multicore_server.ipc.names import Reason
 from multicore_server.ipc.scoreboard import Item, Row
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
@@ -45,7 +46,7 @@ class WorkerContext:
     generation: int
     number: int  # of its row
     row: Row
-    channel: Channel
+    channel: WorkerChannel
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
     handover: Handover
@@ -193,7 +194,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if self.server is not None and self.server.server_state.total_requests >= self.max_requests:
             self.ask_to_retire("max_requests")
 
-    def ask_to_retire(self, reason: str) -> None:
+    def ask_to_retire(self, reason: Reason) -> None:
         """Ask, once, for a replacement; until it is ready this worker serves on."""
         if not self.asked:
             self.asked = True

@@ -124,7 +124,7 @@ def test_hups_during_a_reload_bring_exactly_one_more(asked: Server) -> None:
     for count in (1, 2, 3):
         asked.wait_logged(r"started to replace")
         asked.signal(signal.SIGHUP)
-        asked.wait_logged("a reload is under way; one more will follow it", count)
+        asked.wait_logged("a reload is in progress; one more follows it", count)
     asked.wait_logged("reload done", 2)
     wait_workers(asked, 2)
     assert len(asked.logged(r"started to replace")) == 4

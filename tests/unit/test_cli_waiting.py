@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.cli import waiting
 from multicore_server.cli.waiting import Outcome, Reloading, Restarting, Scaling, Step
-from multicore_server.fleet import rollout
 
 
 def process(generation: int, state: str = "ready") -> dict[str, Any]:
@@ -57,29 +55,13 @@ def test_a_reload_that_does_not_succeed_has_its_reason(result: str) -> None:
 def test_the_result_of_a_reload_that_was_under_way_is_not_ours() -> None:
     first = event(9, "reload", "reload done: first", "ok")
     second = event(12, "reload", "reload failed: second", "failed")
-    again = event(8, "reload", f"{waiting.AGAIN}; one more will follow it")
+    again = event(8, "reload_queued", "a reload is in progress; one more follows it")
     for waits, events in (
         (Reloading({**BEFORE, "reloading": True}), [OLD, first]),
         (Reloading(BEFORE), [OLD, again, first]),  # somebody else's, between our look and our command
     ):
         assert waits.look(status(*NEW, events=events)).outcome is None
         assert waits.look(status(*NEW, events=[*events, second])).outcome == Outcome(False, second["text"])
-
-
-def test_the_words_are_those_of_the_rollout() -> None:
-    class Fleet:
-        now = 0.0
-        told: list[str] = []  # noqa: RUF012
-
-        def act(self, _: object) -> None: ...
-
-        def tell(self, _: str, text: str) -> None:
-            self.told.append(text)
-
-    reloads = rollout.Reloads(Fleet(), 1)  # type: ignore[arg-type]
-    reloads.request()
-    reloads.request()
-    assert Fleet.told[0].startswith(waiting.AGAIN)
 
 
 # --- restart ---

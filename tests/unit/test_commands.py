@@ -9,6 +9,7 @@ import pytest
 
 from multicore_server.arbiter.commands import COMMANDS, carry_out
 from multicore_server.fleet import events as ev
+from multicore_server.ipc.messages import Answer, Command, ReloadCommand, ScaleCommand
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.monitor.commands import COMMANDS as CHECKED
 from multicore_server.monitor.commands import parse
@@ -31,10 +32,11 @@ class Desk:
         self._observe(ev.Stop(graceful))
 
     def command(self, name: str, body: str = "") -> tuple[bool, str]:
-        return carry_out(self._arbiter, {"id": 1, "command": name, **parse(name, body.encode())})
+        answer = self.answer(CHECKED[name].message(1, **parse(name, body.encode())))
+        return answer.ok, answer.text
 
-    def raw(self, **message: Any) -> tuple[bool, str]:
-        return carry_out(self._arbiter, message)
+    def answer(self, command: Command) -> Answer:
+        return carry_out(self._arbiter, command)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def desk() -> Desk:
 
 
 def test_every_command_that_is_checked_can_be_carried_out() -> None:
-    assert COMMANDS.keys() == CHECKED.keys()
+    assert COMMANDS.keys() == {command.message for command in CHECKED.values()}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +90,14 @@ def test_what_is_refused_changes_nothing(desk: Desk, name: str, body: str, text:
     assert desk.world.ready() == ["0.1", "1.1"]
 
 
-@pytest.mark.parametrize("message", [{}, {"command": "explode"}, {"command": "__class__", "id": 1}])
-def test_what_is_no_command_is_refused(desk: Desk, message: dict[str, Any]) -> None:
-    assert desk.raw(**message) == (False, "there is no such command")
+def test_an_answer_has_the_number_of_its_command_and_what_a_scaling_leads_to(desk: Desk) -> None:
+    assert desk.answer(ScaleCommand(7, "+2")) == Answer(7, True, "scaling from 2 to 4", 4)
+    assert desk.answer(ReloadCommand(8)) == Answer(8, True, "reloading", None)
+
+
+def test_a_change_that_is_no_number_is_refused(desk: Desk) -> None:
+    """The monitor has checked it; the arbiter does not rely on that."""
+    assert desk.answer(ScaleCommand(1, "explode")).ok is False
     assert desk.observed == []
 
 

@@ -262,7 +262,7 @@ def test_a_fork_that_fails_late() -> None:
     world.observe(ev.Scale(1))
     world.answer_forks()
     assert list(world.fleet.slots) == [0]
-    assert not world.fleet.endings.counts
+    assert not world.fleet.restarts
 
 
 def test_find() -> None:

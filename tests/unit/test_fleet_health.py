@@ -20,7 +20,7 @@ def test_a_hung_worker_shows_its_stacks_and_is_killed() -> None:
         4 fork 0.2
         5 ready 0.2
     """)
-    assert world.fleet.endings.counts == {"timeout": 1}
+    assert world.fleet.restarts == {"timeout": 1}
 
 
 def test_a_hung_worker_that_ends_at_abort() -> None:
@@ -38,7 +38,7 @@ def test_a_worker_that_hangs_while_draining() -> None:
     world.observe(ev.Hung(world.pid("0.1"), 30.0))
     world.run(5)
     assert world.history()[-3:] == ["4 ABRT 0.1", "6 KILL 0.1", "6 end 0.1"]
-    assert world.fleet.endings.counts == {"manual": 1}
+    assert world.fleet.restarts == {"manual": 1}
 
 
 def test_soft_memory_is_replaced_once() -> None:
@@ -95,7 +95,7 @@ def test_a_hung_worker_that_is_replaced_meanwhile() -> None:
         4.5 KILL 0.1
         4.5 end 0.1
     """)
-    assert world.fleet.endings.counts == {"timeout": 1}
+    assert world.fleet.restarts == {"timeout": 1}
 
 
 def test_hard_memory_is_killed_at_once() -> None:
@@ -103,7 +103,7 @@ def test_hard_memory_is_killed_at_once() -> None:
     over_memory(world, "0.1", hard=True)
     world.run(2)
     assert world.history() == ["2 KILL 0.1", "2 end 0.1", "2 fork 0.2", "3 ready 0.2"]
-    assert world.fleet.endings.counts == {"memory": 1}
+    assert world.fleet.restarts == {"memory": 1}
 
 
 def test_hard_memory_holds_also_for_a_boot_and_a_drain() -> None:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.fleet.slots import Process, State
+from multicore_server.ipc.names import Reason
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from tests.unit.simulation import BROKEN, HANGS, MIB, Plan, Simulation
 
@@ -121,7 +122,7 @@ class FleetMachine(RuleBasedStateMachine):
             self.world.observe(ev.OverMemory(process.pid, hard and not self.calm, 2 * MIB, MIB))
 
     @rule(number=numbers, reason=st.sampled_from(REASONS), draining=st.booleans())
-    def ask(self, number: int, reason: ev.Reason, draining: bool) -> None:
+    def ask(self, number: int, reason: Reason, draining: bool) -> None:
         if process := self.worker(number):
             self.world.observe(ev.AskedToRetire(process.pid, reason, draining and not self.calm))
 
@@ -193,7 +194,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.served -= {event.instance for event in events if event.text == "draining (scaled down)"}
         slots = {slot.instance: slot for slot in self.world.fleet.slots.active()}
         self.served |= {slot.instance for slot in slots.values() if slot.serving}
-        if self.calm and self.world.fleet.shutdown is None:
+        if self.calm and not self.world.fleet.stopping:
             assert all(slot.serving for slot in slots.values() if slot.instance in self.served)
 
     # --- how it ends ---
@@ -231,7 +232,7 @@ class FleetMachine(RuleBasedStateMachine):
             fleet = self.world.fleet
             slots = fleet.slots.active()
             busy = any(slot.wanted or slot.state not in (State.READY, *RESTING) for slot in slots)
-            if self.world.halted or not (busy or fleet.reloads.current or fleet.shutdown):
+            if self.world.halted or not (busy or fleet.reloading or fleet.stopping):
                 return
         raise AssertionError(f"never quiet: {self.world.history()[-30:]}")
 

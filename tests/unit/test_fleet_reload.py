@@ -31,7 +31,7 @@ def test_reload() -> None:
         5.5 end 2.1
     """)
     assert world.said("reload") == ["reload done: 3 workers replaced in 3.0 s"]
-    assert world.fleet.endings.counts == {"reload": 3}
+    assert world.fleet.restarts == {"reload": 3}
 
 
 def test_reload_by_twos() -> None:
@@ -149,7 +149,7 @@ def test_a_reload_scales() -> None:
     hup(world, 1)
     world.run(5)
     assert world.ready() == ["0.3"]
-    assert not world.fleet.reloads.current
+    assert not world.fleet.reloading
     world.history()
     hup(world, 99)
     world.run(5)

@@ -42,7 +42,7 @@ def test_the_replacement_comes_first(reason: str) -> None:
         32 TERM 0.1
         35 end 0.1
     """)
-    assert world.fleet.endings.counts == {reason: 1}
+    assert world.fleet.restarts == {reason: 1}
     assert f"started to replace pid=101 ({reason})" in world.said("started")
     assert world.said("draining") == [f"draining ({reason})"]
 
@@ -223,7 +223,7 @@ def test_a_worker_that_was_told_to_end_is_replaced_at_once() -> None:
     world.end("0.1", 0)
     world.run(2)
     assert world.history() == ["2 fork 0.2", "2.3 end 0.1", "3 ready 0.2"]
-    assert world.fleet.endings.counts == {"manual": 1}
+    assert world.fleet.restarts == {"manual": 1}
     assert not world.said("exited")
 
 

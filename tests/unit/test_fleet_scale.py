@@ -24,7 +24,7 @@ def test_scale_up_and_down() -> None:
     """)
     assert list(world.fleet.slots) == [0]
     assert world.said("draining") == ["draining (scaled down)"] * 2
-    assert not world.fleet.endings.counts
+    assert not world.fleet.restarts
 
 
 def test_scale_up_again_while_draining() -> None:

@@ -35,7 +35,7 @@ def test_term_drains() -> None:
         2.5 halt 0
     """)
     assert world.halted == ev.Halt(0, None)
-    assert not world.fleet.endings.counts
+    assert not world.fleet.restarts
     assert world.said("draining") == ["draining (the server is stopping)"] * 2
 
 
@@ -264,7 +264,7 @@ def test_a_stop_while_a_bad_configuration_loads() -> None:
     world.observe(ev.ReloadFailed("a typo"))
     world.run(1)
     assert world.halted == ev.Halt(0, None)
-    assert world.said("reload")[1:] == ["reload rolled back: the server is stopping; the old workers go on"]
+    assert world.said("reload") == ["reload rolled back: the server is stopping; the old workers go on"]
 
 
 def test_nothing_happens_after_the_end() -> None:

@@ -141,7 +141,7 @@ def test_a_worker_that_is_not_to_be_restarted_is_so_by_the_reload() -> None:
     world.end("1.1", 7)
     world.run(5)
     assert world.ready() == ["0.2", "1.2"]
-    assert world.said("exited")[0].endswith("the reload that is under way starts it anew")
+    assert world.said("exited")[0].endswith("the reload in progress starts it again")
 
 
 def test_a_rollback_keeps_what_was_wanted_before_and_during() -> None:
@@ -246,4 +246,4 @@ def test_scale_to_none_during_the_trial() -> None:
     world.observe(ev.Scale(0))
     world.run(9)
     assert world.history()[-3:] == ["2 TERM 0.2", "2.5 end 0.1", "2.5 end 0.2"]
-    assert world.fleet.reloads.current is None
+    assert not world.fleet.reloading

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from multicore_server.ipc.channel import KIND
+from multicore_server.ipc.messages import Answer, ScaleCommand, decode, encode
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
 
 
@@ -86,10 +87,10 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 Ends = tuple[socket.socket, socket.socket]
 
 
-def ask(ends: Ends, *before: Any, patience: float = 20) -> dict[str, Any]:
+def ask(ends: Ends, *before: Any, patience: float = 20) -> Answer:
     """The answer to one command; ``before`` that, these messages have come."""
 
-    async def asked() -> dict[str, Any]:
+    async def asked() -> Answer:
         arbiter = ArbiterClient(ends[1], patience)
         arbiter.listen()
         for message in before:
@@ -104,20 +105,20 @@ def ask(ends: Ends, *before: Any, patience: float = 20) -> dict[str, Any]:
 def test_what_the_arbiter_gets(ends: Ends) -> None:
     with pytest.raises(TimeoutError, match=r"the arbiter has not answered within 0\.05 s"):
         ask(ends, patience=0.05)
-    assert json.loads(ends[0].recv(65536)) == {"id": 1, "command": "scale", "workers": 2}
+    assert decode(ends[0].recv(65536), ScaleCommand) == ScaleCommand(1, 2)
 
 
 def test_what_is_no_answer_to_us_is_passed_over(ends: Ends) -> None:
-    answer = {"id": 1, "ok": True, "text": "done"}
-    noise: list[Any] = [b"{", b"\xff", [], {"ok": True}, {"id": 7, "ok": False}, {"id": [1]}]
+    answer = Answer(1, True, "done")
+    noise = [b"{", b"\xff", b"[]", b'{"ok": true}', encode(Answer(7, False, "")), encode(ScaleCommand(1, 2))]
 
-    async def asked() -> dict[str, Any]:
+    async def asked() -> Answer:
         arbiter = ArbiterClient(ends[1], 20)
         arbiter.listen()
         task = asyncio.create_task(arbiter.ask("reset", {}))
         await asyncio.sleep(0)  # it is sent
-        for message in (*noise, answer, answer):
-            ends[0].send(message if isinstance(message, bytes) else json.dumps(message).encode())
+        for message in (*noise, encode(answer), encode(answer)):
+            ends[0].send(message)
         found = await task
         await asyncio.sleep(0.05)  # the second answer comes too late
         return found

@@ -12,6 +12,7 @@ from multicore_server.arbiter.event_log import MOST_EVENTS, MOST_TEXT, EventLog
 from multicore_server.arbiter.report import report, shown
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.slots import State
+from multicore_server.ipc.names import Reason
 from multicore_server.settings.table import TABLE, Settings
 from tests.unit.simulation import BROKEN, HANGS, Simulation, new
 
@@ -46,7 +47,7 @@ def test_the_server() -> None:
     shown_now = report(world.fleet, EPOCH)
     assert (shown_now["configured"], shown_now["capacity"]) == (2, world.capacity)
     assert (shown_now["stopping"], shown_now["reloading"]) == (False, False)
-    assert shown_now["restarts"] == dict.fromkeys(get_args(ev.Reason), 0)
+    assert shown_now["restarts"] == dict.fromkeys(get_args(Reason), 0)
     assert shown_now["reloads"] == {"ok": 0, "rolled_back": 0, "failed": 0}
     world.observe(ev.Reload())
     assert report(world.fleet, EPOCH)["reloading"] is True

@@ -1,0 +1,169 @@
+"""The messages that pass between the processes, and the one codec for them.
+
+Pure: the standard library alone. A message is a small dataclass; on its way it is JSON: its class's name and
+its fields. Whoever decodes names the classes that it accepts, and gets one of these with fields of the right
+types, or `MessageError`: a worker runs other people's code, perhaps as another user, and the arbiter believes
+nothing that it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from multicore_server.ipc.names import Reason
+
+MAX_MESSAGE = 65536  # bytes
+MAX_WORDS = 2000  # characters of the last words
+MAX_TRACE = 8000  # characters of a traceback: JSON may take six bytes for one
+
+
+class MessageError(ValueError):
+    """What has arrived is not a message that is accepted here: one line."""
+
+
+# --- from a worker to the arbiter ---
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The worker serves; ``interface`` is how its app is called: asgi3, asgi2 or wsgi."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetireRequest:
+    """The worker wants to be replaced; ``draining`` if it has already stopped taking connections."""
+
+    reason: Reason
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """Why the worker could not boot: one line, and the traceback of the app's code, which may be empty."""
+
+    words: str
+    trace: str
+
+
+WorkerMessage = WorkerReady | RetireRequest | LastWords
+
+
+# --- from the monitor to the arbiter, and back ---
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadCommand:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartCommand:
+    """``instances``: None for all."""
+
+    id: int
+    instances: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleCommand:
+    """``workers``: a number, a change such as ``+2``, or ``max``."""
+
+    id: int
+    workers: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class StopCommand:
+    """``graceful``: with the requests in hand answered."""
+
+    id: int
+    graceful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResetCommand:
+    id: int
+
+
+Command = ReloadCommand | RestartCommand | ScaleCommand | StopCommand | ResetCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To the command with this ``id``: whether it has begun, and a line on it. ``workers``: how many there
+    are to be, where the command has changed that."""
+
+    id: int
+    ok: bool
+    text: str
+    workers: int | None = None
+
+
+Message = WorkerMessage | Command | Answer
+M = TypeVar("M", bound=Message)
+
+
+# --- the codec ---
+
+
+def encode(message: Message) -> bytes:
+    """The message as bytes. Half a surrogate pair becomes a question mark.
+
+    Raises ValueError where it is longer than `MAX_MESSAGE`.
+    """
+    text = json.dumps([type(message).__name__, asdict(message)], ensure_ascii=False)
+    data = text.encode(errors="replace")
+    if len(data) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(data)} bytes is longer than {MAX_MESSAGE}")
+    return data
+
+
+def decode(data: bytes, *accepted: type[M]) -> M:
+    """The message in ``data``, an instance of one of the ``accepted`` classes. Raises MessageError."""
+    if len(data) > MAX_MESSAGE:
+        raise MessageError(f"it is longer than {MAX_MESSAGE} bytes")
+    try:
+        name, fields = json.loads(data)
+    except (ValueError, TypeError, RecursionError):  # ValueError: also for what is not UTF-8, or a pair
+        raise MessageError("it is not a message") from None
+    kind = next((kind for kind in accepted if kind.__name__ == name), None)
+    if kind is None:
+        raise MessageError("it is not a message that is accepted here")
+    checks = CHECKS[kind]
+    if not isinstance(fields, dict) or fields.keys() != checks.keys():
+        raise MessageError(f"a {kind.__name__} has other fields")
+    for field, fits in checks.items():
+        if not fits(fields[field]):
+            raise MessageError(f"a {kind.__name__} cannot have this {field}")
+    return kind(**fields)
+
+
+def _check(annotation: Any) -> Callable[[object], bool]:
+    """Whether a value that came as JSON is of this type. A bool is no int here."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return lambda value: isinstance(value, str) and value in inner
+    if origin in (Union, UnionType):
+        checks = [_check(each) for each in inner]
+        return lambda value: any(fits(value) for fits in checks)
+    if origin is list:
+        each = _check(inner[0])
+        return lambda value: isinstance(value, list) and all(map(each, value))
+    if annotation is int:
+        return lambda value: type(value) is int and abs(value) < 2**63
+    if annotation in (str, bool, NoneType):
+        return lambda value: type(value) is annotation
+    raise TypeError(f"messages have no fields of type {annotation}")
+
+
+# For each class of messages, the check of each of its fields.
+CHECKS: dict[type, dict[str, Callable[[object], bool]]] = {
+    kind: {name: _check(annotation) for name, annotation in get_type_hints(kind).items()}
+    for kind in get_args(Message)
+}

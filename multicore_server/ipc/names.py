@@ -1,0 +1,44 @@
+"""The closed sets of names that pass between the processes, and out of them in metrics, events and /status.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# Why a worker ended or is replaced: the values of the metric label `reason`.
+Reason = Literal[
+    "exit", "signal", "oom", "timeout", "boot", "memory",
+    "max_requests", "lifetime", "cron", "reload", "manual",
+]  # fmt: skip
+ReloadResult = Literal["ok", "rolled_back", "failed"]
+Level = Literal["info", "warning", "error", "critical"]
+StateName = Literal["starting", "ready", "draining", "backoff", "stopped", "errored"]
+
+# What an event is about. docs/monitoring.md has this table too.
+EventKind = Literal[
+    "started", "ready", "draining", "gone", "exited", "boot", "timeout", "killed", "memory",
+    "reload", "reload_queued", "refused", "stopping",
+]  # fmt: skip
+EVENT_KINDS: dict[EventKind, str] = {
+    "started": "a worker process was forked",
+    "ready": "a worker is ready for requests",
+    "draining": "a worker takes no more connections and finishes what it has in hand",
+    "gone": "a worker that drained has ended",
+    "exited": "a worker crashed or ended by itself; the text says what follows",
+    "boot": "a worker ended before it was ready; the text says why and what follows",
+    "timeout": "a worker hangs, or was not ready in time, and is aborted",
+    "killed": "a worker did not end in time and gets SIGKILL",
+    "memory": "a worker uses more memory than its limit",
+    "reload": "a reload has ended; `reason` is its result: `ok`, `rolled_back` or `failed`",
+    "reload_queued": "a reload was asked for while one is in progress, and follows it",
+    "refused": "more workers were asked for than there is room for",
+    "stopping": "the server answers on for `shutdown_delay` before it stops",
+}
+
+
+def event_kinds() -> str:
+    """The table of event kinds in Markdown, for the docs."""
+    rows = [f"| `{kind}` | {meaning} |" for kind, meaning in EVENT_KINDS.items()]
+    return "\n".join(["| kind | meaning |", "| --- | --- |", *rows])
