@@ -14,16 +14,22 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import gunicorn.arbiter
+from gunicorn import util
 from gunicorn.errors import HaltServer
 
-from multicore_server.arbiter import deployment, listeners, logs, systemd
+from multicore_server.arbiter import app_metrics, deployment, listeners, logs, pidfile, systemd
+from multicore_server.arbiter.commands import Commands
+from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.inspection import Inspection
+from multicore_server.arbiter.lateness import Lateness
+from multicore_server.arbiter.monitor_addresses import MonitorAddresses
 from multicore_server.arbiter.monitor_process import MonitorProcess
+from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_processes import WorkerProcesses
@@ -39,13 +45,15 @@ from multicore_server.settings.table import SettingError
 from multicore_server.worker.worker import Worker
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
+QUIET = 60.0  # seconds between two log lines about the same part that fails
 
 
 class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
-    """See `multicore_server.entrance` for how gunicorn's arbiter becomes one of these."""
+    """See `multicore_server.arbiter.takeover` for how gunicorn's arbiter becomes one of these."""
 
     LISTENERS: list[Any]
     WORKERS: dict[int, Worker]
+    pidfile: Any
     reexec_pid: int
     dirty_arbiter_pid: int
 
@@ -58,6 +66,8 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             self.settings = deployment.resolve_settings(self.app)
         except SettingError as exc:
             self._refuse(str(exc))
+        self._lateness = Lateness()
+        self._quiet_until: dict[str, float] = {}
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
@@ -70,7 +80,10 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         except SystemExit:
             self._clean_up()
             raise
-        self._open()
+        try:
+            self._open()
+        except OSError as exc:  # no descriptors or no memory for what workers share
+            self._refuse(f"cannot start: {exc}")
 
     def _refuse(self, reason: str) -> NoReturn:
         """A mistake of the user's: one line, exit status 1, nothing left behind."""
@@ -110,22 +123,30 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def _open(self) -> None:
         """Make, once and before the first fork, all that workers inherit."""
+        raise_descriptor_limit()
         capacity = slots_for(self.settings.workers)
-        self.scoreboard = Scoreboard(capacity)
-        options = deployment.fleet_options(self.settings, self.cfg)
-        self.handover = Handover.make(self.scoreboard, capacity)
-        self.fleet = Fleet(options, self.settings.workers, capacity)
-        self.inspection = Inspection(self.fleet, self.scoreboard)
+        scoreboard = Scoreboard(capacity)
+        self.fleet = Fleet(deployment.fleet_options(self.settings, self.cfg), self.settings.workers, capacity)
+        selector = selectors.DefaultSelector()
+        selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
+        self.context = ArbiterContext(
+            pid=self.pid,
+            log=self.log,
+            selector=selector,
+            fleet=self.fleet,
+            scoreboard=scoreboard,
+            handover=Handover.make(scoreboard, capacity),
+            lifeline=Lifeline(*os.pipe()),
+            observe=self.observe,
+        )
+        self.context.in_child.append(self._close_loop)
+        self.inspection = Inspection(self.fleet, scoreboard)
         self.inspection.configure(self.settings, self.cfg)
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
-        self.worker_processes = WorkerProcesses(self)
-        self.reloader = Reloader(self)
-        self.vitals = Vitals(self.scoreboard.head)
-        self.monitor_process = MonitorProcess(self)
+        self.vitals = Vitals(scoreboard.head)
+        app_metrics.obey(self.settings, self.cfg)
+        self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
-        raise_descriptor_limit()
         if self.cfg.preload_app:
             gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every worker
             gc.freeze()
@@ -134,16 +155,66 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         for line in without_effect(self.cfg):
             self.log.warning("%s", line)
 
+    def _make_parts(self) -> None:
+        context = self.context
+        self.publisher = Publisher(
+            context, str(self.proc_name), self.in_force, lambda: self.inspection.memory_limit
+        )
+        addresses = MonitorAddresses(
+            self.log,
+            context.system,
+            self.settings.metrics_bind,
+            speaks=lambda: not self.master_pid,
+        )
+        commands = Commands(context, self.end)
+        self.monitor = MonitorProcess(
+            context, addresses, self.publisher.shared_report, commands.carry_out, self._become_monitor
+        )
+        self.reloader = Reloader(context, self.in_force, self._install)
+        self.worker_processes = WorkerProcesses(
+            context,
+            self,
+            self.WORKERS,
+            in_force=self.in_force,
+            deployment_for=self._deployment_for,
+            close_in_worker=self._close_in_worker,
+            monitor_address=lambda: addresses.inner_address,
+            oom_killed=self.inspection.oom_killed,
+        )
+
     # --- the loop: gunicorn's run() calls these three ---
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        for key, _ in self.selector.select(self._patience()):
-            key.data()
+        patience = self._patience()
+        self._forgive(self._lateness.check(time.monotonic(), patience))
+        found = self.context.selector.select(patience)
+        self._forgive(self._lateness.check(time.monotonic()))
+        for key, _ in found:
+            with self._guarded("a message from a child"):
+                key.data()
         signals = []
         with contextlib.suppress(queue.Empty):
             while True:
                 signals.append(self.SIG_QUEUE.get_nowait())
         return [number for number in signals if number != self.WAKEUP_REQUEST]
+
+    def _forgive(self, late: float) -> None:
+        """Nobody is judged by the time in which this process itself was paused."""
+        if late:
+            self.log.warning("the arbiter was paused or starved for %.1f s; giving everyone more time", late)
+            self.inspection.forgive(time.monotonic())
+            self.observe(ev.Paused(late))
+
+    @contextlib.contextmanager
+    def _guarded(self, part: str) -> Iterator[None]:
+        """A part that fails costs its turn and one log line a minute, and never the server."""
+        try:
+            yield
+        except Exception:
+            now = time.monotonic()
+            if now >= self._quiet_until.get(part, 0.0):
+                self._quiet_until[part] = now + QUIET
+                self.log.exception("%s could not be handled; the arbiter goes on", part)
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -151,13 +222,13 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
-        moments = (self._deadline, self.inspection.due, self.monitor_process.due)
+        moments = (self._deadline, self.inspection.due, self.monitor.due)
         due = [moment for moment in moments if moment is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
-    def close_loop(self) -> None:
+    def _close_loop(self) -> None:
         """In a child, which has no use for it."""
-        self.selector.close()
+        self.context.selector.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
 
@@ -166,27 +237,32 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def manage_workers(self) -> None:
         self.worker_processes.hear_all()
-        for observation in self.inspection.look(time.monotonic()):
-            self.observe(observation)
+        with self._guarded("the inspection"):
+            for observation in self.inspection.inspect(time.monotonic()):
+                self.observe(observation)
         while True:
             actions, self._deadline = self.fleet.tick(time.monotonic())
             if not actions:
                 break
-            self.monitor_process.foretell(action for action in actions if isinstance(action, ev.Event))
+            self.publisher.record(action for action in actions if isinstance(action, ev.Event))
             self._changed = True
-            self.scoreboard.publish(self.fleet.serving_rows())  # before those that retire are told so
+            self._publish_serving()  # before those that retire are told so
             for action in actions:
                 ACTIONS[type(action)](self, action)
-        self.scoreboard.publish(self.fleet.serving_rows())
+        self._publish_serving()
         self._show()
+
+    def _publish_serving(self) -> None:
+        self.context.scoreboard.publish(self.fleet.serving_rows())
 
     def _show(self) -> None:
         now = time.monotonic()
-        self.vitals.look(self.LISTENERS, now)
-        self.monitor_process.look(now)
+        self.vitals.sample(self.LISTENERS, now)
+        with self._guarded("the monitor"):
+            self.monitor.tick(now)
         if self._changed:
             self._changed = False
-            self.monitor_process.publish()
+            self.publisher.publish()
 
     def observe(self, observation: ev.Observation) -> None:
         self._changed = True
@@ -214,18 +290,18 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     def handle_usr1(self) -> None:
         logs.reopen_log(self.log, self.cfg)
-        self.monitor_process.reopen_log()
+        self.monitor.reopen_log()
         super().handle_usr1()
 
     def handle_term(self) -> None:
-        self.end(graceful=True)
+        self.end(True)
 
     def handle_int(self) -> None:
-        self.end(graceful=False)
+        self.end(False)
 
     handle_quit = handle_int
 
-    def end(self, *, graceful: bool) -> None:
+    def end(self, graceful: bool) -> None:
         """Begin to end: with the requests in hand answered, or without."""
         systemd.notify("STOPPING=1", self.log)
         self.observe(ev.Stop(graceful))
@@ -263,16 +339,53 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
 
     # --- workers ---
 
-    def deployment_for(self, fork: ev.Fork) -> Deployment:
-        candidate = self.reloader.candidate if fork.candidate else None
-        return candidate or self.in_force()
-
     def in_force(self) -> Deployment:
         return Deployment(self.app, self.cfg, self.settings, self.LISTENERS, given=self.systemd)
 
-    def all_listeners(self) -> set[Any]:
+    def _deployment_for(self, fork: ev.Fork) -> Deployment:
+        candidate = self.reloader.candidate if fork.candidate else None
+        return candidate or self.in_force()
+
+    def _all_listeners(self) -> set[Any]:
         candidate = self.reloader.candidate
         return {*self.LISTENERS, *(candidate.listeners if candidate else ())}
+
+    def _close_in_worker(self, kept: list[Any]) -> None:
+        """In a worker: an address that the arbiter gives up must be free."""
+        self.monitor.close()
+        for listener in self._all_listeners():
+            if listener not in kept:
+                listener.close()
+
+    def _become_monitor(self) -> None:
+        """In the monitor's process. It handles signals as soon as it runs: until then, one to end ends it,
+        one to reopen the logs waits, and those that are meant for the arbiter do nothing."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        for name in self.SIGNALS:
+            ends = name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
+            signal.signal(name, signal.SIG_DFL if ends else signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for listener in self._all_listeners():
+            listener.close()
+        util._setproctitle(f"monitor [{self.proc_name}]")
+        util.set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
+
+    def _install(self, new: Deployment, old: Deployment) -> None:
+        """Put a deployment in force in place of another one."""
+        self.LISTENERS = new.listeners
+        new.enter()
+        new.cfg.set("workers", self.fleet.workers)  # for gunicorn, which takes it from there
+        self.setup(new.app)
+        if self.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
+            logs.set_up_log(self.log, new.cfg)
+        self.settings = new.settings
+        self.inspection.configure(new.settings, new.cfg)
+        self.monitor.addresses.configure(new.settings.metrics_bind)
+        logs.reopen_log(self.log, new.cfg)
+        if new.cfg.pidfile != old.cfg.pidfile:
+            self.pidfile = pidfile.move(self.pidfile, new.cfg.pidfile, self.pid, self.log)
+        util._setproctitle(f"master [{self.proc_name}]")
+        self.cfg.on_reload(self)
 
     def reap_workers(self) -> None:
         while True:
@@ -287,9 +400,9 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
     def _reaped(self, pid: int, status: int) -> None:
         worker = self.WORKERS.pop(pid, None)
         if worker is not None:
-            self.worker_processes.bury(worker, status)
-        elif pid == self.monitor_process.pid:
-            self.monitor_process.reaped(status)
+            self.worker_processes.reaped(worker, status)
+        elif pid == self.monitor.pid:
+            self.monitor.reaped(status)
         elif pid == self.reexec_pid:
             self.reexec_pid = 0
             self.log.warning("the arbiter that USR2 started has ended (pid=%s); this one goes on", pid)
@@ -317,21 +430,25 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             systemd.notify("READY=1", self.log)
 
     def _send(self, action: ev.Signal) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(action.pid, getattr(signal, f"SIG{action.name}"))
+        except ProcessLookupError:  # it has ended meanwhile
+            return
+        except OSError as exc:  # an arbiter without CAP_KILL, and workers of another user
+            self.log.error("pid=%s cannot get SIG%s: %s", action.pid, action.name, exc.strerror)
 
     def _scaled(self, scaled: ev.Scaled) -> None:
         self.num_workers = scaled.workers
 
     def _close_listeners(self, _: ev.CloseListeners) -> None:
         self.reloader.drop()
-        self.scoreboard.publish(frozenset())  # nobody hands connections to a worker that ends as well
+        self.context.scoreboard.publish(frozenset())  # nobody hands connections to a worker that ends as well
         alone = self.reexec_pid == self.master_pid == 0 and not self.systemd
         listeners.unbind(self.LISTENERS, unlink=alone)
         self.LISTENERS = []
 
     def _halt(self, halt: ev.Halt) -> NoReturn:
-        self.monitor_process.end()
+        self.monitor.end()
         if halt.status or halt.reason:
             raise HaltServer(halt.reason, halt.status)
         raise StopIteration

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.messages import (
     Answer,
@@ -17,50 +18,60 @@ from multicore_server.ipc.messages import (
 )
 from multicore_server.machine.cpu import usable_cpus
 
-if TYPE_CHECKING:
-    from multicore_server.arbiter.arbiter import Arbiter
-
 
 class RefusedError(Exception):
     """A command that cannot be carried out: one line."""
 
 
-def carry_out(arbiter: Arbiter, command: Command) -> Answer:
-    """Begin what a command asks for. Events tell what comes of it."""
-    try:
-        if arbiter.fleet.stopping and not isinstance(command, StopCommand):
-            raise RefusedError("the server is stopping")
-        return COMMANDS[type(command)](arbiter, command)
-    except RefusedError as exc:
-        return Answer(command.id, False, str(exc))
+class Commands:
+    """``end`` begins to end the server, gracefully or not."""
 
+    def __init__(self, context: ArbiterContext, end: Callable[[bool], None]) -> None:
+        self._fleet = context.fleet
+        self._observe = context.observe
+        self._end = end
 
-def _reload(arbiter: Arbiter, command: ReloadCommand) -> Answer:
-    arbiter.observe(ev.Reload())
-    return Answer(command.id, True, "reloading")
+    def carry_out(self, command: Command) -> Answer:
+        """Begin what a command asks for. Events tell what comes of it."""
+        try:
+            if self._fleet.stopping and not isinstance(command, StopCommand):
+                raise RefusedError("the server is stopping")
+            return COMMANDS[type(command)](self, command)
+        except RefusedError as exc:
+            return Answer(command.id, False, str(exc))
 
+    def _reload(self, command: ReloadCommand) -> Answer:
+        self._observe(ev.Reload())
+        return Answer(command.id, True, "reloading")
 
-def _restart(arbiter: Arbiter, command: RestartCommand) -> Answer:
-    wanted = command.instances
-    if wanted is None:
-        arbiter.observe(ev.Restart())
-        return Answer(command.id, True, "restarting all instances")
-    known = {slot.instance for slot in arbiter.fleet.slots.active()}
-    unknown = sorted(set(wanted) - known)
-    if unknown:
-        there = ", ".join(map(str, sorted(known)))
-        raise RefusedError(f"there is no instance {unknown[0]}; there are {there}")
-    arbiter.observe(ev.Restart(instances=frozenset(wanted)))
-    return Answer(command.id, True, f"restarting {', '.join(map(str, wanted))}")
+    def _restart(self, command: RestartCommand) -> Answer:
+        wanted = command.instances
+        if wanted is None:
+            self._observe(ev.Restart())
+            return Answer(command.id, True, "restarting all instances")
+        known = {slot.instance for slot in self._fleet.slots.active()}
+        unknown = sorted(set(wanted) - known)
+        if unknown:
+            there = ", ".join(map(str, sorted(known)))
+            raise RefusedError(f"there is no instance {unknown[0]}; there are {there}")
+        self._observe(ev.Restart(instances=frozenset(wanted)))
+        return Answer(command.id, True, f"restarting {', '.join(map(str, wanted))}")
 
+    def _scale(self, command: ScaleCommand) -> Answer:
+        before, capacity = self._fleet.workers, self._fleet.capacity
+        wanted = _number(before, command.workers)
+        if not 1 <= wanted <= capacity:
+            raise RefusedError(f"{wanted} workers: from 1 to {capacity} can be run without a restart")
+        self._observe(ev.Scale(wanted))
+        return Answer(command.id, True, f"scaling from {before} to {wanted}", wanted)
 
-def _scale(arbiter: Arbiter, command: ScaleCommand) -> Answer:
-    before, capacity = arbiter.fleet.workers, arbiter.fleet.capacity
-    wanted = _number(before, command.workers)
-    if not 1 <= wanted <= capacity:
-        raise RefusedError(f"{wanted} workers: from 1 to {capacity} can be run without a restart")
-    arbiter.observe(ev.Scale(wanted))
-    return Answer(command.id, True, f"scaling from {before} to {wanted}", wanted)
+    def _stop(self, command: StopCommand) -> Answer:
+        self._end(command.graceful)
+        return Answer(command.id, True, "stopping")
+
+    def _reset(self, command: ResetCommand) -> Answer:
+        self._observe(ev.Reset())
+        return Answer(command.id, True, "the counts of unstable exits start from 0")
 
 
 def _number(workers: int, wanted: int | str) -> int:
@@ -74,20 +85,10 @@ def _number(workers: int, wanted: int | str) -> int:
         raise RefusedError("workers: give a number, a change such as +2, or max") from None
 
 
-def _stop(arbiter: Arbiter, command: StopCommand) -> Answer:
-    arbiter.end(graceful=command.graceful)
-    return Answer(command.id, True, "stopping")
-
-
-def _reset(arbiter: Arbiter, command: ResetCommand) -> Answer:
-    arbiter.observe(ev.Reset())
-    return Answer(command.id, True, "the counts of unstable exits start from 0")
-
-
-COMMANDS: dict[type[Command], Callable[[Arbiter, Any], Answer]] = {
-    ReloadCommand: _reload,
-    RestartCommand: _restart,
-    ScaleCommand: _scale,
-    StopCommand: _stop,
-    ResetCommand: _reset,
+COMMANDS: dict[type[Command], Callable[[Commands, Any], Answer]] = {
+    ReloadCommand: Commands._reload,
+    RestartCommand: Commands._restart,
+    ScaleCommand: Commands._scale,
+    StopCommand: Commands._stop,
+    ResetCommand: Commands._reset,
 }

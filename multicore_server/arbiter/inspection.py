@@ -29,6 +29,7 @@ class Inspection:
         self.fleet = fleet
         self.scoreboard = scoreboard
         self.due = 0.0
+        self._forgiven = 0.0  # when the arbiter came out of its last pause
         self._wall_clock = wall_clock
         self._available = memory.available()
         self._oom_kills = cgroup.oom_kills()
@@ -43,7 +44,11 @@ class Inspection:
         self._interval = min([*times, self.timeout / 4] if self.timeout else times)
         self.due = 0.0
 
-    def look(self, now: float) -> Iterator[Observation]:
+    def forgive(self, now: float) -> None:
+        """The arbiter itself was paused: heartbeats count from now on."""
+        self._forgiven = now
+
+    def inspect(self, now: float) -> Iterator[Observation]:
         """What is to be observed, if it is time to look."""
         if now < self.due:
             return
@@ -52,19 +57,19 @@ class Inspection:
             yield ev.Restart("cron")
         for process in list(self.fleet.processes()):
             if process.state is not State.STARTING and process.pid:
-                yield from self._look_at(process, now)
+                yield from self._inspect_worker(process, now)
 
-    def _look_at(self, process: Process, now: float) -> Iterator[Observation]:
+    def _inspect_worker(self, process: Process, now: float) -> Iterator[Observation]:
         row = self.scoreboard.row(process.row)
         with contextlib.suppress(OSError):  # it ended meanwhile, or we may not look
             row[Item.RESIDENT_MEMORY] = memory.rss(process.pid)
-        silent = now - max(row[Item.HEARTBEAT], process.ready_at or process.since)
+        silent = now - max(row[Item.HEARTBEAT], process.ready_at or process.since, self._forgiven)
         if self.timeout and silent > self.timeout:
             yield ev.Hung(process.pid, silent)
         if any(self._memory_limits):
-            yield from self._look_at_memory(process, row, stale=silent > STALE, now=now)
+            yield from self._inspect_memory(process, row, stale=silent > STALE, now=now)
 
-    def _look_at_memory(
+    def _inspect_memory(
         self, process: Process, row: Row, *, stale: bool, now: float
     ) -> Iterator[Observation]:
         hard, soft = (self._bytes(limit) for limit in self._memory_limits)

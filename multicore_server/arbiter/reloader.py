@@ -1,98 +1,93 @@
 """Carrying out a reload: the candidate is loaded beside what is in force, then committed or dropped.
 
-A part of the arbiter's shell; what to do when is decided in `multicore_server.rollout`.
+A part of the arbiter's shell; what to do when is decided in `multicore_server.fleet.rollout`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
 
-from gunicorn import util
-from gunicorn.pidfile import Pidfile
-
-from multicore_server.arbiter import deployment, listeners, logs, systemd
-from multicore_server.arbiter.deployment import Deployment, DeploymentError
+from multicore_server.arbiter import deployment, listeners, systemd
+from multicore_server.arbiter.context import ArbiterContext
+from multicore_server.arbiter.deployment import Deployment, DeploymentError, Surroundings
 from multicore_server.fleet import events as ev
-
-if TYPE_CHECKING:
-    from multicore_server.arbiter.arbiter import Arbiter
 
 
 class Reloader:
-    """``candidate`` is the deployment on trial."""
+    """``candidate`` is the deployment on trial. ``install`` puts a deployment in force in place of another
+    one; if that fails, it is called the other way round."""
 
-    def __init__(self, arbiter: Arbiter) -> None:
-        self.arbiter = arbiter
+    def __init__(
+        self,
+        context: ArbiterContext,
+        in_force: Callable[[], Deployment],
+        install: Callable[[Deployment, Deployment], None],
+    ) -> None:
+        self._context = context
+        self._in_force = in_force
+        self._install = install
         self.candidate: Deployment | None = None
 
     def prepare(self) -> None:
-        arbiter = self.arbiter
-        systemd.reloading(arbiter.log)
-        if arbiter.cfg.preload_app or getattr(arbiter.app, "app_uri", "") is None:
-            why = "preload_app" if arbiter.cfg.preload_app else "run() got the app as an object"
+        """`ReloadPrepared` or `ReloadFailed` is observed."""
+        current, log = self._in_force(), self._context.log
+        systemd.reloading(log)
+        if current.cfg.preload_app or getattr(current.app, "app_uri", "") is None:
+            why = "preload_app" if current.cfg.preload_app else "run() got the app as an object"
             text = "the app's code stays as the arbiter has loaded it; USR2 loads new code"
-            arbiter.log.warning("%s: %s", why, text)
+            log.warning("%s: %s", why, text)
         try:
-            self.candidate = self._load()
+            self.candidate = _load(current, log)
         except DeploymentError as exc:
-            arbiter.observe(ev.ReloadFailed(str(exc)))
+            self._context.observe(ev.ReloadFailed(str(exc)))
             return
         settings = self.candidate.settings
         options = deployment.fleet_options(settings, self.candidate.cfg)
-        arbiter.observe(ev.ReloadPrepared(options, settings.workers))
-
-    def _load(self) -> Deployment:
-        """Whatever is wrong with a configuration, it must not end the server. Raises DeploymentError."""
-        try:
-            return deployment.load_afresh(self.arbiter.in_force(), self.arbiter.log)
-        except DeploymentError:
-            raise
-        except Exception as exc:
-            raise DeploymentError(f"{type(exc).__name__}: {exc}") from exc
+        self._context.observe(ev.ReloadPrepared(options, settings.workers))
 
     def commit(self) -> None:
-        arbiter = self.arbiter
+        """The candidate is in force from now on; if that fails, what was in force stays so, and
+        `CommitFailed` is observed."""
         new, self.candidate = self.candidate, None
         assert new is not None
-        before, arbiter.LISTENERS = arbiter.LISTENERS, new.listeners
-        listeners.unbind([listener for listener in before if listener not in new.listeners])
-        new.enter()
-        old_pidfile = arbiter.cfg.pidfile
-        new.cfg.set("workers", arbiter.fleet.workers)  # for gunicorn, which takes it from there
-        arbiter.setup(new.app)
-        if arbiter.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
-            logs.set_up_log(arbiter.log, new.cfg)
-        arbiter.settings = new.settings
-        arbiter.inspection.configure(new.settings, new.cfg)
-        arbiter.monitor_process.configure(new.settings.metrics_bind)
-        logs.reopen_log(arbiter.log, new.cfg)
-        self._move_pidfile(old_pidfile)
-        util._setproctitle(f"master [{arbiter.proc_name}]")
-        if before is not arbiter.LISTENERS:
-            arbiter.log.info("Listening at: %s", ",".join(map(str, arbiter.LISTENERS)))
-        arbiter.cfg.on_reload(arbiter)
-
-    def _move_pidfile(self, old: str | None) -> None:
-        arbiter = self.arbiter
-        path = arbiter.cfg.pidfile
-        if path == old:
-            return
+        old = self._in_force()
+        old = replace(old, surroundings=Surroundings.now(old.cfg))
         try:
-            new = Pidfile(path) if path else None
-            if new is not None:
-                new.create(arbiter.pid)
-        except (OSError, RuntimeError) as exc:
-            arbiter.log.error("pidfile %s: %s; keeping %s", path, exc, old)
+            self._install(new, old)
+        except Exception as exc:
+            self._context.log.exception("the new configuration cannot be put in force; the old one stays")
+            self._put_back(old, new)
+            self._context.observe(ev.CommitFailed(f"{type(exc).__name__}: {exc}"))
             return
-        if arbiter.pidfile is not None:
-            arbiter.pidfile.unlink()
-        arbiter.pidfile = new
+        self._context.observe(ev.Committed())
+        listeners.unbind([listener for listener in old.listeners if listener not in new.listeners])
+        if old.listeners is not new.listeners:
+            self._context.log.info("Listening at: %s", ",".join(map(str, new.listeners)))
+
+    def _put_back(self, old: Deployment, new: Deployment) -> None:
+        try:
+            self._install(old, new)
+        except Exception:
+            self._context.log.exception("the old configuration could not be put back in whole")
+        self._unbind(new)
 
     def drop(self) -> None:
+        """The candidate is given up; idempotent."""
         dropped, self.candidate = self.candidate, None
         if dropped is not None:
             self._unbind(dropped)
 
     def _unbind(self, dropped: Deployment) -> None:
-        kept = self.arbiter.LISTENERS
+        kept = self._in_force().listeners
         listeners.unbind([listener for listener in dropped.listeners if listener not in kept])
+
+
+def _load(current: Deployment, log: object) -> Deployment:
+    """Whatever is wrong with a configuration, it must not end the server. Raises DeploymentError."""
+    try:
+        return deployment.load_afresh(current, log)
+    except DeploymentError:
+        raise
+    except BaseException as exc:  # a config file may also raise KeyboardInterrupt or SystemExit
+        raise DeploymentError(f"{type(exc).__name__}: {exc}".removesuffix(": ")) from exc

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -18,10 +17,8 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server.arbiter import hooks, systemd
+from multicore_server.arbiter import app_metrics, hooks, systemd
 from multicore_server.arbiter.arbiter import Arbiter
-from multicore_server.metrics.app import directory as app_directory
-from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import failures
 from multicore_server.worker.worker import Worker
 
@@ -59,21 +56,10 @@ def _rescuing(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], No
     def rescue_and_set(arbiter: Any, number: int) -> None:
         if issubclass(arbiter.worker_class, Worker):
             hooks.rescue(arbiter.cfg, arbiter.log)
-            _collect_app_metrics(arbiter.cfg)
+            app_metrics.prepare(arbiter.cfg)
         set_number(arbiter, number)
 
     return rescue_and_set
-
-
-def _collect_app_metrics(cfg: Any) -> None:
-    """Once, before ``preload_app`` imports the app; and behind gunicorn's forks to become a daemon."""
-    if app_directory.current() is None:
-        named = {app_directory.VARIABLE, app_directory.FORMER_VARIABLE} & cfg.env.keys()
-        os.environ.update({name: cfg.env[name] for name in named})  # as gunicorn does a moment later
-        app_directory.prepare()
-        directory = app_directory.current()
-        if directory is not None:
-            app_values.install(directory)
 
 
 def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -28,7 +28,7 @@ class Vitals:
         self._started = self._process.create_time()
         self._due = 0.0
 
-    def look(self, listeners: Iterable[Any], now: float) -> None:
+    def sample(self, listeners: Iterable[Any], now: float) -> None:
         """Measure, if it is time to; ``now`` is of the monotonic clock, in seconds."""
         if now < self._due:
             return

@@ -5,97 +5,135 @@ A part of the arbiter's shell around the fleet.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import signal
 import sys
+from collections.abc import Callable, MutableMapping
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 from gunicorn import util
 
-from multicore_server.arbiter import logs, systemd
+from multicore_server.arbiter import app_metrics, logs, systemd
+from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
 from multicore_server.fleet import events as ev
-from multicore_server.ipc.channel import WorkerChannel
+from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
 from multicore_server.ipc.identity import identity
-from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerReady
-from multicore_server.metrics.app import directory as app_directory
+from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerMessage, WorkerReady
 from multicore_server.worker.worker import Worker, WorkerContext
 
-if TYPE_CHECKING:
-    from multicore_server.arbiter.arbiter import Arbiter
+ALL = 10_000  # messages: more than a channel holds
 
 
 class WorkerProcesses:
-    """Forks workers, hears them and buries them; what follows is the fleet's to say."""
+    """Forks workers, hears them and reports their ends; what follows is the fleet's to say.
 
-    def __init__(self, arbiter: Arbiter) -> None:
-        self.arbiter = arbiter
-        self.lifeline, self._lifeline_writer = os.pipe()
+    ``workers`` are gunicorn's: those alive, by pid. ``server`` is what gunicorn's hooks are given.
+    """
+
+    def __init__(
+        self,
+        context: ArbiterContext,
+        server: Any,
+        workers: MutableMapping[int, Worker],
+        *,
+        in_force: Callable[[], Deployment],
+        deployment_for: Callable[[ev.Fork], Deployment],
+        close_in_worker: Callable[[list[Any]], None],
+        monitor_address: Callable[[], str],
+        oom_killed: Callable[[], bool],
+    ) -> None:
+        self._context = context
+        self._server = server
+        self._workers = workers
+        self._in_force = in_force
+        self._deployment_for = deployment_for
+        self._close_in_worker = close_in_worker
+        self._monitor_address = monitor_address
+        self._oom_killed = oom_killed
         self._talking: list[Worker] = []
+        self._age = 0
         self._announced = False
         self._interface = ""
         self._shown = ""  # the last boot's traceback
+        context.in_child.append(self._close_siblings)
 
     # --- they come ---
 
     def fork(self, fork: ev.Fork) -> None:
-        made_from = self.arbiter.deployment_for(fork)
+        """Start a worker; `Forked` or `ForkFailed` is observed."""
+        deployment = self._deployment_for(fork)
         worker: Worker | None = None
         try:
-            worker = self._hire(fork, made_from)
-            made_from.cfg.pre_fork(self.arbiter, worker)
-            pid = os.fork()
+            worker = self._make_worker(fork, deployment)
+            deployment.cfg.pre_fork(self._server, worker)
+            pid = self._context.system.fork()
         except Exception as exc:  # noqa: BLE001 - no process, no descriptor, no temporary file
-            self._dismiss(worker)
-            self.arbiter.observe(ev.ForkFailed(fork.instance, fork.generation, str(exc)))
+            self._give_back(worker)
+            self._context.observe(ev.ForkFailed(fork.instance, fork.generation, str(exc)))
             return
         if pid == 0:
-            self._become(worker, made_from, candidate=fork.candidate)
+            self._run_child(worker, deployment, candidate=fork.candidate)
         worker.pid = pid
         worker.context.channel.child_end.close()
-        self.arbiter.WORKERS[pid] = worker
-        end = worker.context.channel.arbiter_end
-        self.arbiter.selector.register(end, selectors.EVENT_READ, partial(self._note, worker))
-        self.arbiter.observe(ev.Forked(fork.instance, fork.generation, pid))
+        self._workers[pid] = worker
+        self._context.listen_to(worker.context.channel.arbiter_end, partial(self._talking.append, worker))
+        self._context.observe(ev.Forked(fork.instance, fork.generation, pid))
 
-    def _hire(self, fork: ev.Fork, made_from: Deployment) -> Worker:
-        arbiter, cfg = self.arbiter, made_from.cfg
-        arbiter.worker_age += 1
-        worker: Worker = cfg.worker_class(
-            arbiter.worker_age, arbiter.pid, made_from.listeners, made_from.app, cfg.timeout / 2.0, cfg,
-            arbiter.log,
-        )  # fmt: skip
-        arbiter.scoreboard.begin(fork.row)
-        row = arbiter.scoreboard.row(fork.row)
+    def _make_worker(self, fork: ev.Fork, deployment: Deployment) -> Worker:
+        context, cfg = self._context, deployment.cfg
+        channel = context.system.worker_channel()
+        try:
+            self._age += 1
+            worker: Worker = cfg.worker_class(
+                self._age,
+                context.pid,
+                deployment.listeners,
+                deployment.app,
+                cfg.timeout / 2.0,
+                cfg,
+                context.log,
+            )
+        except BaseException:
+            channel.close()
+            raise
+        context.scoreboard.assign(fork.row)
         worker.context = WorkerContext(
-            fork.instance, fork.generation, fork.row, row, WorkerChannel(), self.lifeline, made_from.settings,
-            arbiter.handover, arbiter.monitor_process.inner_address,
-        )  # fmt: skip
-        worker.leave = once(lambda: cfg.worker_exit(arbiter, worker))
+            instance=fork.instance,
+            generation=fork.generation,
+            number=fork.row,
+            row=context.scoreboard.row(fork.row),
+            channel=channel,
+            lifeline=context.lifeline.reader,
+            settings=deployment.settings,
+            handover=context.handover,
+            monitor=self._monitor_address(),
+        )
+        worker.leave = once(lambda: cfg.worker_exit(self._server, worker))
         return worker
 
     @staticmethod
-    def _dismiss(worker: Worker | None) -> None:
-        """Give back what a worker holds in the arbiter."""
+    def _give_back(worker: Worker | None) -> None:
+        """What a worker holds in the arbiter."""
         if worker is not None:
             worker.context.channel.close()
             worker.tmp.close()
 
-    def _become(self, worker: Worker, made_from: Deployment, *, candidate: bool) -> NoReturn:
+    def _run_child(self, worker: Worker, deployment: Deployment, *, candidate: bool) -> NoReturn:
         """In the child. Nothing but SystemExit may get out: the frames above are the arbiter's, and what
         they do about any other exception is to end all workers."""
         worker.pid = os.getpid()
         try:
-            self._leave_behind(worker)
+            self._context.leave_behind()
+            worker.context.channel.arbiter_end.close()
+            self._close_in_worker(worker.sockets)
             if candidate:
-                made_from.enter()
-                logs.set_up_log(self.arbiter.log, made_from.cfg)
-            util._setproctitle(f"worker [{made_from.cfg.proc_name}]")
-            worker.boot(lambda: made_from.cfg.post_fork(self.arbiter, worker))
+                deployment.enter()
+                logs.set_up_log(self._context.log, deployment.cfg)
+            util._setproctitle(f"worker [{deployment.cfg.proc_name}]")
+            worker.boot(lambda: deployment.cfg.post_fork(self._server, worker))
             sys.exit(0)
         except SystemExit:
             raise
@@ -105,105 +143,85 @@ class WorkerProcesses:
             worker.tmp.close()
             worker.leave()
 
-    def _leave_behind(self, worker: Worker) -> None:
-        """Close what is the arbiter's: its end must be seen, and an address it gives up must be free."""
-        self.leave_behind()
-        self.arbiter.monitor_process.close()
-        worker.context.channel.arbiter_end.close()
-        for listener in self.arbiter.all_listeners():
-            if listener not in worker.sockets:
-                listener.close()
-
-    def leave_behind(self) -> None:
-        """In any child: close what is the arbiter's."""
-        os.close(self._lifeline_writer)
-        self.arbiter.close_loop()
-        for sibling in self.arbiter.WORKERS.values():
+    def _close_siblings(self) -> None:
+        """In any child."""
+        for sibling in self._workers.values():
             sibling.tmp.close()
             sibling.context.channel.arbiter_end.close()
 
     # --- they talk ---
 
-    def _note(self, worker: Worker) -> None:
-        """Something has arrived from this worker."""
-        self._talking.append(worker)
-
     def hear_all(self) -> None:
-        for worker in self._talking:
+        """Observe what has arrived; the selector tells again of what is left."""
+        talking, self._talking[:] = list(self._talking), []
+        for worker in talking:
             self._hear(worker)
-        self._talking.clear()
 
-    def _hear(self, worker: Worker) -> str:
-        """Observe what a worker says; its last words are the caller's."""
-        words = ""
-        for message in worker.context.channel.received():
-            if isinstance(message, WorkerReady):
-                self._interface = message.interface
-                self._shown = ""
-                self.arbiter.observe(ev.BecameReady(worker.pid))
-                self._announce()
-            elif isinstance(message, RetireRequest):
-                self.arbiter.observe(ev.AskedToRetire(worker.pid, message.reason, message.draining))
-            elif isinstance(message, LastWords):
-                words = " ".join(message.words.split())
-                self._show(worker, message.trace)
-            else:
-                self.arbiter.log.warning(
-                    "%s said something that is dropped: %s", self._identity(worker), message.why
-                )
-        if worker.context.channel.ended:
-            self._stop_listening(worker)
-        worker.last_words = words or worker.last_words
-        return worker.last_words
+    def _hear(self, worker: Worker, most: int = MOST_AT_ONCE) -> None:
+        channel = worker.context.channel
+        for message in channel.received(most):
+            self._take(worker, message)
+        if channel.ended:
+            self._context.stop_listening_to(channel.arbiter_end)
+
+    def _take(self, worker: Worker, message: WorkerMessage | Unreadable) -> None:
+        if isinstance(message, WorkerReady):
+            self._interface = message.interface
+            self._shown = ""
+            self._context.observe(ev.BecameReady(worker.pid))
+            self._announce()
+        elif isinstance(message, RetireRequest):
+            self._context.observe(ev.AskedToRetire(worker.pid, message.reason, message.draining))
+        elif isinstance(message, LastWords):
+            worker.last_words = " ".join(message.words.split())
+            self._show(worker, message.trace)
+        else:
+            text = "%s has sent something that is dropped: %s"
+            self._context.log.warning(text, _identity(worker), message.why)
 
     def _show(self, worker: Worker, trace: str) -> None:
         """Show why a worker could not boot; once, if it is the same for all."""
         if trace and trace != self._shown:
             self._shown = trace
-            self.arbiter.log.error("%s could not boot\n%s", self._identity(worker), trace)
-
-    @staticmethod
-    def _identity(worker: Worker) -> str:
-        return identity(worker.context.instance, worker.context.generation, worker.pid)
-
-    def _stop_listening(self, worker: Worker) -> None:
-        with contextlib.suppress(KeyError):  # it was done before
-            self.arbiter.selector.unregister(worker.context.channel.arbiter_end)
+            self._context.log.error("%s could not boot\n%s", _identity(worker), trace)
 
     def _announce(self) -> None:
         """The first worker is ready, so the service is."""
         if self._announced:
             return
         self._announced = True
-        systemd.notify("READY=1\nSTATUS=Serving", self.arbiter.log)
-        threads = self.arbiter.cfg.threads
+        systemd.notify("READY=1\nSTATUS=Serving", self._context.log)
+        threads = self._in_force().cfg.threads
         if self._interface != "wsgi" and threads > 1:
             text = "the app is ASGI and brings its own concurrency"
-            self.arbiter.log.warning("threads = %s has no effect: %s", threads, text)
+            self._context.log.warning("threads = %s has no effect: %s", threads, text)
 
     # --- they go ---
 
-    def bury(self, worker: Worker, status: int) -> None:
-        """A worker was reaped."""
-        words = self._hear(worker)
-        self._stop_listening(worker)
-        self._dismiss(worker)
-        self._talking = [other for other in self._talking if other is not worker]
-        self.arbiter.scoreboard.clear(worker.context.number)
-        directory = app_directory.current()
-        if directory is not None:
-            directory.forget_live(directory.identifier(worker.context.number))
-        self.arbiter.observe(self._exited(worker.pid, status, words))
-        self.arbiter.cfg.child_exit(self.arbiter, worker)
+    def reaped(self, worker: Worker, status: int) -> None:
+        """The worker is gone: `Exited` is observed."""
+        self._hear(worker, ALL)
+        self._context.stop_listening_to(worker.context.channel.arbiter_end)
+        self._give_back(worker)
+        self._talking[:] = [other for other in self._talking if other is not worker]
+        self._context.scoreboard.clear(worker.context.number)
+        app_metrics.forget_live(worker.context.number)
+        self._context.observe(self._exited(worker, status))
+        self._in_force().cfg.child_exit(self._server, worker)
 
-    def _exited(self, pid: int, status: int, words: str) -> ev.Exited:
+    def _exited(self, worker: Worker, status: int) -> ev.Exited:
+        words = worker.last_words
         if os.WIFEXITED(status):
-            return ev.Exited(pid, code=os.WEXITSTATUS(status), words=words)
+            return ev.Exited(worker.pid, code=os.WEXITSTATUS(status), words=words)
         number = os.WTERMSIG(status)
-        found = self.arbiter.fleet.find(pid)
+        found = self._context.fleet.find(worker.pid)
         ours = found is not None and found[1].killed
-        oom = number == signal.SIGKILL and not ours and self.arbiter.inspection.oom_killed()
-        return ev.Exited(pid, signal=_signal_name(number), oom=oom, words=words)
+        oom = number == signal.SIGKILL and not ours and self._oom_killed()
+        return ev.Exited(worker.pid, signal=_signal_name(number), oom=oom, words=words)
+
+
+def _identity(worker: Worker) -> str:
+    return identity(worker.context.instance, worker.context.generation, worker.pid)
 
 
 def _signal_name(number: int) -> str:

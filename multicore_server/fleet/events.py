@@ -103,6 +103,25 @@ class ReloadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    """The new configuration is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFailed:
+    """The new configuration was tried and could not be put in force; the old one is."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The arbiter itself stood still for so long: every running deadline gets as much more time."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """Replace these instances (None: all) one after the other; revives stopped and errored ones."""
 
@@ -131,7 +150,8 @@ class Stop:
 
 Observation: TypeAlias = (
     Forked | ForkFailed | BecameReady | AskedToRetire | Exited | Hung | OverMemory
-    | Reload | ReloadPrepared | ReloadFailed | Restart | Reset | Scale | Stop
+    | Reload | ReloadPrepared | ReloadFailed | Committed | CommitFailed | Paused
+    | Restart | Reset | Scale | Stop
 )  # fmt: skip
 
 
@@ -164,7 +184,8 @@ class PrepareReload:
 
 @dataclass(frozen=True, slots=True)
 class CommitReload:
-    """The first replacement is ready: the candidate configuration is now the configuration."""
+    """The first replacement is ready: put the candidate configuration in force; answer with `Committed` or
+    `CommitFailed`."""
 
 
 @dataclass(frozen=True, slots=True)

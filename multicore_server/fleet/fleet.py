@@ -302,6 +302,16 @@ class Fleet:
         if not self._state.stopping:
             self._reloads.request()
 
+    def _commit_failed(self, failed: ev.CommitFailed) -> None:
+        """Workers that already run the new configuration are replaced by such with the old one."""
+        for slot in self._reloads.not_installed(failed):
+            self._want(slot, "reload")
+
+    def _paused(self, paused: ev.Paused) -> None:
+        for process in self._state.processes():
+            if process.deadline is not None:
+                process.deadline += paused.seconds
+
     def _stop(self, stop: ev.Stop) -> None:
         self._reloads.again = False
         self._reloads.roll_back("the server is stopping")
@@ -354,6 +364,9 @@ OBSERVERS: dict[type[Observation], Callable[..., None]] = {
     ev.Reload: Fleet._reload,
     ev.ReloadPrepared: lambda fleet, prepared: fleet._reloads.prepared(prepared),
     ev.ReloadFailed: lambda fleet, failed: fleet._reloads.unprepared(failed),
+    ev.Committed: lambda fleet, _: fleet._reloads.installed(),
+    ev.CommitFailed: Fleet._commit_failed,
+    ev.Paused: Fleet._paused,
     ev.Restart: Fleet._restart,
     ev.Reset: Fleet._reset,
     ev.Scale: Fleet._scale,

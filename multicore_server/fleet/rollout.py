@@ -24,6 +24,7 @@ from multicore_server.ipc.names import ReloadResult
 class Phase(Enum):
     PREPARING = "preparing"  # the shell loads the configuration and binds its addresses
     TRIAL = "trial"  # no replacement has become ready yet
+    COMMITTING = "committing"  # the shell puts the new configuration in force
     ROLLING = "rolling"  # committed
 
 
@@ -171,10 +172,20 @@ class Reloads:
             return True
         return False
 
+    def not_installed(self, failed: ev.CommitFailed) -> list[Slot]:
+        """The shell could not put the new configuration in force; the slots whose workers already run it."""
+        rollout, self.current = self.current, None
+        if rollout is None:  # a shutdown came first
+            return []
+        self._conclude("failed", f"reload failed: {failed.error}; the old configuration stays in force")
+        self._once_more()
+        slots = self.state.slots.active()
+        return [slot for slot in slots if slot.serving and slot.serving.version == rollout.version]
+
     def roll_back(self, cause: str) -> None:
         """Put everything back; after the commit there is nothing to put back, only no more to replace."""
         rollout, self.current = self.current, None
-        if rollout is None or rollout.phase is Phase.ROLLING:
+        if rollout is None or rollout.phase in (Phase.COMMITTING, Phase.ROLLING):
             return
         if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
             self._put_all_back(rollout)
@@ -195,20 +206,29 @@ class Reloads:
     def finish(self) -> None:
         """End the rollout when nothing is left to replace."""
         rollout = self.current
-        if rollout is None or rollout.phase is Phase.PREPARING or rollout.pending:
+        if rollout is None or rollout.pending:
             return
         if rollout.phase is Phase.TRIAL:  # no worker is asked for: nobody to try it on
             self._commit(rollout)
+        if rollout.phase is not Phase.ROLLING:
+            return
         self.current = None
         self._report(rollout)
         self._once_more()
 
     def _commit(self, rollout: Rollout) -> None:
+        rollout.phase = Phase.COMMITTING
+        self.state.act(ev.CommitReload())
+
+    def installed(self) -> None:
+        """The shell has put the new configuration in force."""
+        rollout = self.current
+        if rollout is None:  # a shutdown came first
+            return
         rollout.phase = Phase.ROLLING
         self.committed = rollout.version
         assert rollout.options is not None
         self.state.options = rollout.options
-        self.state.act(ev.CommitReload())
         # As with PM2, what was scaled stays so, unless the configuration has another number; 0 is WINCH's.
         if rollout.workers != self.configured or not self.state.workers:
             self._resize(rollout.workers)

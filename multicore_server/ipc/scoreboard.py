@@ -117,7 +117,7 @@ class Scoreboard:
         rows = range(self.used_slots * ROWS_PER_SLOT)
         return [number for number in rows if self.row(number)[Item.SERVING]]
 
-    def begin(self, number: int) -> None:
+    def assign(self, number: int) -> None:
         """The arbiter's: a row gets an owner."""
         self.clear(number)
         self._use(number)

@@ -112,6 +112,8 @@ def bind_metrics(address: str) -> socket.socket:
         return _listen_tcp(address)
     except OSError as exc:
         raise _error(exc, f"metrics_bind: cannot listen on {address}") from exc
+    except ValueError as exc:  # a name that cannot be one ("0..0"), a NUL in a path
+        raise AddressError(errno.EINVAL, f"metrics_bind: cannot listen on {address}: {exc}") from exc
 
 
 def unbind(listener: socket.socket, path: Path | None = None) -> None:

@@ -96,6 +96,7 @@ class Monitor:
         # Meant for the arbiter, sent to its process group.
         for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
             signal.signal(name, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # the arbiter blocked it for the boot
 
     def _beat(self) -> None:
         self._context.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()

@@ -157,7 +157,7 @@ def test_status_of_an_app_that_says_what_is_no_unicode(watched: Watched) -> None
     watched.start("-w", "1", ready=1)
     watched.server.write("app.py", "raise RuntimeError('\\udcff \\U0001f600')")
     hup(watched.server, "reload rolled back")
-    assert "\udcff \U0001f600" in watched.status()["events"][-1]["text"]
+    assert "? \U0001f600" in watched.status()["events"][-1]["text"]
 
 
 def test_every_metric_of_the_docs_and_no_other(watched: Watched) -> None:
@@ -579,7 +579,7 @@ def test_commands_do_what_they_say(watched: Watched) -> None:
 
     def said(name: str, **arguments: Any) -> tuple[int, str]:
         answer = watched.command(name, **arguments)
-        assert answer.json().keys() == {"ok", "text"}
+        assert answer.json().keys() - {"workers"} == {"ok", "text"}
         return answer.status_code, answer.json()["text"]
 
     deploy(server, 2)

@@ -56,6 +56,7 @@ class Simulation:
         self.plan = Plan()
         self.plans: dict[str, Plan] = {}
         self.prepares: ev.ReloadPrepared | ev.ReloadFailed | None = None  # None: answered by the test
+        self.commit_fails = ""  # why the shell cannot put a new configuration in force
         self.holds_forks = False  # forks are answered by `answer_forks` alone
         self.alive: dict[int, ev.Fork] = {}
         self.halted: ev.Halt | None = None
@@ -219,6 +220,8 @@ class Simulation:
             assert self._candidate, f"{action} without a prepared configuration"
             self._candidate = False
             self._note("commit" if isinstance(action, ev.CommitReload) else "drop")
+            if isinstance(action, ev.CommitReload):
+                self._observe(ev.CommitFailed(self.commit_fails) if self.commit_fails else ev.Committed())
 
     def _check_fork(self, fork: ev.Fork) -> None:
         assert 0 <= fork.instance < self.capacity

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.arbiter.commands import COMMANDS, carry_out
+from multicore_server.arbiter.commands import COMMANDS, Commands
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.messages import Answer, Command, ReloadCommand, ScaleCommand
 from multicore_server.machine.cpu import usable_cpus
@@ -22,13 +22,14 @@ class Desk:
     def __init__(self, world: Simulation) -> None:
         self.world = world
         self.observed: list[ev.Observation] = []
-        self._arbiter: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe, end=self._end)
+        context: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe)
+        self._commands = Commands(context, self._end)
 
     def _observe(self, observation: ev.Observation) -> None:
         self.observed.append(observation)
         self.world.observe(observation)
 
-    def _end(self, *, graceful: bool) -> None:
+    def _end(self, graceful: bool) -> None:
         self._observe(ev.Stop(graceful))
 
     def command(self, name: str, body: str = "") -> tuple[bool, str]:
@@ -36,7 +37,7 @@ class Desk:
         return answer.ok, answer.text
 
     def answer(self, command: Command) -> Answer:
-        return carry_out(self._arbiter, command)
+        return self._commands.carry_out(command)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def make(clock: Clock, scoreboard: Scoreboard) -> Callable[..., Inspection]:
 
 
 def observed(found: Inspection, now: float) -> list[ev.Observation]:
-    return list(found.look(now))
+    return list(found.inspect(now))
 
 
 # --- cron_restart ---

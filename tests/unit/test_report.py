@@ -150,10 +150,10 @@ def test_it_becomes_json() -> None:
 # --- the event_log
 
 
-def test_the_diary_keeps_the_last_events_each_with_a_number() -> None:
+def test_the_event_log_keeps_the_last_events_each_with_a_number() -> None:
     event_log = EventLog()
     for number in range(MOST_EVENTS + 5):
-        event_log.note(ev.Event("ready", f"text {number}", instance=number), float(number))
+        event_log.record([ev.Event("ready", f"text {number}", instance=number)], float(number))
     assert len(event_log.entries) == MOST_EVENTS
     assert [entry["id"] for entry in event_log.entries] == list(range(6, MOST_EVENTS + 6))
     assert event_log.entries[0] == {
@@ -164,7 +164,7 @@ def test_the_diary_keeps_the_last_events_each_with_a_number() -> None:
 
 def test_long_texts_are_cut() -> None:
     event_log = EventLog()
-    event_log.note(ev.Event("boot", "x" * 10_000), 0.0)
+    event_log.record([ev.Event("boot", "x" * 10_000)], 0.0)
     assert event_log.entries[0]["text"] == "x" * MOST_TEXT
 
 

@@ -53,7 +53,7 @@ def test_all_listeners_count_also_gunicorns_objects() -> None:
     head = Scoreboard(1).head
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         clients = [socket.create_connection(it.getsockname()) for it in (one, two, two)]
-        Vitals(head).look([one, SimpleNamespace(sock=two)], 1.0)
+        Vitals(head).sample([one, SimpleNamespace(sock=two)], 1.0)
         for client in clients:
             client.close()
     assert head[Head.LISTEN_BACKLOG] == 3
@@ -61,7 +61,7 @@ def test_all_listeners_count_also_gunicorns_objects() -> None:
 
 def test_the_arbiters_own_process() -> None:
     head, process = Scoreboard(1).head, psutil.Process()
-    Vitals(head).look([], 1.0)
+    Vitals(head).sample([], 1.0)
     memory = process.memory_info()
     assert head[Head.START_TIME] == process.create_time()
     assert head[Head.RESIDENT_MEMORY] == pytest.approx(memory.rss, rel=0.1)
@@ -75,10 +75,10 @@ def test_the_arbiters_own_process() -> None:
 def test_once_a_second() -> None:
     head = Scoreboard(1).head
     vitals = Vitals(head)
-    vitals.look([], 10.0)
+    vitals.sample([], 10.0)
     for moment, measured in ((10.0 + INTERVAL * 0.9, False), (10.0 + INTERVAL, True)):
         head[Head.START_TIME] = 0
-        vitals.look([], moment)
+        vitals.sample([], moment)
         assert bool(head[Head.START_TIME]) is measured
 
 
@@ -87,14 +87,14 @@ def test_without_descriptors_it_shows_what_it_had() -> None:
     """And never raises: its caller is the arbiter's loop."""
     head = Scoreboard(1).head
     vitals = Vitals(head)
-    vitals.look([], 1.0)
+    vitals.sample([], 1.0)
     resident = head[Head.RESIDENT_MEMORY]
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-            vitals.look([], 1.0 + INTERVAL)
+            vitals.sample([], 1.0 + INTERVAL)
             status = 0
         finally:
             os._exit(status)

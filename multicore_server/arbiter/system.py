@@ -1,0 +1,30 @@
+"""The arbiter's system calls and clocks, behind one object: tests put a simulated system there."""
+
+from __future__ import annotations
+
+import os
+import time as clocks
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Each is the function of the operating system that has its name; `exit` is ``os._exit``."""
+
+    fork: Callable[[], int] = os.fork
+    kill: Callable[[int, int], None] = os.kill
+    waitpid: Callable[[int, int], tuple[int, int]] = os.waitpid
+    pipe: Callable[[], tuple[int, int]] = os.pipe
+    close: Callable[[int], None] = os.close
+    getpid: Callable[[], int] = os.getpid
+    setpgid: Callable[[int, int], None] = os.setpgid
+    exit: Callable[[int], NoReturn] = os._exit
+    monotonic: Callable[[], float] = clocks.monotonic
+    time: Callable[[], float] = clocks.time
+    sleep: Callable[[float], None] = clocks.sleep
+    worker_channel: Callable[[], WorkerChannel] = WorkerChannel
+    monitor_channel: Callable[[], MonitorChannel] = MonitorChannel

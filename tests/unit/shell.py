@@ -1,0 +1,236 @@
+"""A simulated system for the arbiter's parts: processes, a clock, and faults of the kernel to inject."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from multicore_server.arbiter.context import ArbiterContext, Lifeline
+from multicore_server.arbiter.system import System
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.policy import Options
+from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
+from multicore_server.ipc.scoreboard import Scoreboard
+
+ARBITER = 1
+PIPE = (1001, 1002)  # of nobody: closing them is recorded
+
+
+class ChildExitError(BaseException):
+    """``os._exit`` in a simulated child."""
+
+
+def fault(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class FakeSystem:
+    """Forks give pids from 100 on, or play the child if ``child`` is set. ``faults`` maps the name of a call
+    to the exceptions that its next calls raise."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.epoch = 1_700_000_000.0
+        self.child = False
+        self.faults: dict[str, list[BaseException]] = {}
+        self.living: list[int] = []
+        self.ended: list[tuple[int, int]] = []  # pids and statuses to be reaped
+        self.obeys_term = True
+        self.calls: list[tuple[Any, ...]] = []
+        self.channels: list[Any] = []
+        self.ends: list[socket.socket] = []  # the children's ends of their channels
+        self._pid = 100
+
+    def system(self) -> System:
+        return System(
+            fork=self.fork,
+            kill=self.kill,
+            waitpid=self.waitpid,
+            pipe=lambda: PIPE,
+            close=lambda fd: self.calls.append(("close", fd)),
+            getpid=lambda: ARBITER,
+            setpgid=lambda pid, group: self._call("setpgid", pid, group),
+            exit=self.exit,
+            monotonic=lambda: self.now,
+            time=lambda: self.epoch + self.now,
+            sleep=self.sleep,
+            worker_channel=lambda: self._channel(WorkerChannel),
+            monitor_channel=lambda: self._channel(MonitorChannel),
+        )
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, *arguments))
+        if self.faults.get(name):
+            raise self.faults[name].pop(0)
+
+    def _channel(self, kind: type[Any]) -> Any:
+        self._call("channel")
+        channel = kind()
+        self.channels.append(channel)
+        self.ends.append(channel.child_end.dup())  # the arbiter closes its own
+        return channel
+
+    def fork(self) -> int:
+        self._call("fork")
+        if self.child:
+            return 0
+        self._pid += 1
+        self.living.append(self._pid)
+        return self._pid
+
+    def kill(self, pid: int, number: int) -> None:
+        self._call("kill", pid, number)
+        if pid not in self.living:
+            raise fault(errno.ESRCH)
+        if number == signal.SIGKILL or (number == signal.SIGTERM and self.obeys_term):
+            self.end(pid, number)
+
+    def end(self, pid: int, status: int) -> None:
+        self.living.remove(pid)
+        self.ended.append((pid, status))
+
+    def waitpid(self, pid: int, options: int) -> tuple[int, int]:
+        self._call("waitpid", pid)
+        for ended in self.ended:
+            if pid in (-1, ended[0]):
+                self.ended.remove(ended)
+                return ended
+        if pid not in self.living:
+            raise fault(errno.ECHILD)
+        return 0, 0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def exit(self, status: int) -> NoReturn:
+        self.calls.append(("exit", status))
+        raise ChildExitError
+
+    def sent(self) -> list[tuple[int, str]]:
+        """The signals, in order."""
+        return [(call[1], signal.Signals(call[2]).name) for call in self.calls if call[0] == "kill"]
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Log(logging.Logger):
+    """gunicorn's logger, as far as the arbiter uses it; ``lines`` are what it says."""
+
+    def __init__(self) -> None:
+        super().__init__("test", logging.DEBUG)
+        self.lines: list[str] = []
+        self.error_log = self
+        self.cfg: Any = None
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname}: {record.getMessage()}")
+
+    def said(self, text: str) -> list[str]:
+        return [line for line in self.lines if text in line]
+
+
+class Shell:
+    """A context with a simulated system, and a real fleet of two that is told what the test says."""
+
+    def __init__(self, workers: int = 2) -> None:
+        self.os = FakeSystem()
+        self.log = Log()
+        self.observed: list[ev.Observation] = []
+        self._forks: list[ev.Fork] = []
+        scoreboard = Scoreboard(8)
+        self.fleet = Fleet(Options(), workers, 8)
+        handover: Any = None  # of the workers; the parts only pass it on
+        self.context = ArbiterContext(
+            pid=ARBITER,
+            log=self.log,
+            selector=selectors.DefaultSelector(),
+            fleet=self.fleet,
+            scoreboard=scoreboard,
+            handover=handover,
+            lifeline=Lifeline(*PIPE),
+            observe=self.observe,
+            system=self.os.system(),
+        )
+
+    def observe(self, observation: ev.Observation) -> None:
+        self.observed.append(observation)
+        self.fleet.observe(observation, self.os.now)
+
+    def take_observed(self) -> list[ev.Observation]:
+        observed, self.observed[:] = list(self.observed), []
+        return observed
+
+    def next_fork(self) -> ev.Fork:
+        """The next of the forks that the fleet asks for."""
+        actions, _ = self.fleet.tick(self.os.now)
+        self._forks += [action for action in actions if isinstance(action, ev.Fork)]
+        return self._forks.pop(0)
+
+    def select(self) -> int:
+        """One turn of the selector, without waiting; how many callbacks were called."""
+        found = self.context.selector.select(0)
+        for key, _ in found:
+            key.data()
+        return len(found)
+
+    def close(self) -> None:
+        for end in [*self.os.ends, *self.os.channels]:
+            end.close()
+        self.context.selector.close()
+
+
+@contextmanager
+def shell(workers: int = 2) -> Iterator[Shell]:
+    made = Shell(workers)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Worker:
+    """What `WorkerProcesses` needs of a worker."""
+
+    def __init__(
+        self, age: int, ppid: int, sockets: Any, app: Any, timeout: float, cfg: Any, log: Any
+    ) -> None:
+        if cfg.worker_fails:
+            raise cfg.worker_fails
+        self.age, self.ppid, self.sockets, self.app, self.cfg = age, ppid, sockets, app, cfg
+        self.timeout = timeout
+        self.pid = 0
+        self.last_words = ""
+        self.tmp = SimpleNamespace(close=lambda: cfg.calls.append("tmp closed"))
+        self.failed: BaseException | None = None
+        self.context: Any
+        self.leave: Any
+
+    def boot(self, post_fork: Any) -> None:
+        post_fork()
+        self.cfg.calls.append("boot")
+
+    def fail(self, exc: BaseException) -> NoReturn:
+        self.failed = exc
+        raise SystemExit(3)
+
+
+def configuration(**changes: Any) -> SimpleNamespace:
+    """gunicorn's, as far as the arbiter's parts read it."""
+    calls: list[Any] = []
+    hooks = ("pre_fork", "post_fork", "worker_exit", "child_exit", "on_reload")
+    found = {name: (lambda *args, name=name: calls.append(name)) for name in hooks}
+    given = {"worker_class": Worker, "worker_fails": None, "timeout": 30, "threads": 1, "proc_name": "app"}
+    return SimpleNamespace(calls=calls, **found, **given | changes)
