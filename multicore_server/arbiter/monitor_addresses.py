@@ -59,11 +59,14 @@ class MonitorAddresses:
         if sys.platform != "linux":
             return None
         name = f"\0multicore-server-{self._system.getpid()}-{random.getrandbits(64):x}"
+        listener = None
         try:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(name)
             listener.listen(address.BACKLOG)
         except OSError as exc:
+            if listener is not None:
+                listener.close()
             self._log.error("metrics_path cannot be served: %s", exc)
             return None
         return listener
@@ -126,9 +129,10 @@ class MonitorAddresses:
                 listener.close()
 
     def end(self) -> None:
-        """Give all addresses up."""
+        """Give all addresses up; idempotent."""
         self._unbind()
         if self.inner is not None:
             self.inner.close()
         if self.command_listener is not None:
             address.unbind(self.command_listener, self._command_path)
+        self.inner = self.command_listener = None

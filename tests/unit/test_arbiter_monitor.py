@@ -1,0 +1,408 @@
+"""The arbiter's side of the monitor: its process, its addresses, and what is published for it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from multicore_server.arbiter import publishing
+from multicore_server.arbiter.monitor_addresses import REST, RETRY, MonitorAddresses
+from multicore_server.arbiter.monitor_process import FAREWELL, POLICY, SILENCE, START_WITHIN, MonitorProcess
+from multicore_server.arbiter.publishing import Publisher
+from multicore_server.fleet import events as ev
+from multicore_server.ipc.messages import Answer, Command, ReloadCommand, ScaleCommand, decode, encode
+from multicore_server.ipc.scoreboard import Head
+from multicore_server.monitor import address
+from multicore_server.settings.table import TABLE, Settings
+from tests.unit import shell
+from tests.unit.shell import ChildExitError, Shell, fault
+
+NOW = 1000.0  # the simulated clock at the start
+
+
+class Watch:
+    """A monitor in a simulated shell."""
+
+    def __init__(self, made: Shell) -> None:
+        self.shell, self.os, self.log = made, made.os, made.log
+        self.asked: list[Command] = []
+        self.became = 0
+        self.becoming_fails: BaseException | None = None
+        system = made.context.system
+        self.addresses = MonitorAddresses(made.log, system, "", speaks=lambda: True)
+        report: Any = "the report"
+        self.monitor = MonitorProcess(made.context, self.addresses, report, self._carry_out, self._become)
+
+    def _carry_out(self, command: Command) -> Answer:
+        self.asked.append(command)
+        return Answer(command.id, True, "done")
+
+    def _become(self) -> None:
+        self.became += 1
+        if self.becoming_fails:
+            raise self.becoming_fails
+
+    def tick(self, later: float = 0.0) -> None:
+        self.os.now += later
+        self.monitor.tick(self.os.now)
+
+    def start(self) -> int:
+        self.tick(START_WITHIN)
+        return self.monitor.pid
+
+    def beat(self) -> None:
+        self.shell.context.scoreboard.head[Head.MONITOR_HEARTBEAT] = self.os.now
+
+    def reap(self, status: int = 0) -> None:
+        pid, _ = self.os.waitpid(self.monitor.pid, 0)
+        assert pid
+        self.monitor.reaped(status)
+
+
+@pytest.fixture
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with shell.shell() as made:
+        found = Watch(made)
+        yield found
+        found.monitor._hang_up()
+        found.addresses.end()
+
+
+# --- the process ---
+
+
+def test_workers_have_the_cpus_for_themselves_first(watch: Watch) -> None:
+    watch.tick()
+    assert (watch.monitor.pid, watch.monitor.due) == (0, NOW + START_WITHIN)
+    watch.tick(START_WITHIN)
+    assert watch.monitor.pid == 101
+    assert watch.monitor.due is None
+    assert ("setpgid", 101, 101) in watch.os.calls
+
+
+@pytest.mark.parametrize("call", ["fork", "channel"])
+def test_a_fork_that_fails_is_tried_again_later(watch: Watch, call: str) -> None:
+    watch.os.faults[call] = [fault(errno.EAGAIN)]
+    assert watch.start() == 0
+    assert len(watch.log.said("the monitor could not be forked")) == 1
+    assert watch.monitor.due == watch.os.now + POLICY.max_restart_delay
+    watch.tick(POLICY.max_restart_delay)
+    assert watch.monitor.pid
+
+
+def test_commands_are_answered(watch: Watch) -> None:
+    watch.start()
+    end = watch.os.ends[-1]
+    for command in (ScaleCommand(1, 3), ReloadCommand(2)):
+        end.send(encode(command))
+    watch.shell.select()
+    assert watch.asked == [ScaleCommand(1, 3), ReloadCommand(2)]
+    assert [decode(end.recv(1000), Answer).id for _ in range(2)] == [1, 2]
+
+
+def test_garbage_of_the_monitor_costs_one_line(watch: Watch) -> None:
+    watch.start()
+    for garbage in (b"{", b"\0" * 100, b'["ScaleCommand", {"id": 1, "workers": null}]'):
+        watch.os.ends[-1].send(garbage)
+    watch.os.ends[-1].send(encode(ReloadCommand(2)))
+    watch.shell.select()
+    assert watch.asked == [ReloadCommand(2)]
+    assert len(watch.log.said("has sent something that is dropped")) == 1
+
+
+def test_a_monitor_that_closes_its_channel_does_not_wake_the_loop_again(watch: Watch) -> None:
+    watch.start()
+    watch.os.ends[-1].close()
+    assert watch.shell.select() == 1
+    assert watch.shell.select() == 0
+
+
+def test_a_monitor_that_crashes_comes_back_ever_more_slowly(watch: Watch) -> None:
+    waits: list[float] = []
+    for _ in range(4):
+        pid = watch.start() if not waits else watch.monitor.pid
+        watch.os.end(pid, 1 << 8)
+        watch.reap(1 << 8)
+        waits.append((watch.monitor.due or 0.0) - watch.os.now)
+        watch.tick(waits[-1])
+    assert waits[0] == 0.0
+    assert waits[1] < waits[2] < waits[3]
+    assert len(watch.log.said("has ended (status 1); starting it again")) == 4
+
+
+def test_a_hung_monitor_is_killed_once(watch: Watch) -> None:
+    pid = watch.start()
+    watch.beat()
+    watch.tick(SILENCE)
+    assert watch.os.sent() == []
+    watch.os.living.append(pid)  # and it does not die at once
+    watch.tick(1.0)
+    watch.tick(1.0)
+    assert watch.os.sent() == [(pid, "SIGKILL")]
+    watch.os.living.remove(pid)
+
+
+def test_a_monitor_that_is_replaced_comes_back_at_once(watch: Watch) -> None:
+    pid = watch.start()
+    watch.monitor.replace()
+    assert watch.os.sent() == [(pid, "SIGTERM")]
+    watch.reap()
+    assert watch.monitor.due == watch.os.now
+    assert not watch.log.said("has ended")
+    watch.tick()
+    assert watch.monitor.pid == pid + 1
+
+
+def test_a_monitor_that_was_told_to_end_with_the_server_does_not_come_back(watch: Watch) -> None:
+    """Whoever stops a server may tell its whole process group."""
+    pid = watch.start()
+    watch.shell.observe(ev.Stop(graceful=True))
+    watch.os.end(pid, 0)
+    watch.reap()
+    watch.tick(100.0)
+    assert watch.monitor.pid == 0
+    assert not watch.log.said("has ended")
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.EPERM])
+def test_a_monitor_that_cannot_be_told(watch: Watch, number: int) -> None:
+    watch.start()
+    watch.os.faults["kill"] = [fault(number)]
+    watch.monitor.reopen_log()
+    assert len(watch.log.said("cannot get SIGUSR1: [Errno 1]")) == (number == errno.EPERM)
+
+
+def test_the_end(watch: Watch) -> None:
+    pid = watch.start()
+    watch.monitor.end()
+    assert watch.os.sent() == [(pid, "SIGTERM")]
+    assert watch.os.ended == []
+
+
+def test_a_monitor_that_does_not_end_is_killed(watch: Watch) -> None:
+    pid = watch.start()
+    watch.os.obeys_term = False
+    watch.monitor.end()
+    assert watch.os.sent() == [(pid, "SIGTERM"), (pid, "SIGKILL")]
+    assert watch.os.now == pytest.approx(NOW + START_WITHIN + FAREWELL, abs=0.1)
+
+
+def test_the_end_without_a_monitor(watch: Watch) -> None:
+    watch.monitor.replace()
+    watch.monitor.reopen_log()
+    watch.monitor.end()
+    assert watch.os.sent() == []
+
+
+@pytest.mark.parametrize("fails", [None, PermissionError(1, "no setuid"), KeyboardInterrupt()])
+def test_the_child_ends_whatever_happens(
+    watch: Watch, fails: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch.os.child = True
+    watch.becoming_fails = fails
+    monkeypatch.setattr(MonitorProcess, "_serve", lambda *_: 0)
+    with pytest.raises(ChildExitError):
+        watch.start()
+    assert watch.os.calls[-1] == ("exit", 1 if fails else 0)
+    assert ("close", shell.PIPE[1]) in watch.os.calls
+    assert len(watch.log.said("failed")) == bool(fails)
+    # The test goes on in what is the child.
+    watch.monitor.pid = 0
+
+
+# --- addresses ---
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def addresses(made: Shell, metrics_bind: str, speaks: bool = True) -> tuple[MonitorAddresses, list[str]]:
+    found = MonitorAddresses(made.log, made.context.system, metrics_bind, speaks=lambda: speaks)
+    changes: list[str] = []
+    found.on_change = lambda: changes.append(str(found.listener and found.listener.getsockname()))
+    return found, changes
+
+
+def test_an_address_is_bound_when_it_is_due(watch: Watch, free_port: int) -> None:
+    found, changes = addresses(watch.shell, f"127.0.0.1:{free_port}")
+    found.bind_if_due(NOW)
+    assert (found.due, len(changes)) == (None, 1)
+    assert found.listener in found.readable
+    found.configure(f"127.0.0.1:{free_port}")
+    assert len(changes) == 1
+    found.configure("")
+    assert found.listener is None
+    assert (found.due, len(changes)) == (0.0, 2)
+    found.bind_if_due(NOW)
+    assert found.listener is None
+    assert found.due is None
+    found.end()
+
+
+def test_a_taken_address_is_said_once_and_tried_again(watch: Watch, free_port: int) -> None:
+    taken = socket.create_server(("127.0.0.1", free_port))
+    found, changes = addresses(watch.shell, f"127.0.0.1:{free_port}")
+    for _ in range(3):
+        found.bind_if_due(watch.os.now)
+        watch.os.now += RETRY
+        assert found.due == watch.os.now
+    assert len(watch.log.said("trying again")) == 1
+    taken.close()
+    found.bind_if_due(watch.os.now)
+    assert (found.due, len(changes)) == (None, 1)
+    assert watch.log.said(f"listening on 127.0.0.1:{free_port} now")
+    found.end()
+
+
+def test_an_arbiter_of_usr2_waits_for_the_address_in_silence(watch: Watch, free_port: int) -> None:
+    with socket.create_server(("127.0.0.1", free_port)):
+        found, _ = addresses(watch.shell, f"127.0.0.1:{free_port}", speaks=False)
+        found.bind_if_due(NOW)
+        assert not watch.log.said("trying again")
+        found.end()
+
+
+@pytest.mark.parametrize("bad", ["0..0.0:9464", "no-such-name.invalid:1", "unix:/no/such/x"])
+def test_an_address_that_cannot_be_one_ends_nothing(watch: Watch, bad: str) -> None:
+    """ "0..0" is a UnicodeError of the codec for host names, which ended the server."""
+    found, _ = addresses(watch.shell, bad)
+    found.bind_if_due(NOW)
+    assert len(watch.log.said("metrics_bind: cannot listen on")) == 1
+    assert found.due is not None
+    found.end()
+
+
+def test_a_name_that_is_slow_to_look_up_is_asked_for_less_often(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: str) -> None:
+        watch.os.now += 2.0
+        raise OSError(errno.EIO, "slow")
+
+    monkeypatch.setattr(address, "bind_metrics", slow)
+    found, _ = addresses(watch.shell, "slow.example:1")
+    found.bind_if_due(NOW)
+    assert found.due == watch.os.now + 2.0 * REST
+    found.end()
+
+
+def test_without_a_command_socket_the_server_goes_on(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise fault(errno.ENOSPC)
+
+    monkeypatch.setattr(address, "bind_command", refuse)
+    found, _ = addresses(watch.shell, "")
+    assert found.command_listener is None
+    assert watch.log.said("going on without commands")
+    found.end()
+
+
+def test_without_descriptors_metrics_path_is_not_served(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise fault(errno.EMFILE)
+
+    monkeypatch.setattr("socket.socket.listen", refuse)
+    found, _ = addresses(watch.shell, "")
+    assert (found.inner, found.inner_address) == (None, "")
+    found.end()
+
+
+def test_a_worker_closes_them_all(watch: Watch, free_port: int) -> None:
+    found, _ = addresses(watch.shell, f"127.0.0.1:{free_port}")
+    found.bind_if_due(NOW)
+    found.close()
+    assert [listener.fileno() for listener in found.readable] == [-1, -1]
+
+
+# --- what is published ---
+
+
+def published(publisher: Publisher) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(publisher.shared_report.read())
+    return found
+
+
+@pytest.fixture
+def publisher(watch: Watch) -> Publisher:
+    settings = Settings(
+        workers=2, **{name: row.parse(row.default) for name, row in TABLE.items() if name != "workers"}
+    )
+    deployment: Any = SimpleNamespace(listeners=["unix:x"], settings=settings)
+    return Publisher(watch.shell.context, "app:make('secret')", lambda: deployment, lambda: 300)
+
+
+def test_what_is_published(publisher: Publisher) -> None:
+    publisher.publish()
+    report = published(publisher)
+    assert (report["name"], report["addresses"], report["worker_memory_limit"]) == (
+        "app:make",
+        ["unix:x"],
+        300,
+    )
+    assert report["arbiter"]["pid"] == shell.ARBITER
+
+
+def test_events_are_published_before_they_are_logged(publisher: Publisher) -> None:
+    publisher.record([ev.Event("ready", "one"), ev.Event("gone", "two")])
+    assert [(it["id"], it["text"]) for it in published(publisher)["events"]] == [(1, "one"), (2, "two")]
+
+
+def test_nothing_new_is_not_published_again(publisher: Publisher) -> None:
+    publisher.publish()
+    before = publisher.shared_report.changes
+    publisher.publish()
+    assert publisher.shared_report.changes == before
+
+
+def test_times_follow_a_clock_that_is_set(publisher: Publisher, watch: Watch) -> None:
+    watch.shell.observe(ev.Forked(*_first_fork(watch.shell), 4711))
+    publisher.publish()
+    (before,) = (it["started"] for it in published(publisher)["slots"][0]["processes"])
+    watch.os.epoch += 3600.0
+    publisher.publish()
+    (after,) = (it["started"] for it in published(publisher)["slots"][0]["processes"])
+    assert after - before == pytest.approx(3600.0)
+
+
+def _first_fork(made: Shell) -> tuple[int, int]:
+    fork = made.next_fork()
+    return fork.instance, fork.generation
+
+
+def test_a_report_without_room_costs_one_log_line(publisher: Publisher, watch: Watch) -> None:
+    publisher.publish()
+    publisher._facts["name"] = "x" * (publishing.ROOM * 2)
+    for _ in range(3):
+        publisher.publish()
+    assert len(watch.log.said("the monitor could not be told")) == 1
+    publisher._facts["name"] = "short"
+    publisher.publish()
+    assert published(publisher)["name"] == "short"
+
+
+def test_the_monitor_is_given_what_it_needs(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def run(context: Any) -> int:
+        seen.append(context)
+        return 0
+
+    monkeypatch.setattr("multicore_server.monitor.process.run", run)
+    channel = watch.shell.context.system.monitor_channel()
+    assert watch.monitor._serve(channel) == 0
+    assert (seen[0].shared_report, seen[0].lifeline) == ("the report", shell.PIPE[0])
+    assert seen[0].command_listener is watch.addresses.command_listener
