@@ -6,22 +6,12 @@ import signal
 
 import pytest
 
-from tests.integration.asking import hup, wait_workers
-from tests.integration.conftest import wait_for
-from tests.integration.counting import (
-    DIRECTORY,
-    TELL,
-    MakeServer,
-    counts,
-    gauges,
-    kill,
-    levels,
-    note,
-    start,
-    told,
-)
-from tests.integration.load import load
-from tests.integration.scraping import each_worker
+from tests.support.app_metrics import DIRECTORY, TELL, counts, gauges, kill, levels, note, start, told
+from tests.support.deploying import hup, wait_workers
+from tests.support.load import load
+from tests.support.scraping import each_worker
+from tests.support.server import MakeServer
+from tests.support.waiting import wait_for
 
 AT_IMPORT = 'hits.labels("/import").inc(5)\nlevels["all"].set(7)\nlevels["sum"].set(7)\n'
 

@@ -12,22 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.asking import ask, usr2s_arbiter, wait_gone
-from tests.integration.conftest import wait_for
-from tests.integration.counting import (
-    APP,
-    DIRECTORY,
-    TELL,
-    VARIABLE,
-    MakeServer,
-    counts,
-    gauges,
-    kill,
-    note,
-    start,
-    told,
-)
-from tests.integration.scraping import each_worker
+from tests.support.app_metrics import APP, DIRECTORY, TELL, VARIABLE, counts, gauges, kill, note, start, told
+from tests.support.asking import ask
+from tests.support.deploying import usr2s_arbiter
+from tests.support.processes import wait_gone
+from tests.support.scraping import each_worker
+from tests.support.server import MakeServer
+from tests.support.waiting import wait_for
 
 SHARED_MEMORY = Path("/dev/shm")
 

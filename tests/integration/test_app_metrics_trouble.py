@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.asking import ask
-from tests.integration.counting import TELL, VARIABLE, MakeServer, counts, kill, note, start, told
-from tests.integration.prometheus import command
-from tests.integration.scraping import each_worker
+from tests.support.app_metrics import TELL, VARIABLE, counts, kill, note, start, told
+from tests.support.asking import ask
+from tests.support.prometheus import command
+from tests.support.scraping import each_worker
+from tests.support.server import MakeServer
 
 MANY = 3000
 LEFT_OUT = "multicore_app_metrics_left_out"

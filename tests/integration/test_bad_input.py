@@ -9,20 +9,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
 
 from multicore_server.settings.table import TABLE
-from tests.integration.conftest import Server, wait_for
-from tests.integration.refused import BAD_SETTING, NO_BOOT, Refused
+from tests.support.refused_start import BAD_SETTING, NO_BOOT, Refused
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 NONSENSE = "nonsense!"
 
 PLAIN_GUNICORN = [sys.executable, "-m", "gunicorn"]
-MakeServer = Callable[..., Server]
 
 
 # --- settings

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from tests.integration.conftest import Server, wait_for
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import sys
 import psutil
 import pytest
 
-from tests.integration.conftest import Server, wait_for, workers_of
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.processes import workers_of
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 STRANGER = """

@@ -17,18 +17,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
 
 import psutil
 import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_websocket
 
-from tests.integration.conftest import Server, wait_for
-from tests.integration.raw_client import Connection, request
-
-Start: TypeAlias = Callable[..., Server]
-Connect: TypeAlias = Callable[..., Connection]
+from tests.support.raw_client import Connect, Connection, request
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 APP = '''
 import asyncio, os, pathlib
@@ -155,7 +152,7 @@ def wait_gone(server: Server, pid: int) -> str:
     ],
 )
 def test_all_that_has_begun_is_answered(
-    start: Start, connect: Connect, trusting: ssl.SSLContext, how: str, http: str, loop: str, tls: bool
+    start: MakeServer, connect: Connect, trusting: ssl.SSLContext, how: str, http: str, loop: str, tls: bool
 ) -> None:
     options = ["--certfile", "../cert.pem", "--keyfile", "../key.pem"] if tls else []
     server = start(*options, http=http, loop=loop)
@@ -203,7 +200,7 @@ def test_all_that_has_begun_is_answered(
 
 @pytest.mark.parametrize("http", ENGINES)
 def test_a_request_that_comes_during_the_linger_is_answered(
-    start: Start, connect: Connect, http: str
+    start: MakeServer, connect: Connect, http: str
 ) -> None:
     server = start(http=http)
     idle = connect(server.port).send(request("/1"))
@@ -217,7 +214,9 @@ def test_a_request_that_comes_during_the_linger_is_answered(
     assert "code 0" in wait_gone(server, pid)
 
 
-def test_a_response_begun_before_leaves_its_client_the_linger_too(start: Start, connect: Connect) -> None:
+def test_a_response_begun_before_leaves_its_client_the_linger_too(
+    start: MakeServer, connect: Connect
+) -> None:
     server = start()
     streamed = connect(server.port).send(request("/stream"))
     streamed.head()
@@ -233,7 +232,7 @@ def test_a_response_begun_before_leaves_its_client_the_linger_too(start: Start, 
     assert "code 0" in wait_gone(server, pid)
 
 
-def test_nothing_in_hand_ends_at_once(start: Start, connect: Connect) -> None:
+def test_nothing_in_hand_ends_at_once(start: MakeServer, connect: Connect) -> None:
     server = start()
     server.signal(signal.SIGTERM)
     began = time.monotonic()
@@ -242,7 +241,7 @@ def test_nothing_in_hand_ends_at_once(start: Start, connect: Connect) -> None:
     assert server.logged(r"exited with code 0 after draining for 0\.[0-4]")
 
 
-def test_work_after_the_response_is_waited_for(start: Start, connect: Connect) -> None:
+def test_work_after_the_response_is_waited_for(start: MakeServer, connect: Connect) -> None:
     server = start()
     connection = connect(server.port).send(request("/background", "Connection: close"))
     connection.answer()
@@ -254,7 +253,7 @@ def test_work_after_the_response_is_waited_for(start: Start, connect: Connect) -
 
 
 @pytest.mark.parametrize("http", ENGINES)
-def test_longer_than_graceful_timeout_is_cancelled(start: Start, connect: Connect, http: str) -> None:
+def test_longer_than_graceful_timeout_is_cancelled(start: MakeServer, connect: Connect, http: str) -> None:
     server = start("--graceful-timeout", "1", http=http)
     long = connect(server.port).send(request("/hold"))
     half = connect(server.port).send(b"GET /half-head HT")
@@ -286,7 +285,7 @@ def worker_exit(server, worker):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_thread_that_does_not_end_is_not_waited_for(
-    make_server: Start, connect: Connect, number: signal.Signals
+    make_server: MakeServer, connect: Connect, number: signal.Signals
 ) -> None:
     server = make_server(STUCK)
     server.write("gunicorn.conf.py", NOTE_EXIT)
@@ -301,7 +300,7 @@ def test_a_thread_that_does_not_end_is_not_waited_for(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_lifespan_shutdown_runs(start: Start, connect: Connect, number: signal.Signals) -> None:
+def test_lifespan_shutdown_runs(start: MakeServer, connect: Connect, number: signal.Signals) -> None:
     server = start()
     connect(server.port).send(request("/hold"))
     wait_for((server.directory / "held").exists)
@@ -313,7 +312,7 @@ def test_lifespan_shutdown_runs(start: Start, connect: Connect, number: signal.S
     assert (server.directory / "shut").read_text() == str(pid)
 
 
-def test_a_lifespan_shutdown_that_takes_too_long_is_left(start: Start, connect: Connect) -> None:
+def test_a_lifespan_shutdown_that_takes_too_long_is_left(start: MakeServer, connect: Connect) -> None:
     server = start("--graceful-timeout", "1", SHUTDOWN="30")
     pid = server.worker_of(0)
     server.signal(signal.SIGTERM)
@@ -323,7 +322,7 @@ def test_a_lifespan_shutdown_that_takes_too_long_is_left(start: Start, connect: 
 
 
 @pytest.mark.parametrize("ws", ["auto", "wsproto"])
-def test_websockets_get_1012(start: Start, ws: str) -> None:
+def test_websockets_get_1012(start: MakeServer, ws: str) -> None:
     server = start(UVICORN_WS=ws)
     url = f"ws://127.0.0.1:{server.port}"
     with connect_websocket(url) as websocket, ThreadPoolExecutor() as pool:
@@ -361,7 +360,7 @@ def app(environ, start_response):
 
 @pytest.mark.parametrize("interface", LOAD)
 @pytest.mark.parametrize("keep", [True, False], ids=["kept-alive", "close"])
-def test_no_request_is_cut_under_load(make_server: Start, interface: str, keep: bool) -> None:
+def test_no_request_is_cut_under_load(make_server: MakeServer, interface: str, keep: bool) -> None:
     server = make_server(LOAD[interface])
     limits = ["--max-requests", "300", "--max-requests-jitter", "150"]
     server.start("-w", "2", "--keep-alive", "5", *limits, ready=2)

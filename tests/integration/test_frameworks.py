@@ -9,14 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import httpx
 import pytest
 
-from tests.integration.conftest import Server
-
-MakeServer: TypeAlias = Callable[..., Server]
+from tests.support.server import MakeServer, Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

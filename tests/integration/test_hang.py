@@ -9,8 +9,8 @@ import threading
 import httpx
 import pytest
 
-from tests.integration.conftest import Server
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.server import Server
 
 APP = make_app(
     """

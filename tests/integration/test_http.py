@@ -10,22 +10,18 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import httpx
 import pytest
 import trustme
 from websockets.sync.client import connect as connect_websocket
 
-from tests.integration.apps import SCOPE
-from tests.integration.conftest import PATIENCE, Server, free_port, wait_for
-from tests.integration.raw_client import Connection, request
-
-MakeServer: TypeAlias = Callable[..., Server]
-Connect: TypeAlias = Callable[..., Connection]
-
+from tests.support.addresses import free_port
+from tests.support.apps import SCOPE
+from tests.support.raw_client import Connect, request
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import PATIENCE, wait_for
 
 # --- addresses ---
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.conftest import Server
-from tests.integration.counting import MakeServer, kill
-from tests.integration.scraping import Scrape, Scraped, connected
+from tests.support.app_metrics import kill
+from tests.support.scraping import Scrape, Scraped, connected
+from tests.support.server import MakeServer, Server
 
 FASTAPI = '''
 import os

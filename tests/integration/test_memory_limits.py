@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from multicore_server.machine.memory import available
-from tests.integration.conftest import Server
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.server import Server
 
 MB = 2**20
 # A worker has about 45 MiB of its own; /grow?200 keeps 200 MiB more.

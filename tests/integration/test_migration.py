@@ -7,19 +7,26 @@ import signal
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 import pytest
 
-from tests.integration.asking import hup, wait_workers
-from tests.integration.conftest import Server, wait_for
-from tests.integration.moving import APP, APPS, ENGINES, WSGI, answer, ask, stays, wait_drained, wait_moved
-from tests.integration.raw_client import Connection, request
-
-MakeServer: TypeAlias = Callable[..., Server]
-Connect: TypeAlias = Callable[..., Connection]
+from tests.support.deploying import hup, wait_workers
+from tests.support.moving_connections import (
+    APP,
+    APPS,
+    ENGINES,
+    WSGI,
+    answer,
+    ask,
+    stays,
+    wait_drained,
+    wait_moved,
+)
+from tests.support.raw_client import Connect, Connection, request
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

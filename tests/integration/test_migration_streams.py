@@ -8,18 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeAlias
 
 import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_websocket
 
-from tests.integration.asking import hup
-from tests.integration.conftest import Server, wait_for
-from tests.integration.moving import APP, BIG, ENGINES, WSGI, ask, stays, wait_drained, wait_moved
-from tests.integration.raw_client import Connection, request
-
-Connect: TypeAlias = Callable[..., Connection]
+from tests.support.deploying import hup
+from tests.support.moving_connections import APP, BIG, ENGINES, WSGI, ask, stays, wait_drained, wait_moved
+from tests.support.raw_client import Connect, request
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from tests.integration.conftest import HELLO, Server, wait_for
-from tests.integration.operated import Operator, operator  # noqa: F401 -- a fixture
-from tests.integration.terminal import Terminal
+from tests.support.apps import HELLO
+from tests.support.command_line import Operator
+from tests.support.server import Server
+from tests.support.terminal import Terminal
+from tests.support.waiting import wait_for
 
 pytest.importorskip("rich")
 
@@ -20,16 +22,16 @@ SHOW = b"\x1b[?25h"  # the cursor
 
 
 @pytest.fixture
-def server(operator: Operator) -> Server:  # noqa: F811
+def server(operator: Operator) -> Server:
     return operator.start()
 
 
 @pytest.fixture
-def monit(operator: Operator, server: Server) -> Terminal:  # noqa: F811
+def monit(operator: Operator, server: Server) -> Terminal:
     return opened(operator)
 
 
-def opened(operator: Operator, columns: int = 100, lines: int = 24) -> Terminal:  # noqa: F811
+def opened(operator: Operator, columns: int = 100, lines: int = 24) -> Terminal:
     terminal = operator.terminal("monit", "--interval", "200ms", columns=columns, lines=lines)
     terminal.wait_shown("q quit")
     return terminal
@@ -41,7 +43,7 @@ def assert_restored(terminal: Terminal) -> None:
     assert terminal.raw.rindex(SHOW) > terminal.raw.rindex(b"\x1b[?25l")
 
 
-def test_it_shows_the_workers_and_the_requests(operator: Operator, monit: Terminal, server: Server) -> None:  # noqa: F811
+def test_it_shows_the_workers_and_the_requests(operator: Operator, monit: Terminal, server: Server) -> None:
     monit.wait_shown(rf"^app:app  pid {server.pid}  {server.url}")
     for instance in (0, 1):
         monit.wait_shown(rf"^ {instance}  {server.worker_of(instance)} +ready +\d+s +0 +\d+% +[\d.]+mb +0")
@@ -59,7 +61,7 @@ def test_it_shows_the_workers_and_the_requests(operator: Operator, monit: Termin
     assert_restored(monit)
 
 
-def test_memory_is_shown_against_its_limit(operator: Operator) -> None:  # noqa: F811
+def test_memory_is_shown_against_its_limit(operator: Operator) -> None:
     operator.start("--env", "MULTICORE_MAX_MEMORY_RESTART=2G", workers=1)
     opened(operator).wait_shown(r"[\d.]+mb/2\.0gb \d+%")
 
@@ -99,7 +101,7 @@ def test_the_terminal_is_restored_after_a_signal(monit: Terminal, number: signal
     assert_restored(monit)
 
 
-def test_the_terminal_is_restored_after_a_mistake(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_the_terminal_is_restored_after_a_mistake(operator: Operator, server: Server) -> None:
     script = (
         "from multicore_server.cli import monit, monit_view\n"
         "from multicore_server.cli.servers import choose\n"
@@ -134,14 +136,14 @@ def test_a_monitor_that_is_replaced(monit: Terminal, server: Server) -> None:
     assert monit.process.poll() is None
 
 
-def test_other_sizes(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_other_sizes(operator: Operator, server: Server) -> None:
     terminal = opened(operator, columns=40, lines=10)
     assert "conns" not in terminal.wait_shown(r"^id .*")[0]
     terminal.resize(120, 30)
     terminal.wait_shown(r"^id .* conns +lag")
 
 
-def test_what_an_app_says_does_nothing_to_the_terminal(operator: Operator) -> None:  # noqa: F811
+def test_what_an_app_says_does_nothing_to_the_terminal(operator: Operator) -> None:
     app = HELLO + f"\nif os.environ.get('MULTICORE_INSTANCE') == '1':\n    raise RuntimeError({ESCAPES})\n"
     hostile = "\x1b[2J[bold]:bomb:"
     operator.start("-n", hostile, workers=1, app=app)
@@ -156,11 +158,11 @@ def test_what_an_app_says_does_nothing_to_the_terminal(operator: Operator) -> No
 # --- what is no good ---
 
 
-def test_without_a_terminal(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_without_a_terminal(operator: Operator, server: Server) -> None:
     assert operator.refused("monit").startswith("monit needs a terminal; ")
 
 
-def test_without_rich(operator: Operator) -> None:  # noqa: F811
+def test_without_rich(operator: Operator) -> None:
     blocked = operator.runtime / "rich"
     blocked.mkdir()
     (blocked / "__init__.py").write_text("raise ModuleNotFoundError('No module', name='rich')\n")
@@ -169,12 +171,12 @@ def test_without_rich(operator: Operator) -> None:  # noqa: F811
     assert message == "monit needs rich: pip install 'multicore-server[monit]'"
 
 
-def test_an_interval_that_is_none(operator: Operator) -> None:  # noqa: F811
+def test_an_interval_that_is_none(operator: Operator) -> None:
     assert operator.refused("monit", "--interval", "often") == "--interval: 'often' is no duration"
     assert operator.refused("monit", "--interval", "0") == "--interval: '0' is not from 0.1 to 60 seconds"
 
 
-def test_no_server_leaves_the_screen_alone(operator: Operator) -> None:  # noqa: F811
+def test_no_server_leaves_the_screen_alone(operator: Operator) -> None:
     terminal = operator.terminal("monit")
     assert terminal.wait_exit() == 2
     assert "no server of this user is running" in terminal.shown.replace("\n", "")

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +22,12 @@ from multicore_server.ipc.scoreboard import Head, Item
 from multicore_server.metrics.app.merge import AppMetrics
 from multicore_server.metrics.definitions import TAKEN
 from multicore_server.worker.metrics_path import MetricsPath
-from tests.integration.conftest import PATIENCE, wait_for
-from tests.integration.monitored import Monitor, event, process, seconds, slot
-from tests.integration.raw_client import Connection, request
+from tests.support.monitor_process import MakeMonitor, Monitor, seconds
+from tests.support.raw_client import Connection, request
+from tests.support.reports import event, process, slot
+from tests.support.waiting import PATIENCE, wait_for
 
-MakeMonitor = Callable[..., Monitor]
 REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
-
-
-@pytest.fixture
-def make_monitor(tmp_path: Path) -> Iterator[MakeMonitor]:
-    made: list[Monitor] = []
-
-    def make(**options: Any) -> Monitor:
-        directory = tmp_path / str(len(made))
-        directory.mkdir(mode=0o700)
-        made.append(Monitor(directory, **options))
-        return made[-1]
-
-    yield make
-    for monitor in made:
-        monitor.end()
-        print(f"--- {monitor.log_path} ---\n{monitor.log}")
-
-
-@pytest.fixture
-def monitor(make_monitor: MakeMonitor) -> Monitor:
-    monitor = make_monitor()
-    monitor.publish()
-    return monitor
 
 
 # --- the addresses ---

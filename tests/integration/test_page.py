@@ -5,42 +5,35 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.asking import ASK, LOCAL, deploy, hup
-from tests.integration.browser import Tab, chromium, open_tab  # noqa: F401 -- fixtures
-from tests.integration.load import Load
-from tests.integration.monitored import Monitor, event, slot
-from tests.integration.watched import Watched, make_watched  # noqa: F401 -- make_watched is a fixture
-
-OpenTab = Callable[..., Tab]
-MakeWatched = Callable[..., Watched]
+from tests.support.addresses import LOCAL
+from tests.support.browser import OpenTab, Tab
+from tests.support.deploying import deploy, hup
+from tests.support.load import Load
+from tests.support.monitor_process import Monitor
+from tests.support.monitored_server import MonitoredServer
+from tests.support.reports import event, slot
 
 EVIL = "<img src=x onerror=alert`1`>"  # without parentheses, where a name would end
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 READABLE = 4.5  # WCAG 2, level AA
 
 
-@pytest.fixture
-def watched(make_watched: MakeWatched) -> Watched:  # noqa: F811
-    return make_watched(ASK)
-
-
-def open_page(open_tab: OpenTab, watched: Watched, **options: Any) -> Tab:  # noqa: F811
-    return open_tab(f"http://{LOCAL}:{watched.port}/", **options)
+def open_page(open_tab: OpenTab, monitored: MonitoredServer, **options: Any) -> Tab:
+    return open_tab(f"http://{LOCAL}:{monitored.port}/", **options)
 
 
 def number(text: str) -> float:
     return float(text.split(maxsplit=1)[0].replace("-", "0"))
 
 
-def loaded(watched: Watched) -> Load:
-    return Load((LOCAL, watched.server.port))
+def loaded(monitored: MonitoredServer) -> Load:
+    return Load((LOCAL, monitored.server.port))
 
 
 def sideways(tab: Tab) -> int:
@@ -61,11 +54,11 @@ def plotted(tab: Tab) -> list[int]:
     return [path.count("L") for path in paths]
 
 
-def test_a_crash_is_seen_at_once(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
-    watched.start("-w", "2", ready=2)
-    tab = open_page(open_tab, watched)
+def test_a_crash_is_seen_at_once(monitored: MonitoredServer, open_tab: OpenTab) -> None:
+    monitored.start("-w", "2", ready=2)
+    tab = open_page(open_tab, monitored)
     tab.wait_workers(2)
-    pids = [str(watched.server.worker_of(instance)) for instance in (0, 1)]
+    pids = [str(monitored.server.worker_of(instance)) for instance in (0, 1)]
     assert (tab.column("worker"), tab.column("pid"), tab.column("restarts")) == (["0", "1"], pids, ["0", "0"])
 
     os.kill(int(pids[1]), signal.SIGKILL)
@@ -78,19 +71,19 @@ def test_a_crash_is_seen_at_once(watched: Watched, open_tab: OpenTab) -> None:  
     tab.assert_clean()
 
 
-def test_the_server_and_its_load(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
-    watched.start("-w", "2", env={"MULTICORE_MAX_MEMORY_RESTART": "1G"}, ready=2)
-    tab = open_page(open_tab, watched)
+def test_the_server_and_its_load(monitored: MonitoredServer, open_tab: OpenTab) -> None:
+    monitored.start("-w", "2", env={"MULTICORE_MAX_MEMORY_RESTART": "1G"}, ready=2)
+    tab = open_page(open_tab, monitored)
     tab.wait_workers(2)
     assert (tab.text("#name"), tab.text("#condition")) == ("app:app", "● serving")
-    assert tab.text("#fact-address") == f"http://{LOCAL}:{watched.server.port}"
-    assert tab.text("#fact-version") == watched.status()["version"]
+    assert tab.text("#fact-address") == f"http://{LOCAL}:{monitored.server.port}"
+    assert tab.text("#fact-version") == monitored.status()["version"]
     rate, p50, p99, memory, in_hand = range(5)
 
     def values() -> list[str]:
         return tab.texts("figcaption b")
 
-    with loaded(watched):
+    with loaded(monitored):
         tab.wait_for(lambda: number(values()[rate]) > 20, "more requests a second")
         tab.wait_for(lambda: all(number(text) > 0 for text in tab.column("requests/s")), "both serve")
         tab.wait_for(lambda: all(number(text) > 0 for text in tab.column("p99")), "their latencies")
@@ -104,11 +97,11 @@ def test_the_server_and_its_load(watched: Watched, open_tab: OpenTab) -> None:  
     tab.assert_clean()
 
 
-def test_html_is_text(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
-    watched.start("-w", "1", "--name", EVIL, ready=1)
-    deploy(watched.server, 2, f"raise RuntimeError('{EVIL}')")
-    hup(watched.server, "reload rolled back")
-    tab = open_page(open_tab, watched)
+def test_html_is_text(monitored: MonitoredServer, open_tab: OpenTab) -> None:
+    monitored.start("-w", "1", "--name", EVIL, ready=1)
+    deploy(monitored.server, 2, f"raise RuntimeError('{EVIL}')")
+    hup(monitored.server, "reload rolled back")
+    tab = open_page(open_tab, monitored)
     tab.wait_workers(1)
     assert tab.text("#name") == EVIL
     assert tab.page.title() == f"{EVIL} · multicore_server"
@@ -117,7 +110,7 @@ def test_html_is_text(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F81
     tab.assert_clean()
 
 
-def test_whatever_is_html_is_text(tmp_path: Path, open_tab: OpenTab) -> None:  # noqa: F811
+def test_whatever_is_html_is_text(tmp_path: Path, open_tab: OpenTab) -> None:
     """Also before the arbiter has said anything."""
     monitor = Monitor(tmp_path)
     try:
@@ -145,24 +138,24 @@ def test_whatever_is_html_is_text(tmp_path: Path, open_tab: OpenTab) -> None:  #
         monitor.end()
 
 
-def test_trouble_has_words(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
+def test_trouble_has_words(monitored: MonitoredServer, open_tab: OpenTab) -> None:
     once = {"MULTICORE_MAX_RESTARTS": "0", "MULTICORE_MIN_UPTIME": "60s", "MULTICORE_SHUTDOWN_DELAY": "15s"}
-    watched.start("-w", "2", env=once, ready=2)
-    tab = open_page(open_tab, watched, color_scheme="dark")
+    monitored.start("-w", "2", env=once, ready=2)
+    tab = open_page(open_tab, monitored, color_scheme="dark")
     tab.wait_workers(2)
-    os.kill(watched.server.worker_of(0), signal.SIGKILL)
+    os.kill(monitored.server.worker_of(0), signal.SIGKILL)
     tab.wait_for(lambda: tab.column("state") == ["✕ errored", "● ready"], "an errored worker")
     assert tab.text("#condition") == "◐ serving, workers missing"
-    watched.server.signal(signal.SIGTERM)
+    monitored.server.signal(signal.SIGTERM)
     tab.wait_for(lambda: tab.text("#condition") == "■ stopping", "the end")
     assert_readable(tab.contrasts())
     tab.assert_clean()
 
 
-def test_on_a_phone_in_the_dark(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
-    watched.start("-w", "2", "--name", "n" * 80, ready=2)
-    os.kill(watched.server.worker_of(0), signal.SIGKILL)
-    tab = open_page(open_tab, watched, color_scheme="dark", **PHONE)
+def test_on_a_phone_in_the_dark(monitored: MonitoredServer, open_tab: OpenTab) -> None:
+    monitored.start("-w", "2", "--name", "n" * 80, ready=2)
+    os.kill(monitored.server.worker_of(0), signal.SIGKILL)
+    tab = open_page(open_tab, monitored, color_scheme="dark", **PHONE)
     tab.wait_workers(2)
     assert sideways(tab) <= 0
     assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
@@ -173,10 +166,10 @@ def test_on_a_phone_in_the_dark(watched: Watched, open_tab: OpenTab) -> None:  #
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read(watched: Watched, open_tab: OpenTab, scheme: Any) -> None:  # noqa: F811
-    watched.start("-w", "2", ready=2)
-    os.kill(watched.server.worker_of(0), signal.SIGKILL)  # an event that is an error
-    tab = open_page(open_tab, watched, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+def test_it_can_be_read(monitored: MonitoredServer, open_tab: OpenTab, scheme: Any) -> None:
+    monitored.start("-w", "2", ready=2)
+    os.kill(monitored.server.worker_of(0), signal.SIGKILL)  # an event that is an error
+    tab = open_page(open_tab, monitored, color_scheme=scheme, viewport={"width": 1280, "height": 900})
     tab.wait_workers(2)
     found = tab.contrasts()
     assert {"● ready", "Workers", "p99", "requests/s", "error"} <= found.keys()
@@ -184,29 +177,29 @@ def test_it_can_be_read(watched: Watched, open_tab: OpenTab, scheme: Any) -> Non
     assert sideways(tab) <= 0
 
 
-def test_a_server_that_ends_and_comes_back(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
-    watched.start("-w", "1", ready=1)
-    tab = open_page(open_tab, watched)
+def test_a_server_that_ends_and_comes_back(monitored: MonitoredServer, open_tab: OpenTab) -> None:
+    monitored.start("-w", "1", ready=1)
+    tab = open_page(open_tab, monitored)
     tab.wait_workers(1)
     tab.assert_clean()
     before = tab.column("pid")
-    watched.server.end()
+    monitored.server.end()
     tab.wait_for(lambda: tab.page.locator("#trouble").is_visible(), "trouble")
     assert tab.text("#condition") == "? unknown"
     assert re.match("Nothing new since .+: the server does not answer", tab.text("#trouble"))
     assert_readable(tab.contrasts())
     assert tab.column("pid") == before
-    watched.server.log_path.unlink()
-    watched.start("-w", "1", ready=1)
+    monitored.server.log_path.unlink()
+    monitored.start("-w", "1", ready=1)
     tab.wait_for(lambda: tab.page.locator("#trouble").is_hidden(), "no trouble")
     tab.wait_for(lambda: tab.text("#condition") == "● serving", "its condition")
-    tab.wait_for(lambda: tab.column("pid") == [str(watched.server.worker_of(0))], "the new worker")
+    tab.wait_for(lambda: tab.column("pid") == [str(monitored.server.worker_of(0))], "the new worker")
     assert {text for text in tab.complaints if "ERR_CONNECTION" not in text} == set()
 
 
-def test_a_hidden_page_asks_nothing(watched: Watched, open_tab: OpenTab) -> None:  # noqa: F811
-    watched.start("-w", "1", ready=1)
-    tab = open_page(open_tab, watched)
+def test_a_hidden_page_asks_nothing(monitored: MonitoredServer, open_tab: OpenTab) -> None:
+    monitored.start("-w", "1", ready=1)
+    tab = open_page(open_tab, monitored)
     tab.wait_workers(1)
     hide = "it => { Object.defineProperty(document, 'hidden', {value: it, configurable: true});"
     hide += " document.dispatchEvent(new Event('visibilitychange')); }"
@@ -221,14 +214,14 @@ def test_a_hidden_page_asks_nothing(watched: Watched, open_tab: OpenTab) -> None
     tab.assert_clean()
 
 
-def test_what_the_browser_is_told_to_refuse(watched: Watched) -> None:
-    watched.start("-w", "1", ready=1)
+def test_what_the_browser_is_told_to_refuse(monitored: MonitoredServer) -> None:
+    monitored.start("-w", "1", ready=1)
     for path in ("/", "/page.js", "/figures.js", "/page.css", "/icon.svg"):
-        answer: httpx.Response = watched.get(path)
+        answer: httpx.Response = monitored.get(path)
         policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
         assert policy.pop("default-src") == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
-    page = watched.get("/").text
+    page = monitored.get("/").text
     assert "style=" not in page
     assert "://" not in page

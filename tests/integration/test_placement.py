@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
 import psutil
 import pytest
 
-from tests.integration.asking import LOCAL, ask
-from tests.integration.conftest import Server, free_port, wait_for
-from tests.integration.load import Load
-from tests.integration.raw_client import Connection, request
-
-MakeServer: TypeAlias = Callable[..., Server]
-Connect: TypeAlias = Callable[..., Connection]
+from tests.support.addresses import LOCAL, free_port
+from tests.support.asking import ask
+from tests.support.load import Load
+from tests.support.raw_client import Connect, Connection, request
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 PID = "os.getpid()"
 SLOW_PID = "time.sleep(0.04) or os.getpid()"

@@ -7,18 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.integration.apps import SCOPE
-from tests.integration.conftest import Server, wait_for
-from tests.integration.refused import NO_BOOT, processes_in
-
-MakeServer = Callable[..., Server]
+from tests.support.apps import SCOPE
+from tests.support.processes import processes_in
+from tests.support.refused_start import NO_BOOT
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 SCRIPT = [str(Path(sys.executable).parent / "uvicorn")]
 MODULE = [sys.executable, "-m", "uvicorn"]

@@ -14,9 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.asking import LOCAL, ask, deploy, hup, wait_gone
-from tests.integration.conftest import Server, free_port, wait_for
-from tests.integration.prometheus import EXAMPLES, Prometheus, promtool
+from tests.support.addresses import LOCAL, free_port
+from tests.support.asking import ask
+from tests.support.deploying import deploy, hup
+from tests.support.processes import wait_gone
+from tests.support.prometheus import EXAMPLES, Prometheus, promtool
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 ROOT = EXAMPLES.parents[1]
 DASHBOARD = json.loads((ROOT / "examples" / "grafana" / "dashboard.json").read_text())

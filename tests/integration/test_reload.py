@@ -12,19 +12,13 @@ import time
 import psutil
 import pytest
 
-from tests.integration.asking import (
-    ASK,
-    LOCAL,
-    ask,
-    ask_over,
-    configure,
-    deploy,
-    hup,
-    refuses,
-    wait_workers,
-)
-from tests.integration.conftest import Server, free_port, wait_for
-from tests.integration.load import Load, load
+from tests.support.addresses import LOCAL, free_port, refuses
+from tests.support.apps import ASK
+from tests.support.asking import ask, ask_over
+from tests.support.deploying import configure, deploy, hup, wait_workers
+from tests.support.load import Load, load
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 BOOT_HANGS = "\nasync def start():\n    await asyncio.sleep(60)\n"
 LIFESPAN_FAILS = "\nasync def start():\n    raise RuntimeError('no database')\n"

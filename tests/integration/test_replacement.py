@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.integration.conftest import Server
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.server import Server
 
 SLOW = 'if path == "/slow":\n    print("SLOW", flush=True); await asyncio.sleep(float(query))'
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import pytest
 import trustme
 
 from multicore_server.machine.cpu import usable_cpus
-from tests.integration.apps import SCOPE
-from tests.integration.conftest import PATIENCE, Server, wait_for
-from tests.integration.refused import BAD_SETTING, NO_BOOT, processes_in
-
-MakeServer = Callable[..., Server]
+from tests.support.apps import SCOPE
+from tests.support.processes import processes_in
+from tests.support.refused_start import BAD_SETTING, NO_BOOT
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import PATIENCE, wait_for
 
 MODULE = [sys.executable, "-m", "multicore_server", "run"]
 SCRIPT = [str(Path(sys.executable).parent / "multicore-server"), "run"]

@@ -16,8 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import Server, wait_for, workers_of
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.processes import workers_of
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 ENDS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 AT_ONCE = 2.0  # seconds: generous for what takes a few hundredths

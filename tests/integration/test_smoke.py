@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.integration.conftest import Server, wait_for
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.smoke
 

@@ -11,23 +11,18 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.integration.asking import (
-    ASK,
-    ask,
-    ask_over,
-    usr2s_arbiter,
-    wait_gone,
-)
-from tests.integration.conftest import Server, wait_for, workers_of
-
-MakeServer = Callable[..., Server]
-
+from tests.support.apps import ASK
+from tests.support.asking import ask, ask_over
+from tests.support.deploying import usr2s_arbiter
+from tests.support.privileges import readable_by_all
+from tests.support.processes import wait_gone, workers_of
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 # --- what surrounds the app
 
@@ -65,10 +60,6 @@ def test_umask(asked: Server) -> None:
     path = asked.directory / "s.sock"
     asked.start("-w", "1", "--umask", "0o027", bind=f"unix:{path}", ready=1)
     assert stat.S_IMODE(path.stat().st_mode) == 0o750
-
-
-def readable_by_all(path: str) -> bool:
-    return all(p.stat().st_mode & stat.S_IXOTH for p in [Path(path).resolve(), *Path(path).resolve().parents])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")

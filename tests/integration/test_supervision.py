@@ -13,8 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import Server, wait_for, workers_of
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.processes import workers_of
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 DIES_SOON = """
     if cluster.instance == 0 and not os.path.exists("healthy"):

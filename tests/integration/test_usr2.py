@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.asking import (
-    ask,
-    ask_over,
-    deploy,
-    refuses,
-    usr2s_arbiter,
-    wait_gone,
-)
-from tests.integration.conftest import Server, wait_for
-from tests.integration.load import Load, load
+from tests.support.addresses import refuses
+from tests.support.asking import ask, ask_over
+from tests.support.deploying import deploy, usr2s_arbiter
+from tests.support.load import Load, load
+from tests.support.processes import wait_gone
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 
 def pid_in(path: Path) -> int:

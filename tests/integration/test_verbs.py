@@ -12,21 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import HELLO, PATIENCE, Server, free_port, gone, wait_for
-from tests.integration.operated import Operator, operator  # noqa: F401 -- a fixture
+from tests.support.addresses import free_port
+from tests.support.apps import HELLO
+from tests.support.command_line import Operator
+from tests.support.processes import gone
+from tests.support.server import Server
+from tests.support.waiting import PATIENCE, wait_for
 
 BROKEN = "raise RuntimeError('no \\x1b[2Jsuch table')\n"
 
 
 @pytest.fixture
-def server(operator: Operator) -> Server:  # noqa: F811
+def server(operator: Operator) -> Server:
     return operator.start()
 
 
 # --- looking ---
 
 
-def wait_measured(operator: Operator) -> None:  # noqa: F811
+def wait_measured(operator: Operator) -> None:
     """Memory is not known from the first moment on."""
 
     def measured() -> bool:
@@ -35,7 +39,7 @@ def wait_measured(operator: Operator) -> None:  # noqa: F811
     wait_for(measured, "the workers' memory")
 
 
-def test_ps(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_ps(operator: Operator, server: Server) -> None:
     wait_measured(operator)
     for _ in range(3):
         server.get()
@@ -51,7 +55,7 @@ def test_ps(operator: Operator, server: Server) -> None:  # noqa: F811
     assert "\x1b" not in operator.run("ps").stdout
 
 
-def test_ps_counts_requests_between_two_looks(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_ps_counts_requests_between_two_looks(operator: Operator, server: Server) -> None:
     enough = threading.Event()
 
     def load() -> None:
@@ -68,7 +72,7 @@ def test_ps_counts_requests_between_two_looks(operator: Operator, server: Server
     assert sum(float(row.split()[8]) for row in rows) > 0
 
 
-def test_ps_of_several_servers(operator: Operator) -> None:  # noqa: F811
+def test_ps_of_several_servers(operator: Operator) -> None:
     one = operator.start("-n", "api", workers=1)
     two = operator.start("-n", "web\x1b[31m[red]", workers=1)
     shown = operator.run("ps").stdout
@@ -89,7 +93,7 @@ def test_ps_of_several_servers(operator: Operator) -> None:  # noqa: F811
     assert operator.json("show")["arbiter"]["pid"] == two.pid  # the only one by now
 
 
-def test_ps_in_a_terminal(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_ps_in_a_terminal(operator: Operator, server: Server) -> None:
     wide = operator.terminal("ps", columns=120)
     assert wide.wait_exit() == 0
     assert b"\x1b[32mready\x1b[0m" in wide.raw
@@ -102,13 +106,13 @@ def test_ps_in_a_terminal(operator: Operator, server: Server) -> None:  # noqa: 
     assert "conns" not in titles
 
 
-def test_ps_without_a_server(operator: Operator) -> None:  # noqa: F811
+def test_ps_without_a_server(operator: Operator) -> None:
     done = operator.run("ps")
     assert (done.stdout, done.stderr) == ("", "no server of this user is running\n")
     assert operator.json("ps") == []
 
 
-def test_show(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_show(operator: Operator, server: Server) -> None:
     server.get()
     wait_measured(operator)
     shown = operator.run("show", "app:app").stdout
@@ -121,7 +125,7 @@ def test_show(operator: Operator, server: Server) -> None:  # noqa: F811
         assert re.search(pattern, shown, re.MULTILINE), pattern
 
 
-def test_metrics(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_metrics(operator: Operator, server: Server) -> None:
     server.get()
     shown = operator.run("metrics").stdout
     assert 'multicore_http_requests_total{code="2xx",method="GET"} 1.0\n' in shown
@@ -130,7 +134,7 @@ def test_metrics(operator: Operator, server: Server) -> None:  # noqa: F811
 # --- events ---
 
 
-def test_events(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_events(operator: Operator, server: Server) -> None:
     every = operator.run("events").stdout.splitlines()
     assert len([line for line in every if " ready after " in line]) == 2
     assert operator.run("events", "--last", "1").stdout.splitlines() == every[-1:]
@@ -140,7 +144,7 @@ def test_events(operator: Operator, server: Server) -> None:  # noqa: F811
     assert operator.refused("events", "--last", "many") == "--last: 'many' is no number of events"
 
 
-def test_following_events(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_following_events(operator: Operator, server: Server) -> None:
     following = operator.begin("events", "--follow", "--last", "1", "--json")
     assert following.stdout is not None
     assert following.stderr is not None
@@ -162,7 +166,7 @@ def test_following_events(operator: Operator, server: Server) -> None:  # noqa: 
 # --- changing ---
 
 
-def test_reload(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_reload(operator: Operator, server: Server) -> None:
     before = server.workers()
     done = operator.run("reload")
     assert re.fullmatch(r"reload done: 2 workers replaced in [\d.]+ s\n", done.stdout)
@@ -171,7 +175,7 @@ def test_reload(operator: Operator, server: Server) -> None:  # noqa: F811
     assert not {it["pid"] for it in ready} & set(before)
 
 
-def test_a_reload_that_is_rolled_back(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_a_reload_that_is_rolled_back(operator: Operator, server: Server) -> None:
     server.write("app.py", BROKEN)
     done = operator.run("reload", status=1)
     assert done.stdout == ""
@@ -185,7 +189,7 @@ def test_a_reload_that_is_rolled_back(operator: Operator, server: Server) -> Non
     assert server.get().status_code == 200
 
 
-def test_a_reload_whose_configuration_is_wrong(operator: Operator) -> None:  # noqa: F811
+def test_a_reload_whose_configuration_is_wrong(operator: Operator) -> None:
     config = operator.runtime / "gunicorn.conf.py"
     config.write_text("workers = 1\n")
     operator.start("-c", str(config), workers=1)
@@ -194,12 +198,12 @@ def test_a_reload_whose_configuration_is_wrong(operator: Operator) -> None:  # n
     assert done.stderr.splitlines()[-1].startswith("multicore-server: reload failed: ")
 
 
-def test_reload_without_waiting(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_reload_without_waiting(operator: Operator, server: Server) -> None:
     assert operator.run("reload", "--no-wait").stdout == "reloading\n"
     server.wait_logged("reload done")
 
 
-def test_restart(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_restart(operator: Operator, server: Server) -> None:
     before = [server.worker_of(0), server.worker_of(1)]
     assert operator.run("restart", "1").stdout == "restarted: 1 worker replaced\n"
     assert server.worker_of(0) == before[0]
@@ -211,7 +215,7 @@ def test_restart(operator: Operator, server: Server) -> None:  # noqa: F811
     assert operator.refused("restart", "app:app", "x").startswith("restart: 'x' is no instance number")
 
 
-def test_a_restart_that_fails(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_a_restart_that_fails(operator: Operator, server: Server) -> None:
     before = server.worker_of(0)
     server.write("app.py", BROKEN)
     done = operator.run("restart", "0", status=1)
@@ -219,7 +223,7 @@ def test_a_restart_that_fails(operator: Operator, server: Server) -> None:  # no
     assert before in server.workers()
 
 
-def test_scale(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_scale(operator: Operator, server: Server) -> None:
     assert operator.run("scale", "+2").stdout == "scaled: 4 workers ready\n"
     assert len(server.workers()) == 4
     assert operator.run("scale", "-1").stdout == "scaled: 3 workers ready\n"
@@ -240,18 +244,18 @@ WRONG = {
 }
 
 
-def test_a_wrong_number(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_a_wrong_number(operator: Operator, server: Server) -> None:
     for arguments, message in WRONG.items():
         assert operator.refused("scale", *arguments) == f"scale: {message}"
 
 
-def test_a_scale_that_fails(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_a_scale_that_fails(operator: Operator, server: Server) -> None:
     server.write("app.py", BROKEN)
     done = operator.run("scale", "3", status=1)
     assert done.stderr.splitlines()[-1].startswith("multicore-server: scale incomplete: instance=2 ")
 
 
-def test_stop(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_stop(operator: Operator, server: Server) -> None:
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(server.get("/block?1").text))
     thread.start()
@@ -264,11 +268,11 @@ def test_stop(operator: Operator, server: Server) -> None:  # noqa: F811
     assert operator.refused("stop").startswith("no server of this user is running")
 
 
-def _in_hand(operator: Operator) -> int:  # noqa: F811
+def _in_hand(operator: Operator) -> int:
     return sum(worker["in_hand"] for worker in operator.json("show")["workers"])
 
 
-def test_stop_now(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_stop_now(operator: Operator, server: Server) -> None:
     waiting = threading.Thread(target=_ask_in_vain, args=(server.port,))
     waiting.start()
     wait_for(lambda: _in_hand(operator), "a request in hand")
@@ -287,7 +291,7 @@ def _ask_in_vain(port: int) -> None:
             return
 
 
-def test_reset_revives_what_was_given_up(operator: Operator) -> None:  # noqa: F811
+def test_reset_revives_what_was_given_up(operator: Operator) -> None:
     server = operator.start("--env", "MULTICORE_MAX_RESTARTS=0")
     sabotage = server.write("app.py", BROKEN)
     os.kill(server.worker_of(0), signal.SIGKILL)
@@ -301,8 +305,8 @@ def test_reset_revives_what_was_given_up(operator: Operator) -> None:  # noqa: F
 # --- on a terminal ---
 
 
-def test_the_progress_bar(operator: Operator) -> None:  # noqa: F811
-    operator.start(app="import time\ntime.sleep(0.7)\n" + HELLO)
+def test_the_progress_bar(operator: Operator) -> None:
+    operator.start(app=HELLO + "\ntime.sleep(0.7)\n")
     terminal = operator.terminal("reload")
     terminal.wait_shown(r"\[░{24}\] 0/2 workers replaced, \d+ s")
     terminal.wait_shown(r"\[█{12}░{12}\] 1/2 workers replaced, \d+ s")
@@ -311,8 +315,8 @@ def test_the_progress_bar(operator: Operator) -> None:  # noqa: F811
     assert terminal.modes() == terminal.before
 
 
-def test_whoever_leaves_the_progress_bar_stops_nothing(operator: Operator) -> None:  # noqa: F811
-    server = operator.start(app="import time\ntime.sleep(0.7)\n" + HELLO)
+def test_whoever_leaves_the_progress_bar_stops_nothing(operator: Operator) -> None:
+    server = operator.start(app=HELLO + "\ntime.sleep(0.7)\n")
     terminal = operator.terminal("reload")
     terminal.wait_shown("0/2 workers replaced")
     terminal.process.send_signal(signal.SIGINT)
@@ -325,7 +329,7 @@ def test_whoever_leaves_the_progress_bar_stops_nothing(operator: Operator) -> No
 
 
 @pytest.fixture
-def dead(operator: Operator) -> str:  # noqa: F811
+def dead(operator: Operator) -> str:
     """The pid of a server that was killed with its monitor: its command socket is still there."""
     directory = operator.runtime / "multicore-server"
     directory.mkdir(mode=0o700)
@@ -334,14 +338,14 @@ def dead(operator: Operator) -> str:  # noqa: F811
     return "4194305"
 
 
-def test_a_dead_socket(operator: Operator, dead: str) -> None:  # noqa: F811
+def test_a_dead_socket(operator: Operator, dead: str) -> None:
     assert operator.refused("show", dead) == (
         f"the server with pid {dead} has ended; only its command socket is left"
     )
     assert operator.run("ps").stdout == ""
 
 
-def test_a_monitor_that_hangs(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_a_monitor_that_hangs(operator: Operator, server: Server) -> None:
     other = operator.start("-n", "other", workers=1)
     os.kill(server.monitor(), signal.SIGSTOP)
     try:
@@ -353,18 +357,18 @@ def test_a_monitor_that_hangs(operator: Operator, server: Server) -> None:  # no
     assert "app:app" not in done.stdout
 
 
-def test_a_directory_that_is_not_safe(operator: Operator, tmp_path: Path) -> None:  # noqa: F811
+def test_a_directory_that_is_not_safe(operator: Operator, tmp_path: Path) -> None:
     (operator.runtime / "multicore-server").mkdir(mode=0o755)
     (operator.runtime / "multicore-server").chmod(0o755)
     assert "is open to others (mode 0755, not 0700)" in operator.refused("ps")
 
 
-def test_a_server_that_listens_no_more_is_not_chosen(operator: Operator) -> None:  # noqa: F811
+def test_a_server_that_listens_no_more_is_not_chosen(operator: Operator) -> None:
     assert operator.refused("reload", str(free_port())).startswith("no server of this user is running")
 
 
-def test_a_server_that_ends_during_a_reload(operator: Operator) -> None:  # noqa: F811
-    server = operator.start(app="import time\ntime.sleep(1)\n" + HELLO)
+def test_a_server_that_ends_during_a_reload(operator: Operator) -> None:
+    server = operator.start(app=HELLO + "\ntime.sleep(1)\n")
     reloading = operator.begin("reload")
     server.wait_logged("started to replace")
     server.signal(signal.SIGTERM)
@@ -377,7 +381,7 @@ def test_a_server_that_ends_during_a_reload(operator: Operator) -> None:  # noqa
 # --- shell completion ---
 
 
-def test_completion_knows_the_servers(operator: Operator, server: Server) -> None:  # noqa: F811
+def test_completion_knows_the_servers(operator: Operator, server: Server) -> None:
     operator.env |= {
         "_MULTICORE_SERVER_COMPLETE": "bash_complete",
         "COMP_WORDS": "x reload ",

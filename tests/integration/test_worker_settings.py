@@ -7,17 +7,14 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
-from tests.integration.apps import SCOPE
-from tests.integration.conftest import Server, wait_for
-from tests.integration.raw_client import Connection, request
-
-MakeServer: TypeAlias = Callable[..., Server]
-Connect: TypeAlias = Callable[..., Connection]
+from tests.support.apps import SCOPE
+from tests.support.raw_client import Connect, request
+from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 
 def lines_of(server: Server, name: str, count: int) -> list[str]:

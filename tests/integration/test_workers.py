@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from multicore_server.machine.cpu import usable_cpus
-from tests.integration.conftest import Server, wait_for
-from tests.integration.supervised import make_app
+from tests.support.filled_in_app import make_app
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 CPUS = usable_cpus()
 STARTED = r"instance=\d+ gen=1 pid=\d+ started"

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from multicore_server.worker.interface import detect
-from tests.integration.conftest import PATIENCE, free_port, wait_for
+from tests.support.addresses import free_port
+from tests.support.waiting import PATIENCE, wait_for
 
 SERVE = """
 import sys

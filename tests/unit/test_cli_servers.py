@@ -14,7 +14,7 @@ import pytest
 
 from multicore_server.cli import servers
 from multicore_server.cli.servers import NoAnswerError, RunningServer, Trouble, choose, names, ports, running
-from tests.integration.monitored import shared_report
+from tests.support.reports import shared_report
 
 Answer = Callable[[bytes], bytes]
 

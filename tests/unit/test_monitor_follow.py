@@ -12,7 +12,7 @@ from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor import follow
 from multicore_server.monitor.follow import Follower, fresh, written
 from multicore_server.monitor.view import ReportView
-from tests.integration.monitored import event, shared_report
+from tests.support.reports import event, shared_report
 
 
 def events(*numbers: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Scoreboard
 from multicore_server.monitor.pages import unready
 from multicore_server.monitor.status import serving, status
-from tests.integration.monitored import process, shared_report, slot
+from tests.support.reports import process, shared_report, slot
 
 MONITOR = {"pid": 5, "started": 995.0}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyte
 
-from tests.integration.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 class Terminal:

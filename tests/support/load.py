@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, final
 from urllib.parse import quote
 
-from tests.integration.asking import LOCAL
-from tests.integration.conftest import Server, wait_for
+from tests.support.addresses import LOCAL
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 THREADS = 4
 PATIENCE = 10.0  # seconds
@@ -21,7 +22,7 @@ PATIENCE = 10.0  # seconds
 @final
 class Load:
     """Requests from several threads, a connection each, while the ``with`` block runs. ``answers`` counts
-    the values of ``expression`` in the app of `tests.integration.asking`."""
+    the values of ``expression`` in the app of ``tests/apps/ask.py``."""
 
     def __init__(self, address: tuple[str, int] | Path, expression: str = "os.getpid()") -> None:
         self.address = address

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.integration.asking import wait_gone
-from tests.integration.conftest import Server
-from tests.integration.scraping import Scraped, each_worker
+from tests.support.processes import wait_gone
+from tests.support.scraping import Scraped, each_worker
+from tests.support.server import Server
 
 MakeServer: TypeAlias = Callable[..., Server]
 

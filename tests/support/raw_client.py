@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 PATIENCE = 20.0  # seconds that anything may take on a loaded machine
 
@@ -103,3 +105,6 @@ class Connection:
         with contextlib.suppress(OSError):
             self._file.close()
         self.socket.close()
+
+
+Connect: TypeAlias = Callable[..., Connection]

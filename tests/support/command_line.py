@@ -7,15 +7,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.integration.conftest import PATIENCE, Server
-from tests.integration.terminal import Terminal
+from tests.support.server import Server
+from tests.support.terminal import Terminal
+from tests.support.waiting import PATIENCE
 
 COMMAND = [sys.executable, "-m", "multicore_server"]
 
@@ -77,12 +75,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.kill()
     process.communicate(timeout=10)
-
-
-@pytest.fixture
-def operator(make_server: Callable[..., Server]) -> Iterator[Operator]:
-    # In /tmp: the path of a unix socket has room for 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="mcs") as runtime:
-        found = Operator(make_server, Path(runtime))
-        yield found
-        found.end()

@@ -15,8 +15,9 @@ import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.asking import LOCAL, refuses
-from tests.integration.conftest import PATIENCE, Server, free_port, wait_for
+from tests.support.addresses import LOCAL, free_port, refuses
+from tests.support.server import Server
+from tests.support.waiting import PATIENCE, wait_for
 
 OURS = ("multicore_", "process_")
 INSTANCE = "int(os.environ['MULTICORE_INSTANCE'])"

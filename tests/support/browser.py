@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Error, Page, Request, sync_playwright
 
-from tests.integration.conftest import PATIENCE, wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 # Of each element with a text of its own: that text, and its contrast to the ground (as WCAG 2 reckons it).
 CONTRASTS = """() => {
@@ -74,7 +75,7 @@ class Tab:
         return self.texts(f"#workers [data-title='{title}']")
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
-        """As `tests.integration.conftest.wait_for`, with the page as it is in the message."""
+        """As `tests.support.waiting.wait_for`, with the page as it is in the message."""
         try:
             return wait_for(condition, what, timeout)
         except AssertionError as exc:
@@ -105,23 +106,25 @@ def find() -> str:
     pytest.skip(missing)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = find()
+OpenTab: TypeAlias = Callable[..., Tab]
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Browser]:
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root may not have the sandbox
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        browser = playwright.chromium.launch(executable_path=find(), args=arguments)
         yield browser
         browser.close()
 
 
-@pytest.fixture
-def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
+@contextlib.contextmanager
+def tabs(browser: Browser) -> Iterator[OpenTab]:
     """Open pages, each in a browser profile of its own; the options are the profile's."""
     contexts = []
 
     def make(url: str, **options: Any) -> Tab:
-        contexts.append(chromium.new_context(**options))
+        contexts.append(browser.new_context(**options))
         return Tab(contexts[-1].new_page(), url)
 
     yield make

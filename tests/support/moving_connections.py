@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from tests.integration.conftest import Server, wait_for
-from tests.integration.raw_client import Connection, request
+from tests.support.raw_client import Connection, request
+from tests.support.server import Server
+from tests.support.waiting import wait_for
 
 BIG = 60_000_000
 

@@ -12,9 +12,9 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -24,44 +24,9 @@ from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
 from multicore_server.monitor.guard import Limits
 from multicore_server.monitor.process import MonitorContext, run
-from tests.integration.conftest import PATIENCE, wait_for
-from tests.integration.raw_client import Connection
-
-
-def process(instance: int = 0, generation: int = 1, state: str = "ready", row: int = 0) -> dict[str, Any]:
-    ready_at = 1000.5 if state == "ready" else None
-    return {
-        "generation": generation, "pid": 4000 + instance * 10 + generation, "row": instance * 4 + row,
-        "state": state, "started": 1000.0, "ready_at": ready_at,
-    }  # fmt: skip
-
-
-def slot(instance: int = 0, state: str = "ready", processes: list[Any] | None = None) -> dict[str, Any]:
-    return {
-        "instance": instance, "state": state, "since": 1000.5, "unstable": 0, "next_restart": None,
-        "wanted": None, "restarts": {"exit": 1},
-        "processes": [process(instance)] if processes is None else processes,
-    }  # fmt: skip
-
-
-def event(text: str, at: float = 1000.0) -> dict[str, Any]:
-    return {
-        "at": at, "kind": "ready", "level": "info", "text": text,
-        "instance": 0, "generation": 1, "pid": 4001, "reason": None,
-    }  # fmt: skip
-
-
-def shared_report(**changes: Any) -> dict[str, Any]:
-    """What an arbiter with two workers publishes."""
-    return {
-        "version": "0.1.0", "name": "app:app",
-        "arbiter": {"pid": os.getpid(), "started": 990.0, "gunicorn": "27", "uvicorn": "0.5", "python": "3"},
-        "addresses": ["http://127.0.0.1:8000"], "configured": 2, "capacity": 64,
-        "stopping": False, "reloading": False, "worker_memory_limit": None,
-        "restarts": {"exit": 2}, "reloads": {"ok": 0, "rolled_back": 0, "failed": 0},
-        "slots": [slot(0), slot(1)], "settings": {"workers": "2"}, "events": [event("ready")],
-        **changes,
-    }  # fmt: skip
+from tests.support.raw_client import Connection
+from tests.support.reports import shared_report
+from tests.support.waiting import PATIENCE, wait_for
 
 
 class Monitor:
@@ -204,3 +169,6 @@ class Monitor:
 
 def seconds(began: float) -> float:
     return time.monotonic() - began
+
+
+MakeMonitor: TypeAlias = Callable[..., Monitor]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
-import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
-import pytest
 
-from tests.integration.asking import LOCAL
-from tests.integration.conftest import PATIENCE, Server, wait_for
-from tests.integration.raw_client import Connection
+from tests.support.addresses import LOCAL, quiet_port
+from tests.support.raw_client import Connection
+from tests.support.server import Server
+from tests.support.waiting import PATIENCE, wait_for
 
 Metrics = dict[str, float]
 
@@ -46,15 +44,7 @@ def by(metrics: Metrics, name: str) -> dict[str, float]:
     }
 
 
-def quiet_port() -> int:
-    """A free port that stays free while nobody listens there: none of those that the kernel gives away."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server((LOCAL, port)):
-            return port
-
-
-class Watched:
+class MonitoredServer:
     """``server`` listens for scrapers at ``port``; its command socket is below ``runtime``, which is short:
     the path of a unix socket has at most 107 characters."""
 
@@ -71,7 +61,7 @@ class Watched:
             "XDG_RUNTIME_DIR": str(self.runtime),
         }
 
-    def start(self, *options: str, env: dict[str, str] | None = None, **others: Any) -> Watched:
+    def start(self, *options: str, env: dict[str, str] | None = None, **others: Any) -> MonitoredServer:
         """As `Server.start`; waits for the monitor too, if it waits for workers."""
         self.server.start(*options, env={**self.environment, **(env or {})}, **others)
         if others.get("ready"):
@@ -165,16 +155,4 @@ def ask_app(server: Server, request: bytes, *, bodiless: bool = False) -> int:
         connection.close()
 
 
-@pytest.fixture
-def make_watched(make_server: Callable[..., Server]) -> Iterator[Callable[..., Watched]]:
-    """Make watched servers, each with an app of its own; they are ended with the servers."""
-    made: list[Watched] = []
-
-    def make(*app: str) -> Watched:
-        made.append(Watched(make_server(*app)))
-        return made[-1]
-
-    yield make
-    for watched in made:
-        watched.server.end()
-        watched.close()
+MakeMonitored: TypeAlias = Callable[..., MonitoredServer]

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
-
-from tests.integration.conftest import Server
+from tests.support.processes import processes_in
+from tests.support.server import Server
 
 BAD_SETTING, NO_BOOT = 1, 3  # the exit statuses of docs/exit-status.md
-
-
-def processes_in(directory: Path) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if directory_of(process) == str(directory)]
-
-
-def directory_of(process: psutil.Process) -> str | None:
-    try:
-        return process.cwd()
-    except (psutil.Error, OSError):  # gone meanwhile: older psutils let the OSError through
-        return None
 
 
 class Refused:

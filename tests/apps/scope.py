@@ -1,13 +1,22 @@
-"""Apps that the servers under test run."""
+"""Answers with what the server has told it, and about itself, as JSON."""
 
-# Answers with what the server has told it, and about itself, as JSON.
-SCOPE = """
-import asyncio, json, os, sys
+from __future__ import annotations
 
-async def app(scope, receive, send):
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         raise NotImplementedError
-    engine = type(send.__self__).__mro__[1]  # uvicorn's, which ours is derived from
+    protocol: Any = send
+    engine = type(protocol.__self__).__mro__[1]  # uvicorn's, which ours is derived from
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -19,6 +28,9 @@ async def app(scope, receive, send):
         raise RuntimeError("the app's mistake")
     if scope["path"] == "/print":
         print("said by the app", flush=True)
+    if scope["path"] == "/wait":
+        while not Path("release").exists():
+            await asyncio.sleep(0.01)
     seen = {
         "pid": os.getpid(),
         "loop": type(asyncio.get_running_loop()).__module__,
@@ -27,11 +39,7 @@ async def app(scope, receive, send):
         **{name: scope[name] for name in ("scheme", "client", "server", "root_path", "path", "http_version")},
         "asgi": scope["asgi"]["version"],
     }
-    if scope["path"] == "/wait":
-        while not os.path.exists("release"):
-            await asyncio.sleep(0.01)
     body = json.dumps(seen).encode()
     headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-"""

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import PATIENCE, free_port, wait_for
+from tests.support.addresses import free_port
+from tests.support.waiting import PATIENCE, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "prometheus"
 TARGET = "127.0.0.1:9464"  # in the example
