@@ -23,7 +23,8 @@ from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerReady
 from multicore_server.metrics.app import directory as app_directory
-from multicore_server.worker.worker import Worker, WorkerContext
+from multicore_server.worker.context import WorkerContext
+from multicore_server.worker.worker import Worker
 
 if TYPE_CHECKING:
     from multicore_server.arbiter.arbiter import Arbiter
