@@ -15,7 +15,7 @@ class Connection(Protocol):
     """What the rule needs of a connection."""
 
     @property
-    def awaited(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether a request has arrived in whole and its response is not complete."""
         ...
 
@@ -77,7 +77,7 @@ class InlineGate(OpenGate):
         self.awaited.discard(connection)
 
     def _progressed(self, connection: Connection) -> None:
-        if not connection.awaited:
+        if not connection.is_awaited:
             self.awaited.discard(connection)
         elif connection not in self.awaited:
             self.awaited.add(connection)

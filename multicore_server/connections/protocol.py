@@ -107,11 +107,13 @@ class MovableProtocol:
         raise NotImplementedError
 
     @property
-    def awaited(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether a request has arrived in whole and its response is not complete. One that arrives slowly
-        holds nobody up."""
+        holds nobody up, nor does one whose client has left."""
         cycle = self.cycle
-        return cycle is not None and not cycle.more_body and not cycle.response_complete
+        if cycle is None or cycle.disconnected:
+            return False
+        return not cycle.more_body and not cycle.response_complete
 
     # --- it comes ---
 
@@ -265,6 +267,11 @@ class MovableProtocol:
 class MovableHttpTools(MovableProtocol):
     scope: Any
     pipeline: Any
+
+    @property
+    def is_awaited(self) -> bool:
+        # ``cycle`` belongs to the newest request: those before it may have no response yet.
+        return super().is_awaited or (bool(self.pipeline) and not self.cycle.disconnected)
 
     @property
     def idle(self) -> bool:
