@@ -33,7 +33,7 @@ from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_processes import WorkerProcesses
-from multicore_server.connections.dispatcher import Handover
+from multicore_server.connections.handover import Handover
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet

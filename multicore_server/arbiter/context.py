@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multicore_server.arbiter.system import System
-from multicore_server.connections.dispatcher import Handover
+from multicore_server.connections.handover import Handover
 from multicore_server.fleet.events import Observation
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.ipc.scoreboard import Scoreboard

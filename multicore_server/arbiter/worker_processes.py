@@ -22,7 +22,8 @@ from multicore_server.fleet import events as ev
 from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerMessage, WorkerReady
-from multicore_server.worker.worker import Worker, WorkerContext
+from multicore_server.worker.context import WorkerContext
+from multicore_server.worker.worker import Worker
 
 ALL = 10_000  # messages: more than a channel holds
 

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocols, made to come and go gently.
+"""uvicorn's HTTP protocols, with connections that can move between workers.
 
 A connection that arrives is placed with the least loaded worker. One that is idle can move to another
 worker; where it cannot, a request that has begun to arrive is answered, and the response says that it is
@@ -14,45 +14,55 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
 from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inline import OpenGate
 from multicore_server.ipc.scoreboard import Item, Row
-
-if TYPE_CHECKING:
-    from multicore_server.worker.server import WorkerServer
 
 CLOSE = (b"connection", b"close")
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
 UNREAD = Item.UNREAD.value
 
+# The phases of a connection.
 RESTING = 0  # it waits for its next request
-WAITING = 1  # for its first
+WAITING = 1  # it waits for its first request
 ASKED = 2  # a request has begun to arrive
 
 
-class ConnectionsState(ServerState):
-    """What the connections of a worker share.
+Send = Callable[[Kind, int], Outcome]  # takes a connection's kind and its descriptor
 
-    ``keeps`` says whether a connection that was just accepted stays here; ``tell`` is called after each
-    response. None: nobody wants to know, and serving pays for no more than the counting.
+
+def keep(kind: Kind, descriptor: int) -> Outcome:  # noqa: ARG001 - as `Send`
+    """Where there is nobody to give a connection to."""
+    return KEPT
+
+
+class ConnectionsState(ServerState):
+    """What the connections of a worker share, and what they may ask of it.
+
+    Three callables are None while nothing is to be done there, so that a request or a connection pays for
+    a comparison and not for a call: ``dispatch`` places a connection that was just accepted; ``tell`` is
+    called after each response; ``progressed`` is the gate's.
     """
 
-    def __init__(self, server: WorkerServer, row: Row) -> None:
+    def __init__(self, row: Row, gate: OpenGate) -> None:
         super().__init__()
-        self.server = server
         self.row = row
-        self.keeps: Callable[[Any], bool] | None = None
+        self.gate = gate
+        self.dispatch: Send | None = None
         self.tell: Callable[[MovableProtocol], None] | None = None
+        self.progressed = gate.progressed
+        self.hand_over: Send = keep  # gives an idle connection to a sibling
+        self.set_aside: Send = keep  # puts one that would wait here for long where siblings can take it
+        self.sheds: Callable[[], bool] = lambda: False  # whether idle connections are to leave
         self.draining = False
-        self.moving = False  # idle connections go to siblings
-        # Where the app runs inline, and so may keep everything waiting:
-        self.unread: set[MovableProtocol] | None = None  # connections that nothing has been read of
-        self.awaited: set[MovableProtocol] = set()  # those whose request the app has or gets next
+        self.moving = False  # while it drains: siblings take its idle connections
 
     @property
     def last_headers(self) -> list[tuple[bytes, bytes]]:
@@ -68,7 +78,7 @@ class MovableProtocol:
     request, and ``super()`` is slow before Python 3.12.
     """
 
-    handed: Kind | None = None  # how it came, if it was another worker's before
+    handed: Kind | None = None  # what it was when it was taken or accepted by hand; it is counted then
     moved = False  # it is another worker's now
     phase = RESTING  # in the other phases it is counted as in hand
     answered_at = 0.0  # while the worker drains
@@ -97,11 +107,13 @@ class MovableProtocol:
         raise NotImplementedError
 
     @property
-    def awaited(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether a request has arrived in whole and its response is not complete. One that arrives slowly
-        holds nobody up."""
+        holds nobody up, nor does one whose client has left."""
         cycle = self.cycle
-        return cycle is not None and not cycle.more_body and not cycle.response_complete
+        if cycle is None or cycle.disconnected:
+            return False
+        return not cycle.more_body and not cycle.response_complete
 
     # --- it comes ---
 
@@ -109,10 +121,10 @@ class MovableProtocol:
         state = self.server_state
         self.row = state.row
         if self.handed is None:
-            if state.keeps is None:
+            if state.dispatch is None:
                 self.row[IN_HAND] += 1
                 self.row[UNREAD] += 1
-            elif not state.keeps(transport):
+            elif state.dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is SENT:
                 self.moved = True
                 transport.abort()  # closes our descriptor only: a sibling has another
                 return
@@ -125,10 +137,7 @@ class MovableProtocol:
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
             return
         self.phase = WAITING
-        if state.unread is not None:
-            state.unread.add(self)
-            if state.awaited:
-                self.set_aside()
+        state.gate.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.moved:
@@ -136,7 +145,7 @@ class MovableProtocol:
         self._lost(exc)
         self.row[CONNECTIONS] = len(self.connections)
         self.finish()
-        self.server_state.awaited.discard(self)
+        self.server_state.gate.went(self)
 
     # --- requests ---
 
@@ -154,16 +163,9 @@ class MovableProtocol:
         # The rest of a body whose response is complete, or line breaks: no response will come for these.
         if self.phase == ASKED and self.idle:
             self.finish()
-        if self.server_state.unread is not None:
-            self._note_whether_awaited(self.server_state)
-
-    def _note_whether_awaited(self, state: ConnectionsState) -> None:
-        if not self.awaited:
-            state.awaited.discard(self)
-        elif self not in state.awaited:
-            state.awaited.add(self)
-            for connection in list(state.unread or ()):
-                connection.set_aside()
+        progressed = self.server_state.progressed
+        if progressed is not None:
+            progressed(self)
 
     def _receive_last(self, data: bytes) -> None:
         """The request that was taken for the last one may not be."""
@@ -176,9 +178,9 @@ class MovableProtocol:
         self._complete()
         if self.idle:
             self.finish()
-        if self.server_state.unread is not None:
-            self._note_whether_awaited(self.server_state)
-        tell = self.server_state.tell
+        progressed, tell = self.server_state.progressed, self.server_state.tell
+        if progressed is not None:
+            progressed(self)
         if tell is not None:
             tell(self)
 
@@ -193,11 +195,10 @@ class MovableProtocol:
     def _is_read(self) -> None:
         """It does not wait for its first request any more."""
         self.row[UNREAD] -= 1
-        if self.server_state.unread is not None:
-            self.server_state.unread.discard(self)
+        self.server_state.gate.was_read(self)
 
-    def ends(self) -> None:
-        """The worker drains, and a response is complete."""
+    def end(self) -> None:
+        """The worker drains, and a response is complete: say that it was the last, or go to a sibling."""
         self.answered_at = time.monotonic()
         if not self.idle:
             self.announce_end()
@@ -219,9 +220,7 @@ class MovableProtocol:
     @property
     def can_leave(self) -> bool:
         """Whether it may go to a sibling when it is idle: TLS keys are in this process's memory."""
-        state = self.server_state
-        wanted = state.moving if state.draining else state.server.acceptor.surplus > 0
-        return wanted and self.transport.get_extra_info("sslcontext") is None
+        return self.server_state.sheds() and self.transport.get_extra_info("sslcontext") is None
 
     def leave_soon(self) -> None:
         """Go to a sibling before the next request is read."""
@@ -230,30 +229,31 @@ class MovableProtocol:
             self.loop.call_soon(self.leave, True)
 
     def leave(self, paused: bool = False) -> bool:
-        """Go to a sibling, if nothing of a request has come and nothing of a response is left to go."""
+        """Go to a sibling, if nothing of a request has come and nothing of a response is left to be sent.
+
+        ``paused``: reading was paused for this, so it goes on if the connection stays.
+        """
         transport = self.transport
         if self.moved or transport.is_closing():
             return False
         # A response may come before the request's body has.
         arriving = self.cycle is not None and self.cycle.more_body
-        if self.idle and not arriving and not transport.get_write_buffer_size() and self._pass_on():
+        movable = self.idle and not arriving and not transport.get_write_buffer_size()
+        if movable and self._go(self.server_state.hand_over):
             return True
         if paused:  # by us: uvicorn has its own reasons
             transport.resume_reading()
         return False
 
     def set_aside(self) -> None:
-        """Before the app keeps this thread for it knows how long: be where siblings can take it from."""
+        """The app is about to have this thread, for an unknown time: wait where siblings can take it."""
         transport = self.transport
         if not transport.is_closing() and transport.get_extra_info("sslcontext") is None:
-            self._go(self.server_state.server.acceptor.sets_aside)
+            self._go(self.server_state.set_aside)
 
-    def _pass_on(self) -> bool:
-        return self._go(self.server_state.server.acceptor.passes_on)
-
-    def _go(self, send: Callable[[Kind, int], bool]) -> bool:
+    def _go(self, send: Send) -> bool:
         kind = Kind.NEW if self.phase == WAITING else Kind.KEPT_ALIVE
-        if not send(kind, self.transport.get_extra_info("socket").fileno()):
+        if send(kind, self.transport.get_extra_info("socket").fileno()) is KEPT:
             return False
         self.moved = True
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # of the protocol
@@ -267,6 +267,11 @@ class MovableProtocol:
 class MovableHttpTools(MovableProtocol):
     scope: Any
     pipeline: Any
+
+    @property
+    def is_awaited(self) -> bool:
+        # ``cycle`` belongs to the newest request: those before it may have no response yet.
+        return super().is_awaited or (bool(self.pipeline) and not self.cycle.disconnected)
 
     @property
     def idle(self) -> bool:
@@ -296,7 +301,7 @@ class MovableH11(MovableProtocol):
 
 @functools.cache
 def movable(protocol: Any) -> Any:
-    """The gentle form of one of uvicorn's HTTP protocols; any other class as it is."""
+    """The movable form of one of uvicorn's HTTP protocols; any other class as it is."""
     if issubclass(protocol, H11Protocol):
         mixin: type[MovableProtocol] = MovableH11
     elif hasattr(protocol, "on_message_begin"):
@@ -309,7 +314,7 @@ def movable(protocol: Any) -> Any:
         "_receive": protocol.data_received,
         "_complete": protocol.on_response_complete,
     }
-    return type(f"MovableProtocol{protocol.__name__}", (mixin, protocol), own)
+    return type(f"Movable{protocol.__name__}", (mixin, protocol), own)
 
 
 def is_handshaking(connection: Any) -> bool:

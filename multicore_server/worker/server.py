@@ -9,11 +9,13 @@ import signal
 import socket
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import uvicorn
 
 from multicore_server.connections.acceptor import Acceptor
+from multicore_server.connections.dispatcher import Dispatcher
+from multicore_server.connections.inline import InlineGate, OpenGate
 from multicore_server.connections.protocol import (
     ConnectionsState,
     MovableProtocol,
@@ -23,9 +25,7 @@ from multicore_server.connections.protocol import (
 )
 from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
 from multicore_server.ipc.scoreboard import Item
-
-if TYPE_CHECKING:
-    from multicore_server.worker.worker import Worker
+from multicore_server.worker.context import WorkerContext
 
 LOOP_LAG = Item.LOOP_LAG.value
 
@@ -40,24 +40,81 @@ CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
 
 
-class WorkerServer(uvicorn.Server):
-    """Serves until it is told to stop; tells its worker when it is ready."""
+class Host(Protocol):
+    """What the server needs of the worker that runs it."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+    cfg: Any  # gunicorn's settings
+    context: WorkerContext
+    interface: str  # of the app: asgi3, asgi2, wsgi
+
+    @property
+    def identity(self) -> str:
+        """How it calls itself in the log."""
+        ...
+
+    @property
+    def waits_for_app(self) -> bool:
+        """Whether the app is to say that it is ready, and has not."""
+        ...
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs: watch what is to be heard of."""
+        ...
+
+    def beat(self) -> None:
+        """A heartbeat is due."""
+        ...
+
+    def on_abandoned(self) -> None:
+        """The arbiter is gone before the app was ready."""
+        ...
+
+    def on_started(self) -> None:
+        """The server listens."""
+        ...
+
+    def on_answered(self) -> None:
+        """A response is complete."""
+        ...
+
+    def on_signal(self, number: signal.Signals) -> None: ...
+
+    def end_in_any_case(self) -> None:
+        """Requests were cancelled, and what runs in threads may go on: the process is to end all the same."""
+        ...
+
+
+class WorkerServer(uvicorn.Server):
+    """Serves until it is told to stop; tells its host when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, worker: Host) -> None:
         super().__init__(config)
         self.worker = worker
         self.row = worker.context.row
-        self.server_state = self.state = ConnectionsState(self, self.row)
-        self.inline = worker.interface == "wsgi" and worker.cfg.threads == 1
-        if self.inline:
-            self.state.unread = set()
-        self.acceptor = Acceptor(self)
+        dispatcher, gate = self._place_and_gate()
+        self.server_state = self.state = ConnectionsState(self.row, gate)
+        scoreboard = worker.context.handover.scoreboard
+        self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._beat_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._choose_listener()
+
+    def _place_and_gate(self) -> tuple[Dispatcher | None, OpenGate]:
+        """Who places connections, and the rule by which they wait."""
+        context, dispatcher = self.worker.context, None
+        inline = self.worker.interface == "wsgi" and self.worker.cfg.threads == 1
+        if context.settings.scheduling == "least":
+            dispatcher = Dispatcher(context.handover, context.instance, context.row, inline=inline)
+        if not inline:
+            return dispatcher, OpenGate()
+        return dispatcher, InlineGate(dispatcher.is_quick if dispatcher is not None else lambda _: True)
+
+    def _make_protocol(self) -> Any:
+        protocol: Any = self.config.http_protocol_class
+        return protocol(self.config, self.state, app_state=self.lifespan.state, _loop=self._loop)
 
     def stop(self, *, quick: bool = False) -> None:
         """Begin to drain; ``quick``: without waiting for the requests in hand."""
@@ -67,12 +124,13 @@ class WorkerServer(uvicorn.Server):
         self._told.set()
 
     def begin_to_drain(self) -> None:
-        """At once: until the loop comes to `shutdown`, responses are complete that are the last. May run
+        """At once: responses that are complete before the loop comes to `shutdown` are the last too. May run
         inside a signal handler, while the app has the thread."""
-        self.state.moving = self.acceptor.has_sibling()
+        self.state.moving = self.acceptor.has_sibling
+        self.acceptor.begin_to_drain()
         self.state.draining = True
         self.state.tell = self.on_answered
-        for connection in list(self.state.awaited):
+        for connection in list(self.state.gate.awaited):
             connection.announce_end()
 
     def app_is_ready(self) -> None:
@@ -102,26 +160,26 @@ class WorkerServer(uvicorn.Server):
         yield
 
     def _choose_listener(self) -> None:
-        """Who wants to know of each response: most of the time nobody, and serving pays for nothing."""
-        sharing = self.acceptor.surplus > 0
-        wanted = self.state.draining or self.inline or self.worker.cfg.max_requests or sharing
-        self.state.tell = self.on_answered if wanted else None
+        """Have `on_answered` called after each response, or not where it would find nothing to do."""
+        state, limited = self.state, bool(self.worker.cfg.max_requests)
+        wanted = state.draining or state.gate.inline or limited or self.acceptor.has_surplus
+        state.tell = self.on_answered if wanted else None
 
     def on_answered(self, connection: MovableProtocol) -> None:
         """A response is complete."""
         if self.state.draining:
-            connection.ends()
+            connection.end()
             return
         self.worker.on_answered()
         self.acceptor.take_on()
-        if self.acceptor.surplus > 0 and connection.idle:
+        if self.acceptor.has_surplus and connection.idle:
             connection.leave_soon()
 
     async def main_loop(self) -> None:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
             loop.add_signal_handler(name, self.worker.on_signal, name)
-        self._know_the_end_at_once()
+        self._hear_term_at_once()
         self.worker.watch(loop)
         await self.on_tick(0)
         self._beat(loop)
@@ -131,9 +189,9 @@ class WorkerServer(uvicorn.Server):
                 await asyncio.wait_for(self._told.wait(), 1.0)
             await self.on_tick(0)  # the Date header
 
-    def _know_the_end_at_once(self) -> None:
-        """An app that runs in the loop's thread may keep the loop from hearing of TERM; the response that it
-        is at is to say that it is the connection's last."""
+    def _hear_term_at_once(self) -> None:
+        """Begin to drain inside the signal handler: an app that has the loop's thread keeps the loop from
+        hearing of TERM, and its response is to say that it is the connection's last."""
         heard = signal.getsignal(signal.SIGTERM)
 
         def begin(number: int, frame: Any) -> None:
@@ -176,7 +234,7 @@ class WorkerServer(uvicorn.Server):
         while self._is_busy(started) and time.monotonic() < deadline and not self.force_exit:
             await self.on_tick(0)  # the Date header
             # A successor may come late.
-            self.state.moving = self.acceptor.has_sibling()
+            self.state.moving = self.acceptor.has_sibling
             for connection in list(self.server_state.connections):
                 if connection.transport.is_closing():
                     hang_up(connection.transport)

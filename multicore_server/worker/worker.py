@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -20,15 +19,13 @@ from gunicorn.workers import base
 from uvicorn._compat import asyncio_run
 
 from multicore_server import cluster
-from multicore_server.connections.dispatcher import Handover
-from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.names import Reason
-from multicore_server.ipc.scoreboard import Item, Row
+from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
-from multicore_server.settings.table import Settings
 from multicore_server.worker import failures, meter
+from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import make_config
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.server import WorkerServer
@@ -36,21 +33,6 @@ from multicore_server.worker.server import WorkerServer
 LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
 MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
 END_GRACE = 0.25  # seconds for Python's own way to end
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What the arbiter gives a worker on its way: its place, and its ties to the arbiter."""
-
-    instance: int
-    generation: int
-    number: int  # of its row
-    row: Row
-    channel: WorkerChannel
-    lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
-    settings: Settings
-    handover: Handover
-    monitor: str  # the address at which the monitor answers workers
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types

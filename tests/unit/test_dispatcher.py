@@ -1,4 +1,4 @@
-"""Doors of several workers over one handover, all in this process; a worker adopts into a list."""
+"""Dispatchers of several workers over one handover, all in this process."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from multicore_server.connections import dispatcher as module
-from multicore_server.connections.dispatcher import Dispatcher, Handover
+from multicore_server.connections import siblings
+from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher
+from multicore_server.connections.handover import Handover
 from multicore_server.connections.inboxes import Handed, Kind
 from multicore_server.ipc.heartbeat import STALE
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 
 
-class House:
+class Fleet:
     """``workers`` that serve, one in each slot."""
 
     def __init__(self, workers: int) -> None:
         self.handover = Handover.make(Scoreboard(workers), workers)
         self.serving = {slot * ROWS_PER_SLOT for slot in range(workers)}
-        self.adopted: list[tuple[int, Handed]] = []
+        self.adopted: list[Handed] = []
         self.ends = socket.socketpair()
         self.descriptor = self.ends[0].fileno()
-        self.doors = [self.dispatcher(slot, slot * ROWS_PER_SLOT) for slot in range(workers)]
+        self.dispatchers = [self.dispatcher(slot, slot * ROWS_PER_SLOT) for slot in range(workers)]
         self.publish()
 
     def dispatcher(self, slot: int, row: int, *, inline: bool = False) -> Dispatcher:
-        def adopt(handed: Handed) -> None:
-            self.adopted.append((row, handed))
-
-        dispatcher = Dispatcher(self.handover, slot, self.handover.scoreboard.row(row), adopt, inline=inline)
+        dispatcher = Dispatcher(self.handover, slot, self.handover.scoreboard.row(row), inline=inline)
         dispatcher.open()
         dispatcher.row[Item.HEARTBEAT] = time.monotonic()
         return dispatcher
@@ -46,186 +44,213 @@ class House:
         self.handover.scoreboard.publish(frozenset(self.serving))
 
     def waiting(self) -> list[int]:
-        return [self.handover.inboxes.waiting(slot) for slot in range(len(self.doors))]
+        return [self.handover.inboxes.waiting(slot) for slot in range(len(self.dispatchers))]
 
-    def adopters(self) -> Counter[int]:
-        return Counter(row for row, _ in self.adopted)
+    def adopt(self, connections: list[Handed]) -> int:
+        """How many they are; their descriptors are closed at the end of the test."""
+        self.adopted += connections
+        return len(connections)
+
+    def take_all(self, dispatcher: Dispatcher) -> int:
+        count = 0
+        while handed := dispatcher.take():
+            count += self.adopt([handed])
+        return count
 
     def close(self) -> None:
-        for sockets in (*self.handover.inboxes._pairs, self.ends, [h.connection for _, h in self.adopted]):
+        for sockets in (
+            *self.handover.inboxes._pairs,
+            self.ends,
+            [handed.connection for handed in self.adopted],
+        ):
             for each in sockets:
                 each.close()
         os.close(self.handover.lock)
 
 
-Build = Callable[[int], House]
+Build = Callable[[int], Fleet]
 
 
 @pytest.fixture
 def build() -> Iterator[Build]:
-    houses: list[House] = []
+    fleets: list[Fleet] = []
 
-    def build(workers: int) -> House:
-        houses.append(House(workers))
-        return houses[-1]
+    def build(workers: int) -> Fleet:
+        fleets.append(Fleet(workers))
+        return fleets[-1]
 
     yield build
-    for house in houses:
-        house.close()
+    for fleet in fleets:
+        fleet.close()
 
 
-def fill(house: House, slot: int) -> None:
+def fill(fleet: Fleet, slot: int) -> None:
     while True:
-        house.handover.inboxes.send(slot, Kind.NEW, house.descriptor)
+        fleet.handover.inboxes.send(slot, Kind.NEW, fleet.descriptor)
 
 
-def load(house: House) -> list[float]:
-    return [dispatcher.row[Item.IN_HAND] + dispatcher.waiting for dispatcher in house.doors]
+def load(fleet: Fleet) -> list[float]:
+    return [dispatcher.row[Item.IN_HAND] + dispatcher.waiting for dispatcher in fleet.dispatchers]
 
 
 def test_a_burst_is_spread_evenly_whoever_accepts(build: Build) -> None:
-    house = build(4)
+    fleet = build(4)
     for number in range(20):
-        house.doors[0 if number < 10 else number % 4].keeps(Kind.NEW, house.descriptor)
-        assert max(load(house)) - min(load(house)) <= 1
-    assert sum(load(house)) == 20
+        fleet.dispatchers[0 if number < 10 else number % 4].dispatch(Kind.NEW, fleet.descriptor)
+        assert max(load(fleet)) - min(load(fleet)) <= 1
+    assert sum(load(fleet)) == 20
 
 
 def test_what_is_taken_counts_on(build: Build) -> None:
-    house = build(2)
-    house.doors[0].keeps(Kind.NEW, house.descriptor)
-    assert not house.doors[0].keeps(Kind.NEW, house.descriptor)
-    assert house.doors[1].take()
-    assert not house.doors[1].take()
-    assert load(house) == [1, 1]
-    assert house.adopters() == {ROWS_PER_SLOT: 1}
+    fleet = build(2)
+    assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is KEPT
+    assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is SENT
+    assert fleet.take_all(fleet.dispatchers[1]) == 1
+    assert load(fleet) == [1, 1]
+
+
+def test_a_quick_worker_keeps_what_it_answers_at_once(build: Build) -> None:
+    fleet = build(2)
+    quick = fleet.dispatchers[0]
+    quick.beat(0, 0)
+    time.sleep(0.01)
+    quick.beat(0, 100_000)  # at least two a millisecond
+    assert quick.is_quick(2)
+    assert [quick.dispatch(Kind.NEW, fleet.descriptor) for _ in range(2)] == [KEPT, KEPT]
+    assert (quick.row[Item.IN_HAND], quick.row[Item.UNREAD], quick.row[Item.CONNECTIONS]) == (2, 2, 2)
 
 
 def test_kept_alive_connections_are_not_in_hand(build: Build) -> None:
-    house = build(2)
-    assert house.doors[0].passes_on(Kind.KEPT_ALIVE, house.descriptor)
-    house.doors[1].take()
-    assert (house.doors[1].row[Item.IN_HAND], house.doors[1].row[Item.CONNECTIONS]) == (0, 1)
+    fleet = build(2)
+    assert fleet.dispatchers[0].hand_over(Kind.KEPT_ALIVE, fleet.descriptor) is SENT
+    assert fleet.take_all(fleet.dispatchers[1]) == 1
+    assert (fleet.dispatchers[1].row[Item.IN_HAND], fleet.dispatchers[1].row[Item.CONNECTIONS]) == (0, 1)
 
 
 @pytest.mark.parametrize("how", ["gone", "retired", "stale"])
 def test_an_unattended_inbox_is_swept(build: Build, how: str) -> None:
-    house = build(3)
+    fleet = build(3)
     for _ in range(6):
-        house.handover.inboxes.send(2, Kind.NEW, house.descriptor)
-    house.doors[0].sweep()
-    assert house.waiting() == [0, 0, 6]  # its owner is well
+        fleet.handover.inboxes.send(2, Kind.NEW, fleet.descriptor)
+    assert fleet.dispatchers[0].sweep() == []
+    assert fleet.waiting() == [0, 0, 6]  # its owner is well
     if how == "gone":
-        house.serving.remove(2 * ROWS_PER_SLOT)
-        house.publish()
+        fleet.serving.remove(2 * ROWS_PER_SLOT)
+        fleet.publish()
     elif how == "retired":
-        house.doors[2].row[Item.ACCEPTING] = 0
+        fleet.dispatchers[2].row[Item.ACCEPTING] = 0
     else:
-        house.doors[2].row[Item.HEARTBEAT] -= STALE
-    house.doors[0].sweep()
-    assert house.waiting() == [0, 3, 0]
-    assert house.adopters() == {0: 3}
+        fleet.dispatchers[2].row[Item.HEARTBEAT] -= STALE
+    assert fleet.adopt(fleet.dispatchers[0].sweep()) == 3
+    assert fleet.waiting() == [0, 3, 0]
 
 
 def test_the_last_worker_keeps_everything(build: Build) -> None:
-    house = build(2)
-    house.handover.inboxes.send(1, Kind.NEW, house.descriptor)
-    house.serving.clear()
-    house.publish()
-    assert house.doors[0].keeps(Kind.NEW, house.descriptor)
-    assert not house.doors[0].passes_on(Kind.NEW, house.descriptor)
-    assert not house.doors[0].has_sibling()
-    house.doors[0].sweep()
-    assert house.adopters() == {0: 1}
+    fleet = build(2)
+    fleet.handover.inboxes.send(1, Kind.NEW, fleet.descriptor)
+    fleet.serving.clear()
+    fleet.publish()
+    last = fleet.dispatchers[0]
+    assert last.dispatch(Kind.NEW, fleet.descriptor) is KEPT
+    assert last.hand_over(Kind.NEW, fleet.descriptor) is KEPT
+    assert not last.siblings.exist()
+    assert fleet.adopt(last.sweep()) == 1
 
 
 def test_a_retired_worker_leaves_all_to_its_successor(build: Build) -> None:
-    house = build(1)
-    old = house.doors[0]
-    house.handover.inboxes.send(0, Kind.NEW, house.descriptor)
-    new = house.dispatcher(0, 1)
-    house.serving = {1}
-    house.publish()
+    fleet = build(1)
+    old = fleet.dispatchers[0]
+    fleet.handover.inboxes.send(0, Kind.NEW, fleet.descriptor)
+    new = fleet.dispatcher(0, 1)
+    fleet.serving = {1}
+    fleet.publish()
     old.close()
-    assert old.has_sibling()
-    old.empty()
-    assert old.passes_on(Kind.KEPT_ALIVE, house.descriptor)
-    assert house.adopted == []
-    new.sweep()
-    while new.take():
-        pass
-    assert house.adopters() == {1: 2}
+    assert old.siblings.exist()
+    assert old.empty() == []
+    assert old.hand_over(Kind.KEPT_ALIVE, fleet.descriptor) is SENT
+    assert fleet.take_all(new) == 2
 
 
 def test_empty_without_siblings_adopts(build: Build) -> None:
-    house = build(2)
+    fleet = build(2)
     for _ in range(3):
-        house.handover.inboxes.send(0, Kind.NEW, house.descriptor)
-    house.doors[0].close()
-    house.doors[1].close()
-    house.doors[0].empty()
-    assert house.waiting() == [0, 0]
-    assert house.adopters() == {0: 3}
-    assert house.doors[0].row[Item.IN_HAND] == 3
+        fleet.handover.inboxes.send(0, Kind.NEW, fleet.descriptor)
+    fleet.dispatchers[0].close()
+    fleet.dispatchers[1].close()
+    assert fleet.adopt(fleet.dispatchers[0].empty()) == 3
+    assert fleet.waiting() == [0, 0]
+    assert fleet.dispatchers[0].row[Item.IN_HAND] == 3
 
 
 def test_a_surplus_is_shared_with_who_has_the_fewest(build: Build) -> None:
-    house = build(3)
-    first, second, third = house.doors
+    fleet = build(3)
+    first, second, third = fleet.dispatchers
     first.row[Item.CONNECTIONS], second.row[Item.CONNECTIONS], third.row[Item.CONNECTIONS] = 6, 1, 2
-    assert [dispatcher.surplus() for dispatcher in house.doors] == [2, 0, 0]
-    assert first.shares(Kind.KEPT_ALIVE, house.descriptor)
+    for dispatcher in fleet.dispatchers:
+        dispatcher.measure_surplus()
+    assert [dispatcher.surplus for dispatcher in fleet.dispatchers] == [2, 0, 0]
+    assert first.rebalance(Kind.KEPT_ALIVE, fleet.descriptor) is SENT
     first.row[Item.CONNECTIONS] = 3
-    assert house.waiting() == [0, 1, 0], "what lies in an inbox counts"
-    assert not first.shares(Kind.KEPT_ALIVE, house.descriptor), "3, 2, 2 is even"
+    assert fleet.waiting() == [0, 1, 0], "what lies in an inbox counts"
+    assert first.rebalance(Kind.KEPT_ALIVE, fleet.descriptor) is KEPT, "3, 2, 2 is even"
     assert first.row[Item.MIGRATED] == 1
+    assert first.surplus == 0
+
+
+def test_nothing_is_shared_with_nobody(build: Build) -> None:
+    fleet = build(1)
+    alone = fleet.dispatchers[0]
+    alone.row[Item.CONNECTIONS] = 6
+    alone.measure_surplus()
+    assert alone.surplus == 0
+    assert alone.rebalance(Kind.KEPT_ALIVE, fleet.descriptor) is KEPT
 
 
 def test_what_stays_with_an_inline_worker_waits_in_its_inbox_while_something_is_in_hand(
     build: Build,
 ) -> None:
-    house = build(2)
-    inline = house.dispatcher(0, 0, inline=True)
-    house.doors[1].row[Item.IN_HAND] = 5
-    assert inline.keeps(Kind.NEW, house.descriptor)
-    assert not inline.keeps(Kind.NEW, house.descriptor)
-    assert (inline.row[Item.IN_HAND], house.waiting()) == (1, [1, 0])
+    fleet = build(2)
+    inline = fleet.dispatcher(0, 0, inline=True)
+    fleet.dispatchers[1].row[Item.IN_HAND] = 5
+    assert inline.dispatch(Kind.NEW, fleet.descriptor) is KEPT
+    assert inline.dispatch(Kind.NEW, fleet.descriptor) is SENT
+    assert (inline.row[Item.IN_HAND], fleet.waiting()) == (1, [1, 0])
     assert inline.row[Item.HANDED_OVER] == 0, "it is its own inbox"
 
 
 def test_set_aside_goes_where_less_is_in_hand(build: Build) -> None:
-    house = build(2)
-    first, second = house.doors
+    fleet = build(2)
+    first, second = fleet.dispatchers
     first.row[Item.IN_HAND] = second.row[Item.IN_HAND] = 2
-    assert first.sets_aside(Kind.NEW, house.descriptor)
+    assert first.set_aside(Kind.NEW, fleet.descriptor) is SENT
     first.row[Item.IN_HAND] = 3
-    assert first.sets_aside(Kind.NEW, house.descriptor)
-    assert house.waiting() == [1, 1]
+    assert first.set_aside(Kind.NEW, fleet.descriptor) is SENT
+    assert fleet.waiting() == [1, 1]
     second.close()
-    house.serving.remove(ROWS_PER_SLOT)
-    house.publish()
-    assert not first.sets_aside(Kind.NEW, house.descriptor), "who is alone keeps it"
+    fleet.serving.remove(ROWS_PER_SLOT)
+    fleet.publish()
+    assert first.set_aside(Kind.NEW, fleet.descriptor) is KEPT, "who is alone keeps it"
 
 
 def test_its_own_inbox_is_placed_anew(build: Build) -> None:
-    house = build(2)
-    house.doors[0].row[Item.IN_HAND] = 1  # one that takes long
+    fleet = build(2)
+    fleet.dispatchers[0].row[Item.IN_HAND] = 1  # one that takes long
     for _ in range(3):
-        house.handover.inboxes.send(0, Kind.NEW, house.descriptor)
-    house.doors[0].place_inbox_anew()
-    assert sum(load(house)) == 4
-    assert load(house) == [2, 2]
+        fleet.handover.inboxes.send(0, Kind.NEW, fleet.descriptor)
+    fleet.adopt(fleet.dispatchers[0].place_inbox_anew())
+    assert sum(load(fleet)) == 4
+    assert load(fleet) == [2, 2]
 
 
 def test_a_full_inbox_is_told_once(build: Build, caplog: pytest.LogCaptureFixture) -> None:
-    house = build(2)
+    fleet = build(2)
     caplog.set_level(logging.WARNING, "gunicorn.error")
     with pytest.raises(BlockingIOError):
-        fill(house, 1)
-    house.doors[0].row[Item.IN_HAND] = 100_000
+        fill(fleet, 1)
+    fleet.dispatchers[0].row[Item.IN_HAND] = 100_000
     for _ in range(3):
-        assert house.doors[0].keeps(Kind.NEW, house.descriptor)
-    assert house.doors[0].row[Item.IN_HAND] == 100_003
+        assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is KEPT
+    assert fleet.dispatchers[0].row[Item.IN_HAND] == 100_003
     assert len(caplog.records) == 1
     assert "could not be handed to instance=1" in caplog.text
 
@@ -236,9 +261,9 @@ LOCKER = (
 
 
 def test_a_stopped_process_that_has_the_lock(build: Build) -> None:
-    house = build(2)
-    house.doors[0].row[Item.IN_HAND] = 9
-    lock = house.handover.lock
+    fleet = build(2)
+    fleet.dispatchers[0].row[Item.IN_HAND] = 9
+    lock = fleet.handover.lock
     command = [sys.executable, "-c", LOCKER, str(lock)]
     holder = subprocess.Popen(command, pass_fds=[lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder:
@@ -246,27 +271,28 @@ def test_a_stopped_process_that_has_the_lock(build: Build) -> None:
         holder.stdout.readline()
         holder.send_signal(signal.SIGSTOP)
         started = time.monotonic()
-        assert house.doors[0].keeps(Kind.NEW, house.descriptor)
-        assert not house.doors[0].passes_on(Kind.KEPT_ALIVE, house.descriptor)
+        assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is KEPT
+        assert fleet.dispatchers[0].hand_over(Kind.KEPT_ALIVE, fleet.descriptor) is KEPT
         assert time.monotonic() - started < 0.1  # 2 ms, and what a busy machine adds
-        house.doors[1].close()
+        fleet.dispatchers[1].close()
         assert time.monotonic() - started < 0.1 + 2 * module.CLOSE_PATIENCE
         holder.kill()
-    house.doors[1].open()
-    house.doors[1].row[Item.HEARTBEAT] = time.monotonic()
-    assert not house.doors[0].keeps(Kind.NEW, house.descriptor)  # released with its holder
+    fleet.dispatchers[1].open()
+    fleet.dispatchers[1].row[Item.HEARTBEAT] = time.monotonic()
+    # The lock is released with its holder.
+    assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is SENT
 
 
 @pytest.mark.parametrize("workers", [8, 64])
 def test_the_cost_of_a_choice_is_bounded(
     build: Build, workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = build(workers)
+    fleet = build(workers)
     looked_at: list[int] = []
-    waiting = house.handover.inboxes.waiting
+    waiting = fleet.handover.inboxes.waiting
     started = time.perf_counter()
     for _ in range(200):
-        house.doors[0]._least_loaded()
+        fleet.dispatchers[0].siblings.least_loaded()
     cost = (time.perf_counter() - started) / 200
     with capsys.disabled():
         print(f"\n{workers} workers: {cost * 1e6:.0f} us a choice")
@@ -275,6 +301,6 @@ def test_the_cost_of_a_choice_is_bounded(
         looked_at.append(slot)
         return waiting(slot)
 
-    monkeypatch.setattr(house.handover.inboxes, "waiting", noted)
-    house.doors[0]._least_loaded()
-    assert len(looked_at) == min(workers, module.SAMPLE + 1)
+    monkeypatch.setattr(fleet.dispatchers[0].siblings, "_waiting", noted)
+    fleet.dispatchers[0].siblings.least_loaded()
+    assert len(looked_at) == min(workers, siblings.SAMPLE + 1)

@@ -32,8 +32,6 @@ LAYERS = (
 DEPTH = {part: depth for depth, parts in enumerate(LAYERS) for part in parts}
 # The public names of the package load lazily, from wherever they live.
 LAZY = {"__init__"}
-# To be cut: how connections know their server.
-KNOWN = ["connections/acceptor.py imports worker", "connections/protocol.py imports worker"]
 
 PURE = (
     "fleet",
@@ -79,7 +77,7 @@ def test_imports_point_down() -> None:
         for found in imported(path)
         if found != part and not DEPTH.get(found, -1) > DEPTH[part]
     ]
-    assert wrong == KNOWN
+    assert wrong == []
 
 
 def test_every_part_has_its_layer() -> None:

@@ -1,0 +1,25 @@
+"""What a worker is given by the arbiter on its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multicore_server.connections.handover import Handover
+from multicore_server.ipc.channel import WorkerChannel
+from multicore_server.ipc.scoreboard import Row
+from multicore_server.settings.table import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """A worker's place, and its ties to the arbiter and to its siblings."""
+
+    instance: int
+    generation: int
+    number: int  # of its row
+    row: Row
+    channel: WorkerChannel
+    lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
+    settings: Settings
+    handover: Handover
+    monitor: str  # the address at which the monitor answers workers

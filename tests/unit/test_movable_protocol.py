@@ -1,0 +1,441 @@
+"""What a connection does in each of its phases: what it announces, when it leaves, what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
+from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inline import InlineGate, OpenGate
+from multicore_server.connections.protocol import (
+    ASKED,
+    RESTING,
+    WAITING,
+    MovableH11,
+    MovableHttpTools,
+    hang_up,
+    is_handshaking,
+    movable,
+    shut,
+)
+from tests.unit.fake_transport import GET, LAST, POST, Connections, FakeTransport
+
+Build = Callable[..., Connections]
+
+
+@pytest.fixture(params=["httptools", "h11"])
+def build(request: pytest.FixtureRequest) -> Iterator[Build]:
+    loop = asyncio.new_event_loop()
+    made: list[Connections] = []
+
+    def build(gate: OpenGate | None = None, ws: str = "none") -> Connections:
+        made.append(Connections(loop, request.param, gate, ws))
+        return made[-1]
+
+    yield build
+    for connections in made:
+        connections.end()
+    loop.close()
+
+
+class Siblings:
+    """Where connections are handed to; ``outcome`` is what becomes of them."""
+
+    def __init__(self, outcome: Outcome = SENT) -> None:
+        self.outcome = outcome
+        self.handed: list[tuple[Kind, int]] = []
+
+    def place(self, kind: Kind, descriptor: int) -> Outcome:
+        self.handed.append((kind, descriptor))
+        return self.outcome
+
+
+def sharing(server: Connections, outcome: Outcome = SENT) -> Siblings:
+    siblings = Siblings(outcome)
+    server.state.hand_over = server.state.set_aside = siblings.place
+    server.state.sheds = lambda: True
+    return siblings
+
+
+def draining(server: Connections, *, moving: bool = False) -> None:
+    server.state.draining = True
+    server.state.moving = moving
+    server.state.sheds = lambda: server.state.moving
+    server.state.tell = lambda connection: connection.end()
+
+
+# --- phases
+
+
+def test_the_phases_of_a_connection(build: Build) -> None:
+    server = build()
+    connection = server.connect()
+    assert (connection.phase, server.counts[:2]) == (WAITING, (1, 1))
+    server.receive(connection, GET[:10])
+    assert (connection.phase, server.counts[:2]) == (ASKED, (1, 0))
+    server.receive(connection, GET[10:])
+    assert connection.is_awaited
+    server.answer()
+    assert (connection.phase, server.counts[:2]) == (RESTING, (0, 0))
+    assert connection.idle
+    server.receive(connection, GET)
+    assert (connection.phase, server.counts[:2]) == (ASKED, (1, 0))
+
+
+def test_a_kept_alive_connection_that_was_taken_is_not_in_hand_and_has_its_timer(build: Build) -> None:
+    server = build()
+    connection = server.connect(Kind.KEPT_ALIVE)
+    assert (connection.phase, server.counts[:2]) == (RESTING, (0, 0))
+    assert connection.timeout_keep_alive_task is not None
+    server.receive(connection, GET)
+    assert connection.timeout_keep_alive_task is None
+
+
+def test_one_that_a_sibling_gets_on_arrival_is_not_counted_here(build: Build) -> None:
+    server, siblings = build(), Siblings()
+    server.state.dispatch = siblings.place
+    connection = server.connect()
+    server.turn()
+    assert connection.moved
+    assert siblings.handed == [(Kind.NEW, 7)]
+    assert server.counts == (0, 0, 0)
+    assert not server.state.connections
+
+
+def test_a_body_that_comes_after_its_response_is_not_in_hand(build: Build) -> None:
+    server = build()
+    connection = server.connect()
+    server.receive(connection, POST[:-2])
+    server.answer()
+    assert server.counts[:2] == (0, 0)
+    sharing(server)
+    assert not connection.leave(), "the rest of the body would begin a sibling's request"
+    server.receive(connection, POST[-2:])
+    assert server.counts[:2] == (0, 0)
+    assert not connection.leave(), "uvicorn does not say when the rest has come"
+    server.receive(connection, GET)
+    server.answer()
+    assert connection.leave()
+
+
+def test_what_is_no_request_ends_the_connection_and_its_count(build: Build, caplog: Any) -> None:
+    caplog.set_level(logging.CRITICAL, "uvicorn.error")
+    server = build()
+    connection = server.connect()
+    server.receive(connection, b"\x16\x03\x01 no request\r\n\r\n")
+    assert connection.transport.is_closing()
+    assert server.counts == (0, 0, 0)
+
+
+def test_pipelined_requests_are_in_hand_until_the_last_is_answered(build: Build) -> None:
+    server = build()
+    connection = server.connect()
+    server.receive(connection, GET + GET)
+    server.answer()
+    assert server.counts[:2] == (1, 0)
+    assert not connection.ends_with_cycle or not connection.idle
+    server.answer()
+    assert server.counts[:2] == (0, 0)
+
+
+def test_a_websocket_is_no_request_in_hand(build: Build) -> None:
+    server = build(ws="wsproto")
+    connection = server.connect()
+    upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    upgrade += b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    server.receive(connection, upgrade)
+    assert server.counts[:2] == (0, 0)
+    assert is_handshaking(connection.transport.protocol)
+
+
+# --- leaving
+
+
+def test_an_idle_connection_leaves_and_nothing_stays(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect(descriptor=9)
+    server.receive(connection, GET)
+    server.answer()
+    assert connection.leave()
+    server.turn()
+    assert siblings.handed == [(Kind.KEPT_ALIVE, 9)]
+    assert connection.transport.aborted, "its descriptor is closed without a TCP shutdown"
+    assert connection.timeout_keep_alive_task is None
+    assert server.counts == (0, 0, 0)
+    assert not connection.leave(), "it has left"
+
+
+def test_one_that_waits_for_its_first_request_leaves_as_new(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    assert server.connect().leave()
+    assert siblings.handed == [(Kind.NEW, 7)]
+    assert server.counts[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("begun", [GET[:5], GET, GET + GET[:5], POST[:-2]])
+def test_one_that_has_begun_to_ask_stays(build: Build, begun: bytes) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect()
+    server.receive(connection, begun)
+    assert not connection.leave()
+    assert siblings.handed == []
+
+
+def test_one_whose_response_is_not_sent_in_full_stays(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect()
+    connection.transport.blocked = True
+    server.receive(connection, GET)
+    server.answer()
+    connection.leave_soon()
+    assert not connection.transport.reading
+    server.turn()
+    assert siblings.handed == []
+    assert connection.transport.reading, "it is served on"
+    connection.transport.unsent = 0
+    assert connection.leave()
+
+
+def test_one_that_nobody_takes_is_served_on(build: Build) -> None:
+    server = build()
+    sharing(server, KEPT)
+    connection = server.connect()
+    connection.leave_soon()
+    server.turn()
+    assert connection.transport.reading
+    assert server.counts[:2] == (1, 1)
+    server.receive(connection, GET)
+    server.answer()
+    assert connection.transport.written.endswith(b"ok")
+
+
+def test_one_that_is_lost_on_its_way_stays_lost(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect()
+    connection.leave_soon()
+    connection.transport.lose(ConnectionResetError())
+    server.turn()
+    assert siblings.handed == []
+    assert server.counts == (0, 0, 0)
+
+
+def test_tls_never_leaves(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect(sslcontext=object())
+    assert not connection.can_leave
+    connection.leave_soon()
+    connection.set_aside()
+    server.turn()
+    assert siblings.handed == []
+
+
+def test_nothing_is_set_aside_from_a_connection_that_closes(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect()
+    connection.transport.close()
+    connection.set_aside()
+    assert siblings.handed == []
+
+
+# --- the end of the worker
+
+
+def test_the_response_that_is_the_last_says_so(build: Build) -> None:
+    server = build()
+    connection = server.connect()
+    server.receive(connection, GET)
+    draining(server)
+    connection.announce_end()
+    server.answer()
+    assert b"connection: close" in connection.transport.written.lower()
+
+
+def test_of_pipelined_requests_the_last_one_says_it(build: Build) -> None:
+    server = build()
+    connection = server.connect()
+    server.receive(connection, GET)
+    draining(server)
+    connection.announce_end()
+    server.receive(connection, GET)
+    server.answer()
+    assert b"connection: close" not in connection.transport.written.lower()
+    server.answer()
+    assert connection.transport.written.lower().count(b"connection: close") == 1
+    assert connection.transport.written.count(b"ok") == 2
+
+
+def test_a_response_says_nothing_where_its_connection_can_leave(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    draining(server, moving=True)
+    connection = server.connect()
+    server.receive(connection, GET)
+    connection.announce_end()
+    server.answer()
+    assert b"connection: close" not in connection.transport.written.lower()
+    assert siblings.handed == [(Kind.KEPT_ALIVE, 7)]
+
+
+def test_what_connects_while_the_worker_drains_has_its_time(build: Build) -> None:
+    server = build()
+    draining(server)
+    assert server.connect().answered_at > 0
+
+
+def test_a_response_after_a_client_said_close_ends_the_connection(build: Build) -> None:
+    server = build()
+    connection = server.connect()
+    server.receive(connection, LAST)
+    server.answer()
+    assert connection.transport.is_closing()
+    assert server.counts == (0, 0, 0)
+
+
+# --- inline
+
+
+def test_while_a_response_is_awaited_new_connections_are_set_aside() -> None:
+    loop = asyncio.new_event_loop()
+    server = Connections(loop, "httptools", InlineGate(lambda _: False))
+    siblings = sharing(server)
+    before = server.connect(descriptor=1)
+    asking = server.connect(descriptor=2)
+    assert siblings.handed == []
+    server.receive(asking, GET)
+    assert before.moved
+    assert server.connect(descriptor=3).moved
+    assert siblings.handed == [(Kind.NEW, 1), (Kind.NEW, 3)]
+    server.answer()
+    assert server.state.gate.is_open
+    assert not server.connect().moved
+    server.end()
+    loop.close()
+
+
+def test_few_new_connections_wait_for_a_quick_app() -> None:
+    loop = asyncio.new_event_loop()
+    server = Connections(loop, "httptools", InlineGate(lambda waiting: waiting <= 1))
+    siblings = sharing(server)
+    server.connect(descriptor=1)
+    server.receive(server.connect(descriptor=2), GET)
+    assert siblings.handed == []
+    server.connect(descriptor=3)
+    assert siblings.handed == [(Kind.NEW, 3)]
+    server.end()
+    loop.close()
+
+
+def test_a_client_that_pipelines_and_leaves_does_not_shut_the_gate() -> None:
+    loop = asyncio.new_event_loop()
+    server = Connections(loop, "httptools", InlineGate(lambda _: False))
+    connection = server.connect()
+    server.receive(connection, GET + GET)
+    connection.transport.lose(ConnectionResetError())
+    server.turn()
+    server.answer()  # of a cycle that has not heard of it
+    assert server.state.gate.is_open
+    server.end()
+    loop.close()
+
+
+def test_a_request_whose_successor_has_begun_to_arrive_is_awaited() -> None:
+    loop = asyncio.new_event_loop()
+    server = Connections(loop, "httptools", InlineGate(lambda _: False))
+    connection = server.connect()
+    server.receive(connection, GET + POST[:-2])
+    assert connection.is_awaited
+    server.end()
+    loop.close()
+
+
+# --- around it
+
+
+def test_each_of_uvicorns_protocols_has_its_movable_form(build: Build) -> None:
+    assert issubclass(build().protocol, (MovableHttpTools, MovableH11))
+
+
+def test_another_protocol_stays_as_it_is() -> None:
+    class Other(asyncio.Protocol):
+        pass
+
+    assert movable(Other) is Other
+
+
+class Closing:
+    """A connection that is not of the movable ones."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def shutdown(self) -> None:
+        self.told += 1
+
+
+def test_what_cannot_move_is_told(build: Build) -> None:
+    other = Closing()
+    shut(other)
+    assert other.told == 1
+    connection = build().connect()
+    shut(connection)
+    assert connection.transport.is_closing()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"handshake_complete": False}, True),
+        ({"handshake_complete": True}, False),
+        ({"handshake_completed_event": asyncio.Event()}, True),
+        ({}, False),
+    ],
+)
+def test_who_is_still_shaking_hands(names: dict[str, object], expected: bool) -> None:
+    assert is_handshaking(type("WebSocket", (), names)()) is expected
+
+
+def test_hanging_up_ends_what_a_tls_client_is_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    loop = asyncio.new_event_loop()
+    with ours, theirs:
+        transport = FakeTransport(loop, ssl_object=object(), unread=ours)
+        transport._extra["socket"] = ours  # type: ignore[attr-defined]  # of asyncio's transports
+        transport.unsent = 1
+        hang_up(transport)
+        theirs.send(b"x")
+        transport.unsent = 0
+        hang_up(transport)
+        assert ours.recv(1) == b"x"
+        ours.setblocking(False)
+        assert ours.recv(1) == b"", "reading has ended"
+    loop.close()
+
+
+@pytest.mark.parametrize("gone", [None, socket.socket()])
+def test_hanging_up_what_is_gone_is_no_mistake(gone: socket.socket | None) -> None:
+    loop = asyncio.new_event_loop()
+    transport = FakeTransport(loop, ssl_object=object())
+    transport._extra["socket"] = gone  # type: ignore[attr-defined]  # of asyncio's transports
+    if gone is not None:
+        gone.close()
+    hang_up(transport)
+    loop.close()
+
+
+def test_plain_connections_are_not_hung_up(build: Build) -> None:
+    connection = build().connect()
+    hang_up(connection.transport)
+    assert not connection.transport.is_closing()
