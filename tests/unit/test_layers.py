@@ -108,3 +108,35 @@ def test_pure_modules_import_no_server() -> None:
         [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- circles ---
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imports() -> dict[str, set[str]]:
+    """Which modules of the package each of them imports, wherever in its file."""
+    files = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        named: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= (inside & files.keys()) or {node.module}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+        found[module] = (named & files.keys()) - {module, PACKAGE.name}
+    return found
+
+
+def test_nothing_imports_what_imports_it() -> None:
+    left = imports()
+    # Take away what imports nothing that is left, again and again: a circle is what stays.
+    while leaves := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in leaves}
+    assert sorted(left) == []
