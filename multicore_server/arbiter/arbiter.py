@@ -12,12 +12,10 @@ import os
 import queue
 import selectors
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import gunicorn.arbiter
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
@@ -31,6 +29,7 @@ from multicore_server.arbiter.monitor_addresses import MonitorAddresses
 from multicore_server.arbiter.monitor_process import MonitorProcess
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.signals import SignalledArbiter
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.connections.handover import Handover
@@ -41,89 +40,22 @@ from multicore_server.ipc.scoreboard import Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
 from multicore_server.settings.gunicorn import without_effect
 from multicore_server.settings.sources import environment, unknown_environment
-from multicore_server.settings.table import SettingError
 from multicore_server.worker.worker import Worker
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
 QUIET = 60.0  # seconds between two log lines about the same part that fails
 
 
-class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
+class Arbiter(SignalledArbiter):
     """See `multicore_server.arbiter.takeover` for how gunicorn's arbiter becomes one of these."""
 
-    LISTENERS: list[Any]
     WORKERS: dict[int, Worker]
-    pidfile: Any
-    reexec_pid: int
-    dirty_arbiter_pid: int
-
-    # --- start ---
-
-    def start(self) -> None:
-        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]  # sys.argv has lost a -m
-        self.START_CTX["cwd"] = self.cfg.settings["chdir"].default  # --chdir is relative to it, in USR2's too
-        try:
-            self.settings = deployment.resolve_settings(self.app)
-        except SettingError as exc:
-            self._refuse(str(exc))
-        self._lateness = Lateness()
-        self._quiet_until: dict[str, float] = {}
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
-        try:
-            super().start()
-        except listeners.BindError as exc:
-            self._refuse(str(exc))
-        except (OSError, RuntimeError) as exc:  # gunicorn's, most likely about the pidfile
-            self._refuse(f"cannot start: {exc}")
-        except SystemExit:
-            self._clean_up()
-            raise
-        try:
-            self._open()
-        except OSError as exc:  # no descriptors or no memory for what workers share
-            self._refuse(f"cannot start: {exc}")
-
-    def _refuse(self, reason: str) -> NoReturn:
-        """A mistake of the user's: one line, exit status 1, nothing left behind."""
-        self.log.error("%s", reason)
-        if self.cfg.errorlog != "-":
-            print(f"Error: {reason}", file=sys.stderr)  # whoever started it sees no log file
-        self._clean_up()
-        sys.exit(1)
-
-    def _clean_up(self) -> None:
-        listeners.unbind(self.LISTENERS)
-        self.LISTENERS = []
-        if self.pidfile is not None:
-            self.pidfile.unlink()
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        self._listen()
-
-    def _listen(self) -> None:
-        """Bind in one place, also with reuse_port: a listener of a worker's own loses its backlog with it."""
-        inherited = self.master_pid or os.environ.get("LISTEN_PID") == str(os.getpid())
-        if self.LISTENERS or (inherited and not self.cfg.reuse_port):
-            return  # gunicorn takes inherited descriptors over
-        if self.master_pid:
-            fds = [int(fd) for fd in os.environ.pop("GUNICORN_FD").split(",")]
-            self.LISTENERS = [listeners.inherit(fd, self.cfg, self.log) for fd in fds]
-            return
-        self.LISTENERS = listeners.bind(self.cfg, self.log, patience=listeners.PATIENCE, wait=self._nap)
-
-    def _nap(self, seconds: float) -> None:
-        """Wait before there is a loop; a signal to end is obeyed at once."""
-        with contextlib.suppress(queue.Empty):
-            name = self.SIG_NAMES.get(self.SIG_QUEUE.get(timeout=seconds))
-            if name in ("term", "int", "quit"):
-                raise SystemExit(0)
 
     def _open(self) -> None:
         """Make, once and before the first fork, all that workers inherit."""
         raise_descriptor_limit()
+        self._lateness = Lateness()
+        self._quiet_until: dict[str, float] = {}
         capacity = slots_for(self.settings.workers)
         scoreboard = Scoreboard(capacity)
         self.fleet = Fleet(deployment.fleet_options(self.settings, self.cfg), self.settings.workers, capacity)
@@ -268,75 +200,6 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
         self._changed = True
         self.fleet.observe(observation, time.monotonic())
 
-    # --- signals ---
-
-    def signal(self, sig: int, frame: Any) -> None:
-        """Queue it and wake the loop. A child that has no handlers of its own yet ends, as by default."""
-        if os.getpid() == self.pid:
-            self.SIG_QUEUE.put_nowait(sig)
-            with contextlib.suppress(BlockingIOError):  # full: the loop is awake
-                os.write(self._wake_writer, b".")
-        elif sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(sig, signal.SIG_DFL)
-            os.kill(os.getpid(), sig)
-
-    signal_chld = signal
-
-    def handle_hup(self) -> None:
-        self.log.info("Hang up: %s", self.master_name)
-        self.observe(ev.Reload())
-        if self.dirty_arbiter_pid:
-            self.kill_dirty_arbiter(signal.SIGHUP)
-
-    def handle_usr1(self) -> None:
-        logs.reopen_log(self.log, self.cfg)
-        self.monitor.reopen_log()
-        super().handle_usr1()
-
-    def handle_term(self) -> None:
-        self.end(True)
-
-    def handle_int(self) -> None:
-        self.end(False)
-
-    handle_quit = handle_int
-
-    def end(self, graceful: bool) -> None:
-        """Begin to end: with the requests in hand answered, or without."""
-        systemd.notify("STOPPING=1", self.log)
-        self.observe(ev.Stop(graceful))
-
-    def handle_ttin(self) -> None:
-        self.observe(ev.Scale(self.fleet.workers + 1))
-
-    def handle_ttou(self) -> None:
-        if self.fleet.workers > 1:
-            self.observe(ev.Scale(self.fleet.workers - 1))
-
-    def handle_winch(self) -> None:
-        if self.cfg.daemon:
-            self.log.info("graceful stop of workers")
-            self.observe(ev.Scale(0))
-        else:
-            self.log.debug("SIGWINCH ignored. Not daemonized")
-
-    def reexec(self) -> None:
-        try:
-            if self.systemd and not (self.reexec_pid or self.master_pid):
-                systemd.reexec(self)
-            else:
-                super().reexec()
-        except OSError as exc:
-            self.log.error("USR2: the new arbiter could not be started: %s", exc)
-            if os.getpid() != self.pid:
-                os._exit(1)
-
-    def maybe_promote_master(self) -> None:
-        was = self.master_pid
-        super().maybe_promote_master()
-        if was and not self.master_pid:
-            systemd.notify(f"MAINPID={os.getpid()}", self.log)
-
     # --- workers ---
 
     def in_force(self) -> Deployment:
@@ -430,12 +293,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has n
             systemd.notify("READY=1", self.log)
 
     def _send(self, action: ev.Signal) -> None:
-        try:
-            os.kill(action.pid, getattr(signal, f"SIG{action.name}"))
-        except ProcessLookupError:  # it has ended meanwhile
-            return
-        except OSError as exc:  # an arbiter without CAP_KILL, and workers of another user
-            self.log.error("pid=%s cannot get SIG%s: %s", action.pid, action.name, exc.strerror)
+        self.kill_worker(action.pid, getattr(signal, f"SIG{action.name}"))
 
     def _scaled(self, scaled: ev.Scaled) -> None:
         self.num_workers = scaled.workers

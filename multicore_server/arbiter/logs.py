@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import stat
 from typing import Any
 
 
@@ -14,9 +14,38 @@ def set_up_log(log: Any, cfg: Any) -> None:
 
 
 def reopen_log(log: Any, cfg: Any) -> None:
-    """As gunicorn at its start, and unlike it later, leave files that workers of another user can reopen."""
-    log.reopen_files()
+    """Open the log files again, and leave files that workers of another user can reopen too.
+
+    If they cannot be opened (their directory is gone, the disk is full), a line says so and the log goes on
+    where it was.
+    """
+    try:
+        log.reopen_files()
+    except OSError as exc:
+        log.error("the log files cannot be reopened: %s", exc)
     for path in (cfg.errorlog, cfg.accesslog):
         if path and path != "-":
-            with contextlib.suppress(OSError):
-                os.chown(path, cfg.uid, cfg.gid)
+            _give(path, cfg.uid, cfg.gid, log)
+
+
+def _give(path: str, uid: int, gid: int, log: Any) -> None:
+    """Give a log file that is ours to the workers' user.
+
+    Whoever may write the directory could put a link to any file there, or another user's file: what is
+    opened without following a link is looked at, and only that is given away.
+    """
+    if uid == os.geteuid() and gid == os.getegid():
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        log.warning("%s stays as it is: %s", path, exc.strerror)
+        return
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid in (os.geteuid(), uid):
+            os.fchown(descriptor, uid, gid)
+    except OSError as exc:
+        log.warning("%s cannot be given to user %s: %s", path, uid, exc.strerror)
+    finally:
+        os.close(descriptor)

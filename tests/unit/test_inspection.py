@@ -112,6 +112,19 @@ def test_a_heartbeat_older_than_timeout_is_a_hang(
     assert observed(found, 4.0) == [ev.Hung(PID, 2.5)]
 
 
+def test_a_pause_of_the_arbiter_is_nobodys_silence(
+    make: Callable[..., Inspection], scoreboard: Scoreboard
+) -> None:
+    found = make(timeout=2)
+    scoreboard.row(0)[Item.HEARTBEAT] = 1.0
+    found.forgive(61.0)
+    assert observed(found, 61.0) == []
+    assert observed(found, 62.9) == []
+    assert observed(found, 63.5) == [ev.Hung(PID, 2.5)], (
+        "a worker that really hangs is found one timeout later"
+    )
+
+
 def test_timeout_0_is_none(make: Callable[..., Inspection]) -> None:
     assert observed(make(timeout=0), 1e6) == []
 

@@ -1,0 +1,105 @@
+"""What signals do to the arbiter: they wake its loop, and become observations of the fleet.
+
+A part of `multicore_server.arbiter.arbiter.Arbiter`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Any
+
+from multicore_server.arbiter import logs, systemd
+from multicore_server.arbiter.monitor_process import MonitorProcess
+from multicore_server.arbiter.starting import StartingArbiter
+from multicore_server.fleet import events as ev
+from multicore_server.fleet.fleet import Fleet
+
+
+class SignalledArbiter(StartingArbiter):
+    fleet: Fleet
+    monitor: MonitorProcess
+    reexec_pid: int
+    dirty_arbiter_pid: int
+
+    def observe(self, observation: ev.Observation) -> None:
+        raise NotImplementedError
+
+    def signal(self, sig: int, frame: Any) -> None:
+        """Queue it and wake the loop. A child that has no handlers of its own yet ends, as by default."""
+        if os.getpid() == self.pid:
+            self.SIG_QUEUE.put_nowait(sig)
+            with contextlib.suppress(BlockingIOError):  # full: the loop is awake
+                os.write(self._wake_writer, b".")
+        elif sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
+
+    signal_chld = signal
+
+    def handle_hup(self) -> None:
+        self.log.info("Hang up: %s", self.master_name)
+        self.observe(ev.Reload())
+        if self.dirty_arbiter_pid:
+            self.kill_dirty_arbiter(signal.SIGHUP)
+
+    def handle_usr1(self) -> None:
+        logs.reopen_log(self.log, self.cfg)
+        self.monitor.reopen_log()
+        self.kill_workers(signal.SIGUSR1)
+        if self.dirty_arbiter_pid:
+            self.kill_dirty_arbiter(signal.SIGUSR1)
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """gunicorn's raises what it does not expect, and that would end the server."""
+        try:
+            os.kill(pid, sig)
+        except ProcessLookupError:  # it has ended meanwhile
+            return
+        except OSError as exc:  # an arbiter without CAP_KILL, and workers of another user
+            self.log.error("pid=%s cannot get %s: %s", pid, signal.Signals(sig).name, exc.strerror)
+
+    def handle_term(self) -> None:
+        self.end(True)
+
+    def handle_int(self) -> None:
+        self.end(False)
+
+    handle_quit = handle_int
+
+    def end(self, graceful: bool) -> None:
+        """Begin to end: with the requests in hand answered, or without."""
+        systemd.notify("STOPPING=1", self.log)
+        self.observe(ev.Stop(graceful))
+
+    def handle_ttin(self) -> None:
+        self.observe(ev.Scale(self.fleet.workers + 1))
+
+    def handle_ttou(self) -> None:
+        if self.fleet.workers > 1:
+            self.observe(ev.Scale(self.fleet.workers - 1))
+
+    def handle_winch(self) -> None:
+        if self.cfg.daemon:
+            self.log.info("graceful stop of workers")
+            self.observe(ev.Scale(0))
+        else:
+            self.log.debug("SIGWINCH ignored. Not daemonized")
+
+    def reexec(self) -> None:
+        try:
+            if self.systemd and not (self.reexec_pid or self.master_pid):
+                systemd.reexec(self)
+            else:
+                super().reexec()
+        except OSError as exc:
+            self.log.error("USR2: the new arbiter could not be started: %s", exc)
+            if os.getpid() != self.pid:
+                os._exit(1)
+
+    def maybe_promote_master(self) -> None:
+        was = self.master_pid
+        super().maybe_promote_master()
+        if was and not self.master_pid:
+            systemd.notify(f"MAINPID={os.getpid()}", self.log)

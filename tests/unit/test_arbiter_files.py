@@ -1,0 +1,179 @@
+"""The arbiter's files: logs that it reopens and gives away, its pidfile, systemd's socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.pidfile import Pidfile
+
+from multicore_server.arbiter import logs, pidfile, systemd
+from tests.unit.shell import Log, fault
+
+NOBODY = 65534
+
+
+class ReopenedLog(Log):
+    def __init__(self, fails: OSError | None = None) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def reopen_files(self) -> None:
+        if self.fails:
+            raise self.fails
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """What was given away: paths, and to whom."""
+    found: list[tuple[str, int, int]] = []
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        found.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, uid, gid))
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    return found
+
+
+def configuration(errorlog: Path | str, uid: int = NOBODY) -> Any:
+    return SimpleNamespace(errorlog=str(errorlog), accesslog=None, uid=uid, gid=uid)
+
+
+# --- logs ---
+
+
+def test_a_log_file_is_given_to_the_workers_user(tmp_path: Path, given: list[Any]) -> None:
+    (tmp_path / "log").touch()
+    logs.reopen_log(ReopenedLog(), configuration(tmp_path / "log"))
+    assert given == [("log", NOBODY, NOBODY)]
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "directory", "nothing"])
+def test_nothing_but_our_own_file_is_given_away(tmp_path: Path, given: list[Any], kind: str) -> None:
+    """Whoever may write the directory of the log could have any file of root's otherwise."""
+    secret, path = tmp_path / "secret", tmp_path / "log"
+    secret.touch()
+    if kind == "link":
+        path.symlink_to(secret)
+    elif kind == "hard link":
+        path.hardlink_to(secret)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    logs.reopen_log(ReopenedLog(), configuration(path))
+    assert given == []
+
+
+def test_another_users_file_is_left_alone(
+    tmp_path: Path, given: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    logs.reopen_log(ReopenedLog(), configuration(tmp_path / "log"))
+    assert given == []
+
+
+def test_a_log_of_our_own_user_needs_no_change(tmp_path: Path, given: list[Any]) -> None:
+    (tmp_path / "log").touch()
+    cfg = configuration(tmp_path / "log", os.geteuid())
+    cfg.gid = os.getegid()
+    logs.reopen_log(ReopenedLog(), cfg)
+    assert given == []
+
+
+def test_a_change_that_the_kernel_refuses_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise fault(errno.EPERM)
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    (tmp_path / "log").touch()
+    log = ReopenedLog()
+    logs.reopen_log(log, configuration(tmp_path / "log"))
+    assert log.said("cannot be given to user 65534: Operation not permitted")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOSPC, errno.EMFILE, errno.EACCES])
+def test_a_log_that_cannot_be_reopened_costs_a_line(number: int) -> None:
+    """USR1 while the directory of the log was missing ended the server."""
+    log = ReopenedLog(fault(number))
+    logs.reopen_log(log, configuration("-"))
+    assert len(log.said("cannot be reopened")) == 1
+
+
+def test_a_log_that_is_set_up_follows_the_new_configuration() -> None:
+    seen: list[Any] = []
+    log: Any = SimpleNamespace(cfg="old", setup=seen.append)
+    logs.set_up_log(log, "new")
+    assert (log.cfg, seen) == ("new", ["new"])
+
+
+# --- the pidfile ---
+
+
+def test_the_pidfile_moves(tmp_path: Path) -> None:
+    log = Log()
+    first = pidfile.move(None, str(tmp_path / "a"), os.getpid(), log)
+    assert (tmp_path / "a").read_text().strip() == str(os.getpid())
+    assert pidfile.move(first, str(tmp_path / "a"), os.getpid(), log) is first
+    second = pidfile.move(first, str(tmp_path / "b"), os.getpid(), log)
+    assert not (tmp_path / "a").exists()
+    assert pidfile.move(second, None, os.getpid(), log) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("trouble", ["no directory", "another server's"])
+def test_a_pidfile_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, trouble: str) -> None:
+    log = Log()
+    path = tmp_path / ("none/pid" if trouble == "no directory" else "pid")
+    if trouble == "another server's":
+        path.write_text(f"{os.getppid()}\n")
+    old = Pidfile(str(tmp_path / "old"))
+    old.create(os.getpid())
+    assert pidfile.move(old, str(path), os.getpid(), log) is old
+    assert log.said(f"keeping {tmp_path / 'old'}")
+    assert (tmp_path / "old").exists()
+
+
+# --- systemd ---
+
+
+@pytest.fixture
+def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(5)
+    monkeypatch.setattr(systemd, "_address", None)
+    monkeypatch.setenv(systemd.VARIABLE, str(tmp_path / "notify"))
+    return listener
+
+
+def test_the_address_is_taken_out_of_the_environment_and_used(notified: socket.socket) -> None:
+    """gunicorn would say READY before any worker is."""
+    with notified:
+        systemd.take_address()
+        assert systemd.VARIABLE not in os.environ
+        systemd.notify("READY=1", Log())
+        assert notified.recv(100) == b"READY=1"
+        assert systemd.VARIABLE not in os.environ
+        systemd.reloading(Log())
+        assert notified.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+
+
+def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(systemd.VARIABLE, raising=False)
+    monkeypatch.setattr(systemd, "_address", None)
+    systemd.take_address()
+    systemd.notify("READY=1", Log())
+
+
+def test_an_address_that_nobody_listens_at_costs_nothing(notified: socket.socket, tmp_path: Path) -> None:
+    notified.close()
+    (tmp_path / "notify").unlink()
+    systemd.take_address()
+    systemd.notify("READY=1", Log())
