@@ -129,11 +129,20 @@ def descriptors() -> int:
 class Log(logging.Logger):
     """gunicorn's logger, as far as the arbiter uses it; ``lines`` are what it says."""
 
-    def __init__(self) -> None:
+    def __init__(self, cfg: Any = None) -> None:
         super().__init__("test", logging.DEBUG)
         self.lines: list[str] = []
         self.error_log = self
-        self.cfg: Any = None
+        self.cfg = cfg
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+
+    def reopen_files(self) -> None:
+        """There are none."""
+
+    def close_on_exec(self) -> None:
+        """There are none."""
 
     def handle(self, record: logging.LogRecord) -> None:
         self.lines.append(f"{record.levelname}: {record.getMessage()}")
