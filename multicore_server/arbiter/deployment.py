@@ -149,7 +149,7 @@ def load_afresh(current: Deployment, log: Any) -> Deployment:
         _check_worker_class(app.cfg)
     finally:
         before.enter()
-    hooks.rescue(app.cfg, log)
+    hooks.wrap(app.cfg, log)
     return Deployment(app, app.cfg, settings, _bind(app.cfg, current, log), current.given, surroundings)
 
 

@@ -1,23 +1,54 @@
-"""User hooks of gunicorn's: a mistake in one is reported by name and costs nothing else."""
+"""User hooks of gunicorn's: a mistake in one is reported by name, and one that keeps the arbiter is named."""
 
 from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-# post_fork and post_worker_init are not among them: when they fail, the worker's boot has failed.
+# A mistake in one of these costs nothing else. post_fork and post_worker_init are not among them: when they
+# fail, the worker's boot has failed.
 RESCUED = (
-    "on_starting", "on_reload", "when_ready", "pre_fork", "pre_exec", "child_exit",
-    "nworkers_changed", "on_exit", "worker_int", "worker_abort", "worker_exit",
+    "on_reload", "pre_exec", "child_exit", "nworkers_changed", "on_exit",
+    "worker_int", "worker_abort", "worker_exit",
 )  # fmt: skip
+# People use these as gates: as in gunicorn, one that raises stops the start, or this fork.
+GATES = ("on_starting", "when_ready", "pre_fork")
+# Hooks that run in the arbiter, which does nothing else meanwhile.
+IN_ARBITER = frozenset({*GATES, "on_reload", "child_exit", "nworkers_changed"})
+SLOW = 0.1  # seconds
 
 
-def rescue(cfg: Any, log: Any) -> None:
-    """Wrap the hooks of this configuration, so that an exception in one is logged and goes no further."""
+class HookError(Exception):
+    """A gate has raised: one line."""
+
+
+def wrap(cfg: Any, log: Any) -> None:
+    """Wrap the hooks of this configuration: what one of `RESCUED` raises is logged and goes no further, what
+    one of `GATES` raises becomes a HookError."""
     for name in RESCUED:
-        cfg.set(name, _rescued(name, cfg.settings[name].get(), log))
+        cfg.set(name, _rescued(name, _timed(name, cfg.settings[name].get(), log), log))
+    for name in GATES:
+        cfg.set(name, _named(name, _timed(name, cfg.settings[name].get(), log)))
+
+
+def _timed(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any]:
+    if name not in IN_ARBITER:
+        return hook
+
+    @functools.wraps(hook)
+    def call(*args: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return hook(*args)
+        finally:
+            took = time.monotonic() - began
+            if took > SLOW:
+                log.warning("the %s hook took %.1f s; the arbiter does nothing else meanwhile", name, took)
+
+    return call
 
 
 def _rescued(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any]:
@@ -28,6 +59,19 @@ def _rescued(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any
         except Exception:
             log.exception("the %s hook failed; going on without it", name)
             return None
+
+    return call
+
+
+def _named(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    def call(*args: Any) -> Any:
+        try:
+            return hook(*args)
+        except Exception as exc:
+            raise HookError(
+                f"the {name} hook failed: {type(exc).__name__}: {exc}".removesuffix(": ")
+            ) from exc
 
     return call
 

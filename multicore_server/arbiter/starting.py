@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 
 from multicore_server.arbiter import deployment, listeners
+from multicore_server.arbiter.hooks import HookError
 from multicore_server.settings.table import SettingError, Settings
 
 
@@ -36,6 +37,8 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
             super().start()
         except listeners.BindError as exc:
             self._refuse(str(exc))
+        except HookError as exc:
+            self._refuse(str(exc), exc.__cause__)
         except (OSError, RuntimeError) as exc:  # gunicorn's, most likely about the pidfile
             self._refuse(f"cannot start: {exc}")
         except SystemExit:
@@ -46,9 +49,10 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
         except OSError as exc:  # no descriptors or no memory for what workers share
             self._refuse(f"cannot start: {exc}")
 
-    def _refuse(self, reason: str) -> NoReturn:
-        """A mistake of the user's: one line, exit status 1, nothing left behind."""
-        self.log.error("%s", reason)
+    def _refuse(self, reason: str, cause: BaseException | None = None) -> NoReturn:
+        """A mistake of the user's: one line, exit status 1, nothing left behind. ``cause`` is an exception in
+        the user's own code, whose traceback is wanted."""
+        self.log.error("%s", reason, exc_info=cause)
         if self.cfg.errorlog != "-":
             print(f"Error: {reason}", file=sys.stderr)  # whoever started it sees no log file
         self._clean_up()

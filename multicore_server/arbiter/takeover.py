@@ -33,7 +33,7 @@ def install() -> None:
         _installed = True
         theirs = gunicorn.arbiter.Arbiter
         theirs.start = _taking_over(theirs.start)
-        theirs.num_workers = property(theirs._get_num_workers, _rescuing(theirs._set_num_workers))
+        theirs.num_workers = property(theirs._get_num_workers, _wrapping_hooks(theirs._set_num_workers))
         BaseApplication.wsgi = _explaining(BaseApplication.wsgi)
 
 
@@ -49,17 +49,17 @@ def _taking_over(start: Callable[[Any], None]) -> Callable[[Any], None]:
     return take_over
 
 
-def _rescuing(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
-    """The constructor calls the first of the hooks, nworkers_changed; each is to be rescued by then."""
+def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
+    """The constructor calls the first of the hooks, nworkers_changed: all of them are wrapped by then."""
 
     @functools.wraps(set_number)
-    def rescue_and_set(arbiter: Any, number: int) -> None:
+    def wrap_and_set(arbiter: Any, number: int) -> None:
         if issubclass(arbiter.worker_class, Worker):
-            hooks.rescue(arbiter.cfg, arbiter.log)
+            hooks.wrap(arbiter.cfg, arbiter.log)
             app_metrics.prepare(arbiter.cfg)
         set_number(arbiter, number)
 
-    return rescue_and_set
+    return wrap_and_set
 
 
 def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
