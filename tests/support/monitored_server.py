@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import httpx
 
 from tests.support.addresses import LOCAL, quiet_port
+from tests.support.deploying import configure
 from tests.support.raw_client import Connection
 from tests.support.server import Server
 from tests.support.waiting import PATIENCE, wait_for
@@ -153,6 +154,32 @@ def ask_app(server: Server, request: bytes, *, bodiless: bool = False) -> int:
         return connection.send(request).answer(bodiless=bodiless).status
     finally:
         connection.close()
+
+
+def over(path: Path, url: str, method: str = "GET") -> httpx.Response:
+    """One request over a unix socket."""
+    transport = httpx.HTTPTransport(uds=str(path))
+    with httpx.Client(transport=transport, base_url="http://localhost", trust_env=False) as client:
+        return client.request(method, url, headers={"connection": "close"})
+
+
+def left_behind(monitored: MonitoredServer) -> list[str]:
+    """Files of sockets, beside the server's directory."""
+    return [str(path) for path in monitored.runtime.rglob("*") if not path.is_dir()]
+
+
+def over_command_socket(monitored: MonitoredServer) -> int:
+    try:
+        return over(monitored.socket, "/healthz").status_code
+    except httpx.TransportError:
+        return 0
+
+
+def start_configured(monitored: MonitoredServer, **settings: object) -> None:
+    configure(monitored.server, workers=1, metrics_bind=f"{LOCAL}:{monitored.port}", **settings)
+    environment = {"XDG_RUNTIME_DIR": str(monitored.runtime)}
+    monitored.server.start("-c", "conf.py", env=environment, ready=1)
+    monitored.wait_answering()
 
 
 MakeMonitored: TypeAlias = Callable[..., MonitoredServer]
