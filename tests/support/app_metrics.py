@@ -26,7 +26,7 @@ def start(
     make_server: MakeServer, *options: str, workers: int = 2, more: str = "", also: str | None = None,
     config: str = "", **others: Any,
 ) -> Scraped:  # fmt: skip
-    """Start the app, with more code and another file of ``tests/apps`` behind it; what a scraper sees of it."""
+    """Start the app, with more code and another file of ``tests/apps`` behind it; what a scraper sees."""
     app = APP if also is None else source("counted", also)
     scraped = Scraped(make_server(app + more))
     scraped.server.write("gunicorn.conf.py", config)
