@@ -14,13 +14,9 @@ import trustme
 
 from tests.support.apps import PLAIN
 from tests.support.asking import ask
-from tests.support.monitored_server import MakeMonitored, MonitoredServer, parsed, requests
+from tests.support.monitored_server import DIES, MakeMonitored, MonitoredServer, parsed, requests
 from tests.support.server import Server
 from tests.support.waiting import wait_for
-
-# For the config file, which the arbiter loads.
-DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
-
 
 # --- the app's own port
 

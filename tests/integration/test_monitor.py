@@ -24,10 +24,6 @@ from tests.support.waiting import wait_for
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SLOW_BOOT = HELLO + "\nwhile not os.path.exists('go'):\n    time.sleep(0.02)\n"
-# For the config file, which the arbiter loads.
-DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
-
-
 # --- what it shows
 
 

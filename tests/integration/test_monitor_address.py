@@ -21,10 +21,6 @@ from tests.support.monitored_server import (
 from tests.support.processes import wait_gone
 from tests.support.waiting import wait_for
 
-# For the config file, which the arbiter loads.
-DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
-
-
 # --- its address
 
 

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import os
 import signal
-import time
 from typing import Any
 
 import httpx
@@ -14,12 +13,9 @@ import pytest
 
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.worker.metrics_path import MetricsPath
-from tests.support.monitor_process import MakeMonitor, Monitor
-from tests.support.raw_client import Connection, request
+from tests.support.monitor_process import REQUESTS, MakeMonitor, Monitor
+from tests.support.raw_client import request
 from tests.support.reports import event, process, slot
-
-REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
-
 
 # --- the addresses ---
 
@@ -152,36 +148,7 @@ def test_a_body_is_refused_unread(monitor: Monitor, head: str) -> None:
 # --- hostile and slow scrapers ---
 
 
-def ending(connection: Connection) -> str:
-    """How a connection ends, whatever came before it."""
-    try:
-        while connection.socket.recv(2**20):
-            pass
-    except ConnectionResetError:
-        return "reset"
-    return "closed"
-
-
 # --- merges ---
-
-
-class SlowApp:
-    """Stands for an app with very many metrics: a merge takes a while of computing."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.left_out = self.collisions = 0
-
-    def collect(self, state: Any) -> list[Any]:
-        end = time.monotonic() + self.seconds
-        while time.monotonic() < end:
-            pass
-        return []
-
-
-class BrokenApp(SlowApp):
-    def collect(self, state: Any) -> list[Any]:
-        raise OSError("no such directory")
 
 
 # --- on the app's own port ---

@@ -15,24 +15,11 @@ from prometheus_client import mmap_dict
 from multicore_server.ipc.scoreboard import Head
 from multicore_server.metrics.app.merge import AppMetrics
 from multicore_server.metrics.definitions import TAKEN
-from tests.support.monitor_process import MakeMonitor, Monitor, seconds
-from tests.support.raw_client import Connection, request
+from tests.support.monitor_process import BrokenApp, MakeMonitor, Monitor, SlowApp, ending, seconds
+from tests.support.raw_client import request
 from tests.support.waiting import wait_for
 
-REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
-
-
 # --- hostile and slow scrapers ---
-
-
-def ending(connection: Connection) -> str:
-    """How a connection ends, whatever came before it."""
-    try:
-        while connection.socket.recv(2**20):
-            pass
-    except ConnectionResetError:
-        return "reset"
-    return "closed"
 
 
 def test_a_head_that_is_too_long_is_refused(monitor: Monitor) -> None:
@@ -184,20 +171,6 @@ def test_a_scraper_that_leaves_in_the_middle(monitor: Monitor) -> None:
 # --- merges ---
 
 
-class SlowApp:
-    """Stands for an app with very many metrics: a merge takes a while of computing."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.left_out = self.collisions = 0
-
-    def collect(self, state: Any) -> list[Any]:
-        end = time.monotonic() + self.seconds
-        while time.monotonic() < end:
-            pass
-        return []
-
-
 def test_a_long_merge_delays_neither_health_nor_heartbeat(make_monitor: MakeMonitor) -> None:
     monitor = make_monitor(app_metrics=SlowApp(1.5))
     monitor.publish()
@@ -223,11 +196,6 @@ def test_scrapes_share_merges(make_monitor: MakeMonitor) -> None:
         scraper.send(request("/metrics"))
     assert [scraper.answer().status for scraper in scrapers] == [200] * 20
     assert seconds(began) < 2  # one merge or two, not twenty
-
-
-class BrokenApp(SlowApp):
-    def collect(self, state: Any) -> list[Any]:
-        raise OSError("no such directory")
 
 
 def test_without_the_apps_metrics_there_are_ours(make_monitor: MakeMonitor) -> None:

@@ -18,10 +18,6 @@ from tests.support.monitored_server import MonitoredServer, by, left_behind, ove
 from tests.support.processes import gone, wait_gone
 from tests.support.waiting import wait_for
 
-# For the config file, which the arbiter loads.
-DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
-
-
 # --- commands
 
 

@@ -14,47 +14,15 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.monitor_process import MakeMonitor, Monitor, seconds
-from tests.support.raw_client import Connection, request
+from tests.support.monitor_process import BrokenApp, MakeMonitor, Monitor, SlowApp, ending, seconds
+from tests.support.raw_client import request
 from tests.support.reports import event
 from tests.support.waiting import PATIENCE, wait_for
-
-REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
-
 
 # --- hostile and slow scrapers ---
 
 
-def ending(connection: Connection) -> str:
-    """How a connection ends, whatever came before it."""
-    try:
-        while connection.socket.recv(2**20):
-            pass
-    except ConnectionResetError:
-        return "reset"
-    return "closed"
-
-
 # --- merges ---
-
-
-class SlowApp:
-    """Stands for an app with very many metrics: a merge takes a while of computing."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.left_out = self.collisions = 0
-
-    def collect(self, state: Any) -> list[Any]:
-        end = time.monotonic() + self.seconds
-        while time.monotonic() < end:
-            pass
-        return []
-
-
-class BrokenApp(SlowApp):
-    def collect(self, state: Any) -> list[Any]:
-        raise OSError("no such directory")
 
 
 # --- commands ---

@@ -17,14 +17,17 @@ from tests.support.apps import ASK, HELLO
 from tests.support.asking import ask
 from tests.support.deploying import deploy, hup
 from tests.support.load import load
-from tests.support.monitored_server import MakeMonitored, MonitoredServer, left_behind, over, start_configured
+from tests.support.monitored_server import (
+    DIES,
+    MakeMonitored,
+    MonitoredServer,
+    left_behind,
+    over,
+    start_configured,
+)
 from tests.support.privileges import readable_by_all
 from tests.support.processes import gone, is_monitor, wait_gone
 from tests.support.waiting import wait_for
-
-# For the config file, which the arbiter loads.
-DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
-
 
 # --- what befalls it
 

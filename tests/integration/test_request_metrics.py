@@ -16,23 +16,17 @@ from tests.support.addresses import LOCAL
 from tests.support.apps import source
 from tests.support.monitored_server import (
     MakeMonitored,
-    Metrics,
     MonitoredServer,
-    ask_app,
     by,
+    check_histogram,
     requests,
+    send,
 )
 from tests.support.raw_client import Connection, request
 from tests.support.server import Server
 
 STATUSES = (200, 204, 301, 404, 500, 503)
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND")
-
-
-def send(counted: MonitoredServer, path: str, *, method: str = "GET", times: int = 1) -> list[int]:
-    asked = request(path, method=method)
-    bodiless = method == "HEAD"
-    return [ask_app(counted.server, asked, bodiless=bodiless) for _ in range(times)]
 
 
 def cut_off(server: Server, path: str, method: str = "GET") -> None:
@@ -59,15 +53,6 @@ def leave_stream(server: Server, path: str = "/endless") -> None:
     assert connection.send(request(path)).head().status == 200
     connection.chunk()
     connection.close()
-
-
-def check_histogram(metrics: Metrics) -> None:
-    """Every request that was counted is in the histogram, and no other."""
-    name = "multicore_http_request_duration_seconds"
-    total = sum(requests(metrics).values())
-    buckets = list(by(metrics, f"{name}_bucket").values())
-    assert metrics[f"{name}_count"] == total == buckets[-1]
-    assert buckets == sorted(buckets)
 
 
 # --- requests by method and code

@@ -12,31 +12,13 @@ import pytest
 
 from tests.support.deploying import hup
 from tests.support.monitored_server import (
-    Metrics,
     MonitoredServer,
-    ask_app,
     by,
-    requests,
+    check_histogram,
+    send,
 )
 from tests.support.processes import wait_gone
-from tests.support.raw_client import request
 from tests.support.waiting import wait_for
-
-
-def send(counted: MonitoredServer, path: str, *, method: str = "GET", times: int = 1) -> list[int]:
-    asked = request(path, method=method)
-    bodiless = method == "HEAD"
-    return [ask_app(counted.server, asked, bodiless=bodiless) for _ in range(times)]
-
-
-def check_histogram(metrics: Metrics) -> None:
-    """Every request that was counted is in the histogram, and no other."""
-    name = "multicore_http_request_duration_seconds"
-    total = sum(requests(metrics).values())
-    buckets = list(by(metrics, f"{name}_bucket").values())
-    assert metrics[f"{name}_count"] == total == buckets[-1]
-    assert buckets == sorted(buckets)
-
 
 # --- counters
 
