@@ -1,6 +1,6 @@
 """What counting requests costs, and scraping: hello with and without, in one run.
 
-    python tests/benchmarks/metering.py [--seconds 3] [--rounds 9]
+    python -m tests.benchmarks.metering [--seconds 3] [--rounds 9]
 
 One worker on one core, the client (wrk) on the other. CPU time of the worker per request, which is less noisy
 than requests per second; the medians of the rounds' ratios count. "off" is a worker class that leaves the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import shutil
 import socket
@@ -27,45 +26,21 @@ from pathlib import Path
 
 import psutil
 
-APPS = """
-from multicore_server import Worker
+from tests.benchmarks.common import ENV, LOCAL, OURS, Process, free_port, gunicorn, poll, provide
 
-class Uncounted(Worker):
-    def count_requests(self, config):
-        pass
-
-async def asgi(scope, receive, send):
-    assert scope["type"] == "http"
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"Hello, world!"})
-
-def wsgi(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
-    return [b"Hello, world!"]
-"""
-COUNTED, UNCOUNTED = "multicore_server.Worker", "app.Uncounted"
+COUNTED, UNCOUNTED = OURS, "uncounted.Uncounted"
 CASES = {"off": (UNCOUNTED, False), "on": (COUNTED, False), "scraped": (COUNTED, True)}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class Server(Process):
+    """One worker on one core, with an address for scrapers."""
 
-
-class Server:
     def __init__(self, directory: Path, worker: str, app: str) -> None:
-        self.port, self.metrics = free_port(), free_port()
-        command = ["taskset", "-c", "0", sys.executable, "-m", "gunicorn", "-k", worker, "-w", "1"]
-        command += ["-b", f"127.0.0.1:{self.port}", "--pythonpath", str(directory), f"app:{app}"]
-        env = {**os.environ, "MULTICORE_METRICS_BIND": f"127.0.0.1:{self.metrics}"}
-        self.process = subprocess.Popen(command, cwd=directory, env=env, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while socket.socket().connect_ex(("127.0.0.1", self.metrics)):
-            if time.monotonic() > deadline:
-                sys.exit("benchmark: the server did not start")
-            time.sleep(0.05)
+        self.metrics = free_port()
+        command = gunicorn(worker, 1, f"hello_world:{app}", "--pythonpath", str(directory))
+        env = {**ENV, "MULTICORE_METRICS_BIND": f"{LOCAL}:{self.metrics}"}
+        super().__init__(directory, lambda port: ["taskset", "-c", "0", *command(port)], env)
+        poll(lambda: listens(self.metrics))
         time.sleep(1)
 
     def used(self) -> float:
@@ -74,9 +49,10 @@ class Server:
         times = [process.cpu_times() for process in (arbiter, *arbiter.children())]
         return sum(each.user + each.system for each in times)
 
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOCAL, port)) == 0
 
 
 @contextlib.contextmanager
@@ -155,7 +131,7 @@ def main() -> None:
     print("| what | requests/s | ratio (spread) | CPU a request | more | ratio of CPU |")
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "app.py").write_text(APPS)
+        provide(Path(scratch), "hello_world", "uncounted")
         for app in ("asgi", "wsgi"):
             measure(Path(scratch), app, args)
 

@@ -1,6 +1,6 @@
 """Requests that fail while workers come and go, in one run: ours and, where it applies, uvicorn-worker.
 
-    python tests/benchmarks/restarts.py [--reloads 2] [--recycles 6] [--scale-downs 2] [--full] [--ours]
+    python -m tests.benchmarks.restarts [--reloads 2] [--recycles 6] [--scale-downs 2] [--full] [--ours]
 
 Needs, in the same environment, uvicorn-worker and trustme. The client is strict, it never tries again: a
 request that was sent and not answered in full has failed. An idle connection that is closed before anything
@@ -12,13 +12,10 @@ from __future__ import annotations
 import argparse
 import collections
 import itertools
-import os
-import re
 import select
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,53 +26,28 @@ from pathlib import Path
 
 import trustme
 
-APPS = """
-async def asgi(scope, receive, send):
-    assert scope["type"] == "http"
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"Hello, world!"})
+from tests.benchmarks.common import (
+    OURS,
+    REQUEST,
+    REQUEST_CLOSE,
+    UVICORN_WORKER,
+    Process,
+    gunicorn,
+    poll,
+    provide,
+)
 
-def wsgi(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
-    return [b"Hello, world!"]
-"""
-OURS = "multicore_server.Worker"
-PEER = "uvicorn_worker.UvicornWorker"
+PEER = UVICORN_WORKER
 READY = {OURS: r" ready after ", PEER: r"Application startup complete"}
 CLIENTS = 8
 THINK = 0.002  # seconds between two requests of a client: idle connections are what restarts break
 PATIENCE = 10.0  # seconds until a response that has not come has failed
-ENV = {**os.environ, "MULTICORE_METRICS_BIND": "", "MULTICORE_EXP_BACKOFF_RESTART_DELAY": "0"}
-ENV.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def poll(condition: Callable[[], object], patience: float = 60.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit("benchmark: the server did not do what was waited for")
-        time.sleep(0.01)
-
-
-class Server:
+class Server(Process):
     def __init__(self, directory: Path, worker: str, app: str, *options: str) -> None:
-        self.port = free_port()
         self.worker = worker
-        self.log = directory / "log"
-        self.log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "gunicorn", "-k", worker, "-w", "2", *options, f"app:{app}"]
-        command += ["-b", f"127.0.0.1:{self.port}", "--error-logfile", str(self.log)]
-        self.process = subprocess.Popen(command, cwd=directory, env=ENV, stderr=subprocess.DEVNULL)
-
-    def logged(self, pattern: str) -> int:
-        return len(re.findall(pattern, self.log.read_text())) if self.log.exists() else 0
+        super().__init__(directory, gunicorn(worker, 2, f"hello_world:{app}", *options))
 
     def starts(self) -> int:
         return self.logged(READY[self.worker])
@@ -85,13 +57,9 @@ class Server:
         self.process.send_signal(name)
         poll(lambda: self.logged(pattern) >= wanted)
 
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
 
 @contextmanager
-def serving(directory: Path, worker: str, app: str, *options: str) -> Iterator[Server]:
+def started(directory: Path, worker: str, app: str, *options: str) -> Iterator[Server]:
     server = Server(directory, worker, app, *options)
     try:
         poll(lambda: server.starts() >= 2)
@@ -111,9 +79,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.port = port
         self.trusting = trusting
-        self.request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-        if not kept_alive:
-            self.request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        self.request = REQUEST if kept_alive else REQUEST_CLOSE
         self.connection: socket.socket | None = None
         self.stopped = False
         self.requests = 0
@@ -187,7 +153,7 @@ def reload(server: Server, times: int) -> None:
 
 def recycle(server: Server, times: int) -> None:
     wanted = server.starts() + times
-    poll(lambda: server.starts() >= wanted, 600.0)
+    poll(lambda: server.starts() >= wanted, patience=600.0)
 
 
 def scale_down(server: Server, times: int) -> None:
@@ -248,7 +214,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        (directory / "app.py").write_text(APPS)
+        provide(directory, "hello_world")
         tls_options, trusting = certificates(directory)
         for contest, app, tls in itertools.product(contests(args), ("asgi", "wsgi"), (False, True)):
             if not set(args.only) <= {contest[0].split()[0], app, "TLS" if tls else "plain"}:
@@ -257,7 +223,7 @@ def main() -> None:
             peers = [OURS] if args.ours or app == "wsgi" else [OURS, PEER]  # which has no bridge for WSGI
             results: dict[str, list[str]] = {}
             for worker in peers:
-                with serving(directory, worker, app, *options) as server:
+                with started(directory, worker, app, *options) as server:
                     results[worker] = [
                         measure(server, contest, kept_alive, trusting if tls else None)
                         for kept_alive in (True, False)

@@ -1,6 +1,6 @@
 """How well requests that block their worker are spread over 8 workers: ours, the peers and the ideal.
 
-    python tests/benchmarks/scaling.py [--seconds 4] [--runs 1] [--only NAME ...]
+    python -m tests.benchmarks.scaling [--seconds 4] [--runs 1] [--only NAME ...]
 
 Each request blocks its worker for 20 ms (``time.sleep`` in an ``async def``: CPU-bound work without burning a
 CPU, so that eight workers can be measured on two cores), so eight workers can answer 400 requests/s. The
@@ -12,62 +12,38 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.benchmarks.common import LOCAL, OURS, UVICORN_WORKER, Process, answers, gunicorn, poll, provide
+
 WORKERS = 8
-APP = """
-import time
+BLOCK = b"GET /block?0.02 HTTP/1.1\r\nHost: x\r\n\r\n"
+BLOCK_CLOSE = b"GET /block?0.02 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+APP = "hello_world:asgi"
 
-async def app(scope, receive, send):
-    assert scope["type"] == "http"
-    time.sleep(0.02)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
-"""
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-REQUEST_CLOSE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-GUNICORN = [sys.executable, "-m", "gunicorn", "-w", str(WORKERS), "--log-level", "error"]
+QUIET = ["--log-level", "error"]
 COMMANDS: dict[str, Callable[[int], list[str]]] = {
-    "multicore_server": lambda port: [*GUNICORN, "-k", "multicore_server.Worker", *_bind(port)],
-    "gunicorn + uvicorn-worker": lambda port: [*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", *_bind(port)],
+    "multicore_server": gunicorn(OURS, WORKERS, APP, *QUIET),
+    "gunicorn + uvicorn-worker": gunicorn(UVICORN_WORKER, WORKERS, APP, *QUIET),
     "uvicorn --workers": lambda port: [
         sys.executable, "-m", "uvicorn", "--workers", str(WORKERS), "--no-access-log", "--log-level", "error",
-        "--port", str(port), "app:app",
+        "--port", str(port), APP,
     ],
     "granian": lambda port: [
         sys.executable, "-m", "granian", "--interface", "asgi", "--workers", str(WORKERS), "--no-log",
-        "--port", str(port), "app:app",
+        "--port", str(port), APP,
     ],
 }  # fmt: skip
 
 
-def _bind(port: int) -> list[str]:
-    return ["-b", f"127.0.0.1:{port}", "app:app"]
-
-
 def _single(port: int) -> list[str]:
     quiet = ["--no-access-log", "--log-level", "error"]
-    return [sys.executable, "-m", "uvicorn", *quiet, "--port", str(port), "app:app"]
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    return [sys.executable, "-m", "uvicorn", *quiet, "--port", str(port), APP]
 
 
 async def one_client(port: int, until: float, *, close: bool, times: list[float]) -> None:
@@ -77,10 +53,10 @@ async def one_client(port: int, until: float, *, close: bool, times: list[float]
     while time.monotonic() < until:
         started = time.monotonic()
         if reader is None or writer is None:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(REQUEST_CLOSE if close else REQUEST)
+            reader, writer = await asyncio.open_connection(LOCAL, port)
+        writer.write(BLOCK_CLOSE if close else BLOCK)
         head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(2)
+        await reader.readexactly(13)
         assert head.startswith(b"HTTP/1.1 200"), head
         times.append(time.monotonic() - started)
         if close:
@@ -108,40 +84,15 @@ class Servers:
 
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
-        self.ports = free_ports(WORKERS if name == "ideal" else 1)
-        commands = (
-            [_single(port) for port in self.ports] if name == "ideal" else [COMMANDS[name](self.ports[0])]
-        )
-        env = {**os.environ, "MULTICORE_METRICS_BIND": ""}
-        self.processes = [
-            subprocess.Popen(command, cwd=directory, env=env, stderr=subprocess.DEVNULL)
-            for command in commands
-        ]
-        for port in self.ports:
-            self._wait(port)
+        count = WORKERS if name == "ideal" else 1
+        self.servers = [Process(directory, COMMANDS.get(name, _single)) for _ in range(count)]
+        self.ports = [server.port for server in self.servers]
+        poll(lambda: all(map(answers, self.ports)))
         time.sleep(2)  # every worker
 
-    @staticmethod
-    def _wait(port: int) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            except OSError:
-                if time.monotonic() > deadline:
-                    sys.exit("benchmark: a server did not start")
-                time.sleep(0.05)
-
     def end(self) -> None:
-        for process in self.processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for server in self.servers:
+            server.end()
 
 
 CELLS = [(connections, close) for close in (False, True) for connections in (8, 16, 64)]
@@ -178,7 +129,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(COMMANDS), default=list(COMMANDS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "app.py").write_text(APP)
+        provide(Path(scratch), "hello_world")
         for run in range(args.runs):
             print(f"\nrun {run + 1}: requests/s (part of the ideal), p99\n", flush=True)
             names = ["ideal", *args.only]

@@ -1,6 +1,6 @@
 """What a scrape of the app's own metrics costs, ours against prometheus_client's, measured in one run.
 
-    python tests/benchmarks/scrape.py [--workers 8] [--label-sets 200] [--deaths 1000] [--rounds 7]
+    python -m tests.benchmarks.scrape [--workers 8] [--label-sets 200] [--deaths 1000] [--rounds 7]
 
 First both read the same files, of workers that have, for each label set (method, path and code, as a web
 app's), a counter, a histogram with the default buckets and two gauges. Then workers die and are replaced,

@@ -1,6 +1,6 @@
 """What this server costs and saves against its peers, measured in one run.
 
-    python tests/benchmarks/throughput.py [--seconds 3] [--rounds 7]
+    python -m tests.benchmarks.throughput [--seconds 3] [--rounds 7]
 
 Needs ``wrk`` (Debian's package of that name) and, in the same environment, uvicorn-worker. The client has the
 last CPU to itself and the servers have the others, one worker each, so that the figures are the servers'.
@@ -15,100 +15,23 @@ import os
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-APPS = """
-async def asgi(scope, receive, send):
-    assert scope["type"] == "http"
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"Hello, world!"})
+from tests.benchmarks.common import OURS, UVICORN_WORKER, Process, gunicorn, poll, provide, serving
 
-def wsgi(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
-    return [b"Hello, world!"]
-"""
-OURS = "multicore_server.Worker"
 CLOSE = ["-H", "Connection: close"]
 CPUS = sorted(os.sched_getaffinity(0))
 SERVING = CPUS[:-1] or CPUS
-ENV = {
-    **os.environ,
-    "MULTICORE_METRICS_BIND": "",
-    # Crash after crash, as below, would be slowed down and then given up.
-    "MULTICORE_EXP_BACKOFF_RESTART_DELAY": "0",
-    "MULTICORE_MAX_RESTARTS": "1000",
-}
-ENV.pop("PYTHONDONTWRITEBYTECODE", None)  # or ours, run from a checkout, is compiled at every start
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            return client.recv(12) == b"HTTP/1.1 200"
-    except OSError:
-        return False
-
-
-def poll(condition: Callable[[], object], interval: float = 0.002, patience: float = 30.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit("benchmark: the server did not do what was waited for")
-        time.sleep(interval)
-
-
-class Server:
-    def __init__(self, directory: Path, worker: str, workers: int, app: str, *options: str) -> None:
-        self.port = free_port()
-        self.log = directory / "log"
-        self.log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "gunicorn", "-k", worker, "-w", str(workers), *options]
-        command += ["-b", f"127.0.0.1:{self.port}", "--error-logfile", str(self.log), app]
-        self.process = subprocess.Popen(command, cwd=directory, env=ENV, stderr=subprocess.DEVNULL)
-
-    def children(self) -> list[psutil.Process]:
-        """Its workers: the monitor has a process group of its own."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if os.getpgid(child.pid) != child.pid]
-
-    def text(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-
-
-@contextmanager
-def serving(*args: object, **kwargs: object) -> Iterator[Server]:
-    server = Server(*args, **kwargs)  # type: ignore[arg-type]  # passed on
-    try:
-        poll(lambda: answers(server.port))
-        time.sleep(0.5)  # the other workers
-        yield server
-    finally:
-        server.end()
-
-
-def requests_per_second(server: Server, seconds: float, *options: str) -> float:
+def requests_per_second(server: Process, seconds: float, *options: str) -> float:
     command = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", *options, f"http://127.0.0.1:{server.port}/"]
     command = ["taskset", "-c", str(CPUS[-1]), *command]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -125,16 +48,16 @@ def row(name: str, ours: list[float], peer: list[float], target: str, unit: str 
 
 def throughput(directory: Path, args: argparse.Namespace) -> None:
     contests: list[tuple[str, str, str, list[str], list[str], str]] = [
-        ("ASGI hello, kept alive", "app:asgi", "uvicorn_worker.UvicornWorker", [], [], ">= 0.97"),
-        ("ASGI hello, close", "app:asgi", "uvicorn_worker.UvicornWorker", [], CLOSE, ">= 0.97"),
-        ("WSGI hello, kept alive", "app:wsgi", "gthread", [], [], ">= 2.5"),
+        ("ASGI hello, kept alive", "hello_world:asgi", UVICORN_WORKER, [], [], ">= 0.97"),
+        ("ASGI hello, close", "hello_world:asgi", UVICORN_WORKER, [], CLOSE, ">= 0.97"),
+        ("WSGI hello, kept alive", "hello_world:wsgi", "gthread", [], [], ">= 2.5"),
     ]
     for name, app, peer, peer_options, wrk, target in contests:
         with (
-            serving(directory, OURS, args.workers, app) as ours,
-            serving(directory, peer, args.workers, app, *peer_options) as other,
+            serving(directory, gunicorn(OURS, args.workers, app)) as ours,
+            serving(directory, gunicorn(peer, args.workers, app, *peer_options)) as other,
         ):
-            results: dict[Server, list[float]] = {ours: [], other: []}
+            results: dict[Process, list[float]] = {ours: [], other: []}
             for number in range(args.rounds):
                 for server in (ours, other) if number % 2 else (other, ours):
                     results[server].append(requests_per_second(server, args.seconds, *wrk))
@@ -144,7 +67,7 @@ def throughput(directory: Path, args: argparse.Namespace) -> None:
 def boot_time(directory: Path, worker: str, workers: int) -> float:
     """Milliseconds from exec until the last worker has started its app."""
     started = time.monotonic()
-    server = Server(directory, worker, workers, "started:app")
+    server = Process(directory, gunicorn(worker, workers, "marks_start:app"))
     marks = directory / "marks"
     poll(lambda: marks.exists() and len(marks.read_text()) >= workers)
     took = time.monotonic() - started
@@ -153,36 +76,24 @@ def boot_time(directory: Path, worker: str, workers: int) -> float:
     return took * 1000
 
 
-STARTED = """
-async def app(scope, receive, send):
-    assert scope["type"] == "lifespan"
-    await receive()
-    with open("marks", "a") as marks:
-        marks.write(".")
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
-    await send({"type": "lifespan.shutdown.complete"})
-"""
-
-
 def boots(directory: Path, args: argparse.Namespace) -> None:
     os.sched_setaffinity(0, CPUS)  # there is no client
     ours, peer = [], []
     for _ in range(args.rounds):
         ours.append(boot_time(directory, OURS, 8))
-        peer.append(boot_time(directory, "uvicorn_worker.UvicornWorker", 8))
+        peer.append(boot_time(directory, UVICORN_WORKER, 8))
     row("exec to 8 workers ready", ours, peer, "<= 1", "ms")
 
 
 def crash_to_fork(directory: Path, args: argparse.Namespace) -> None:
-    with serving(directory, OURS, args.workers, "app:asgi") as server:
+    with serving(directory, gunicorn(OURS, args.workers, "hello_world:asgi")) as server:
         times = []
         for _ in range(20):
-            before = {child.pid for child in server.children()}
+            before = {child.pid for child in server.workers()}
             victim = min(before)
             started = time.monotonic()
             os.kill(victim, signal.SIGKILL)
-            poll(lambda before=before: {c.pid for c in server.children()} - before, 0.0005)  # type: ignore[misc]
+            poll(lambda before=before: {c.pid for c in server.workers()} - before, 0.0005)  # type: ignore[misc]
             times.append((time.monotonic() - started) * 1000)
             poll(lambda: server.text().count(" ready after ") >= args.workers + len(times))
     spread = f"{statistics.median(times):.1f} ({min(times):.1f}-{max(times):.1f}) ms"
@@ -190,9 +101,9 @@ def crash_to_fork(directory: Path, args: argparse.Namespace) -> None:
 
 
 def idle(directory: Path, seconds: float = 10.0) -> None:
-    with serving(directory, OURS, 8, "app:asgi") as server:
+    with serving(directory, gunicorn(OURS, 8, "hello_world:asgi")) as server:
         poll(lambda: server.text().count(" ready after ") >= 8)
-        family = [psutil.Process(server.process.pid), *server.children()]
+        family = [psutil.Process(server.process.pid), *server.workers()]
         before = [sum(process.cpu_times()[:2]) for process in family]
         time.sleep(seconds)
         used = [sum(p.cpu_times()[:2]) - b for p, b in zip(family, before, strict=True)]
@@ -211,8 +122,7 @@ def main() -> None:
     args.workers = len(SERVING)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        (directory / "app.py").write_text(APPS)
-        (directory / "started.py").write_text(STARTED)
+        provide(directory, "hello_world", "marks_start")
         print(
             "| what | multicore_server | peer | ratio | target |\n| --- | --- | --- | --- | --- |", flush=True
         )

@@ -12,8 +12,9 @@ import psutil
 import pytest
 import trustme
 
-from tests.support.apps import ASK, HELLO
+from tests.support.apps import ASK, HELLO, source
 from tests.support.command_line import Operator
+from tests.support.draining import LOOPS, PROTOCOLS
 from tests.support.monitor_process import MakeMonitor, Monitor
 from tests.support.monitored_server import MakeMonitored, MonitoredServer
 from tests.support.processes import gone
@@ -99,6 +100,18 @@ def asked(make_server: MakeServer) -> Server:
 
 
 @pytest.fixture
+def start(make_server: MakeServer) -> MakeServer:
+    """Start one worker with the app ``connections``, on this protocol and this loop."""
+
+    def start(*options: str, http: str = "httptools", loop: str = "uvloop", **env: str) -> Server:
+        server = make_server(source("connections"))
+        environment = {**PROTOCOLS[http], **LOOPS[loop], **env}
+        return server.start("-w", "1", "--keep-alive", "20", *options, env=environment, ready=1)
+
+    return start
+
+
+@pytest.fixture
 def ending() -> Iterator[list[int]]:
     """Arbiters that are no children of the test: they are ended after it."""
     pids: list[int] = []
@@ -131,6 +144,20 @@ def make_monitored(make_server: MakeServer) -> Iterator[MakeMonitored]:
 def monitored(make_monitored: MakeMonitored) -> MonitoredServer:
     """One with the app that answers questions, not started."""
     return make_monitored(ASK)
+
+
+@pytest.fixture
+def configured(make_monitored: MakeMonitored) -> MonitoredServer:
+    """Its address is in conf.py alone."""
+    monitored = make_monitored(ASK)
+    monitored.server.listens_for_scrapers = True
+    return monitored
+
+
+@pytest.fixture
+def counted(make_monitored: MakeMonitored) -> MonitoredServer:
+    """One with the app whose requests end in every way, not started."""
+    return make_monitored(source("endings"))
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from tests.support.app_metrics import APP, DIRECTORY, TELL, VARIABLE, counts, gauges, kill, note, start, told
+from tests.support.apps import source
 from tests.support.asking import ask
 from tests.support.deploying import usr2s_arbiter
+from tests.support.privileges import readable_by_all
 from tests.support.processes import wait_gone
 from tests.support.scraping import each_worker
 from tests.support.server import MakeServer
@@ -102,14 +104,7 @@ def test_a_directory_of_the_users(make_server: MakeServer, tmp_path: Path) -> No
 
 def test_a_directory_of_the_users_by_gunicorns_env(make_server: MakeServer, tmp_path: Path) -> None:
     """An endpoint of the app's own looks there too."""
-    more = """
-from prometheus_client import CollectorRegistry, multiprocess
-def own():
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)
-    return generate_latest(registry).decode()
-"""
-    scraped = start(make_server, "--env", f"{VARIABLE}={tmp_path}/metrics", workers=1, more=more)
+    scraped = start(make_server, "--env", f"{VARIABLE}={tmp_path}/metrics", workers=1, also="own_endpoint")
     note(scraped.server, 3)
     assert scraped.app().items() >= counts([3]).items()
     own = ask(scraped.server, "own()")
@@ -131,23 +126,6 @@ def test_a_directory_of_the_users_that_cannot_be(make_server: MakeServer, tmp_pa
 # --- another user
 
 
-def readable_by_all(path: str) -> bool:
-    return all(
-        it.stat().st_mode & stat.S_IXOTH for it in [Path(path).resolve(), *Path(path).resolve().parents]
-    )
-
-
-# Where nobody may not read Python itself, workers keep root's capabilities: all but those that read and that
-# change the user are taken away here, capset(2), so that nobody writes where nobody may.
-DROP = """
-import ctypes
-def post_fork(server, worker):
-    kept = 1 << 2 | 1 << 6 | 1 << 7
-    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(kept, kept)
-    assert ctypes.CDLL(None).capset(header, data) == 0
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
 def test_as_another_user(make_server: MakeServer, tmp_path: Path, preload: tuple[str, ...]) -> None:
@@ -158,7 +136,14 @@ def test_as_another_user(make_server: MakeServer, tmp_path: Path, preload: tuple
     run = [*keep, sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"]
     options = ("-u", "65534", "-g", "65534", "--umask", "0o077", *preload)
     more = 'hits.labels("/import").inc()\n'
-    scraped = start(make_server, *options, workers=2, more=more, config=TELL + DROP, command=run)
+    scraped = start(
+        make_server,
+        *options,
+        workers=2,
+        more=more,
+        config=source("tell_directory", "drop_capabilities"),
+        command=run,
+    )
     server = scraped.server
     note(server, 3, 20)
     kill(server, 0)

@@ -21,13 +21,7 @@ LEFT_OUT = "multicore_app_metrics_left_out"
 
 def test_names_that_collide(make_server: MakeServer) -> None:
     """They are served once, said once, and counted."""
-    more = """
-Gauge("multicore_workers", "Mine.").set(99)
-Counter("process_cpu_seconds", "Mine.", registry=None).inc(99)
-Gauge("seconds_count", "Mine.", registry=None).set(99)
-Counter("multicore_mine", "Mine.").inc(99)
-"""
-    scraped = start(make_server, workers=2, more=more)
+    scraped = start(make_server, workers=2, also="colliding_metrics")
     note(scraped.server, 3, 4)
     for _ in range(3):
         scrape = scraped.scrape()

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.support.filled_in_app import make_app
+from tests.support.apps import TROUBLED
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -16,21 +16,21 @@ from tests.support.waiting import wait_for
     ("app", "cause"),
     [
         pytest.param(
-            make_app(top="raise RuntimeError('no database')"),
+            TROUBLED + "\nraise RuntimeError('no database')",
             "app:app could not be loaded: RuntimeError: no database",
             id="import",
         ),
         pytest.param(
-            make_app(top="sys.exit('no licence')"),
+            TROUBLED + "\nsys.exit('no licence')",
             re.escape("app:app ended the process (sys.exit('no licence')) while it was loaded"),
             id="sys.exit",
         ),
         pytest.param(
-            make_app(startup="await send({'type': 'lifespan.startup.failed', 'message': ''}); return"),
+            TROUBLED + "\nasync def startup(): raise RuntimeError",
             "lifespan startup failed",
             id="lifespan",
         ),
-        pytest.param(make_app(top="os._exit(0)"), "exited with code 0", id="os._exit"),
+        pytest.param(TROUBLED + "\nos._exit(0)", "exited with code 0", id="os._exit"),
     ],
 )
 def test_when_no_worker_can_boot_the_server_says_why_and_ends(server: Server, app: str, cause: str) -> None:
@@ -43,7 +43,7 @@ def test_when_no_worker_can_boot_the_server_says_why_and_ends(server: Server, ap
 
 
 def test_a_boot_that_hangs_is_ended_and_shows_where(server: Server) -> None:
-    server.write("app.py", make_app(top="def stuck():\n    time.sleep(60)\nstuck()"))
+    server.write("app.py", TROUBLED + "\nstuck()")
     server.start("-w", "1", env={"MULTICORE_LISTEN_TIMEOUT": "500ms"})
     assert server.wait_exit() == 3
     assert server.logged(r"instance=0 .* not ready within 0.5 s \(listen_timeout\); aborting it")
@@ -51,8 +51,8 @@ def test_a_boot_that_hangs_is_ended_and_shows_where(server: Server) -> None:
 
 
 def test_one_that_cannot_boot_costs_the_others_nothing(server: Server) -> None:
-    top = "if cluster.instance == 1 and not os.path.exists('healthy'): raise RuntimeError('not yet')"
-    server.write("app.py", make_app(top=top))
+    ill = "if cluster.instance == 1 and not os.path.exists('healthy'): raise RuntimeError('not yet')"
+    server.write("app.py", f"{TROUBLED}\n{ill}")
     server.start("-w", "2", ready=1)
     server.wait_logged(r"instance=1 .* before it was ready: .*RuntimeError: not yet; restarting in")
     assert int(server.get().text) == server.worker_of(0)
@@ -63,36 +63,18 @@ def test_one_that_cannot_boot_costs_the_others_nothing(server: Server) -> None:
 
 # --- wait_ready ---
 
-GATE = """
-    def later():
-        while not os.path.exists("open"):
-            time.sleep(0.02)
-        cluster.ready()
-    threading.Thread(target=later).start()
-"""
-
 
 @pytest.mark.parametrize(
-    ("top", "startup"),
+    ("at_import", "startup"),
     [
-        pytest.param(GATE, "", id="from a thread"),
-        pytest.param(
-            "async def later():\n"
-            "    while not os.path.exists('open'): await asyncio.sleep(0.02)\n"
-            "    cluster.ready(); cluster.ready()\n",
-            "asyncio.create_task(later())",
-            id="from a task",
-        ),
-        pytest.param(
-            "",
-            "while not os.path.exists('open'): await asyncio.sleep(0.02)\ncluster.ready()",
-            id="from startup",
-        ),
+        pytest.param("threading.Thread(target=gate_in_a_thread).start()", "pass", id="from a thread"),
+        pytest.param("", "cluster.task = asyncio.create_task(gate())", id="from a task"),
+        pytest.param("", "await gate()", id="from startup"),
     ],
 )
-def test_with_wait_ready_the_app_says_when(server: Server, top: str, startup: str) -> None:
-    marks = "print('STARTUP', flush=True)\n"
-    server.write("app.py", make_app(top=top, startup=marks + startup))
+def test_with_wait_ready_the_app_says_when(server: Server, at_import: str, startup: str) -> None:
+    startup = f"async def startup(): print('STARTUP', flush=True); {startup}"
+    server.write("app.py", f"{TROUBLED}\n{at_import}\n{startup}")
     server.start("-w", "1", env={"MULTICORE_WAIT_READY": "true"})
     server.wait_logged("STARTUP")
     server.signal(signal.SIGTTIN)  # any sign that the arbiter's loop has turned since
@@ -104,7 +86,7 @@ def test_with_wait_ready_the_app_says_when(server: Server, top: str, startup: st
 
 
 def test_with_wait_ready_no_request_comes_before(server: Server) -> None:
-    server.write("app.py", make_app(top="if cluster.instance == 0:\n" + "    cluster.ready()"))
+    server.write("app.py", TROUBLED + "\nif cluster.instance == 0: cluster.ready()")
     server.start("-w", "2", env={"MULTICORE_WAIT_READY": "true"}, ready=1)
     answers = {int(server.get().text) for _ in range(15)}
     assert answers == {server.worker_of(0)}
@@ -118,7 +100,7 @@ def test_an_app_that_never_says_so_has_failed_to_boot(server: Server) -> None:
 
 
 def test_term_reaches_a_worker_that_waits_to_be_ready(server: Server) -> None:
-    server.write("app.py", make_app(startup="print('STARTUP', flush=True)"))
+    server.write("app.py", TROUBLED + "\nasync def startup(): print('STARTUP', flush=True)")
     server.start("-w", "1", env={"MULTICORE_WAIT_READY": "true"})
     server.wait_logged("STARTUP")
     server.signal(signal.SIGTERM)

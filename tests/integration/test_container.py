@@ -10,17 +10,12 @@ import sys
 import psutil
 import pytest
 
-from tests.support.filled_in_app import make_app
+from tests.support.apps import TROUBLED
 from tests.support.processes import workers_of
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-STRANGER = """
-    if path == "/stranger":  # its parent ends first, so PID 1 inherits it
-        import subprocess
-        subprocess.run(["sh", "-c", "sleep 0.2 & echo STRANGER"])
-"""
 
 
 def may_unshare() -> bool:
@@ -34,7 +29,7 @@ def test_as_pid_1_it_reaps_strangers_and_obeys_term(server: Server) -> None:
     if not may_unshare():
         assert not (os.environ.get("CI") and os.geteuid() == 0), "CI as root must be able to run this"
         pytest.skip("may not unshare the PID namespace")
-    server.write("app.py", make_app(STRANGER))
+    server.write("app.py", TROUBLED)
     server.start(
         "-w", "2", "--log-level", "debug", ready=2,
         command=[*UNSHARE, sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"],

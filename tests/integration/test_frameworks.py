@@ -13,59 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.apps import source
 from tests.support.server import MakeServer, Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-SHAPES = """
-async def asgi3_function(scope, receive, send):
-    assert scope["type"] == "http"
-    body = ("ASGI " + scope["asgi"]["version"]).encode()
-    await send({"type": "http.response.start", "status": 200,
-                "headers": [(b"content-length", str(len(body)).encode())]})
-    await send({"type": "http.response.body", "body": body})
-
-class ASGI3Class:
-    def __init__(self, scope, receive, send):
-        self.connection = scope, receive, send
-    def __await__(self):
-        return asgi3_function(*self.connection).__await__()
-
-class Callable3:
-    async def __call__(self, scope, receive, send):
-        await asgi3_function(scope, receive, send)
-
-class ASGI2Class:
-    def __init__(self, scope):
-        self.scope = scope
-    async def __call__(self, receive, send):
-        await asgi3_function(self.scope, receive, send)
-
-def asgi2_function(scope):
-    return ASGI2Class(scope)
-
-def wsgi_function(environ, start_response):
-    start_response("200 OK", [("Content-Length", "8")])
-    return [b"WSGI 1.0"]
-
-class WSGIClass:
-    def __init__(self, environ, start_response):
-        self.body = wsgi_function(environ, start_response)
-    def __iter__(self):
-        return iter(self.body)
-
-class WSGICallable:
-    def __call__(self, environ, start_response):
-        return wsgi_function(environ, start_response)
-
-asgi3_instance, wsgi_instance = Callable3(), WSGICallable()
-
-def create():
-    return asgi3_instance
-
-def create_wsgi(name="x"):
-    return wsgi_instance
-"""
 
 
 @pytest.mark.parametrize(
@@ -87,39 +38,15 @@ def create_wsgi(name="x"):
     ],
 )
 def test_shapes(make_server: MakeServer, app: str, answer: str, env: dict[str, str]) -> None:
-    server = make_server(SHAPES).start("-w", "1", app=app, env=env, ready=1)
+    server = make_server(source("shapes")).start("-w", "1", app=app, env=env, ready=1)
     assert server.get().text == answer
     assert not server.logged("WARNING|ERROR")
 
 
-STARLETTE = '''
-from contextlib import asynccontextmanager
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-
-@asynccontextmanager
-async def lifespan(app):
-    yield {"greeting": "hello"}
-
-app = Starlette(routes=[Route("/", lambda r: PlainTextResponse(r.state.greeting))], lifespan=lifespan)
-'''  # fmt: skip
-
-LITESTAR = '''
-from litestar import Litestar, get
-
-@get("/", media_type="text/plain")
-async def hello() -> str:
-    return "hello"
-
-app = Litestar([hello])
-'''  # fmt: skip
-
-
-@pytest.mark.parametrize(("package", "app"), [("starlette", STARLETTE), ("litestar", LITESTAR)])
-def test_frameworks(make_server: MakeServer, package: str, app: str) -> None:
+@pytest.mark.parametrize("package", ["starlette", "litestar"])
+def test_frameworks(make_server: MakeServer, package: str) -> None:
     pytest.importorskip(package)
-    server = make_server(app).start("-w", "1", ready=1)
+    server = make_server(source(f"{package}_app")).start("-w", "1", ready=1)
     assert server.get().text == "hello"
     assert not server.logged("WARNING|ERROR")
 

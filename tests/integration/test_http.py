@@ -18,7 +18,7 @@ import trustme
 from websockets.sync.client import connect as connect_websocket
 
 from tests.support.addresses import free_port
-from tests.support.apps import SCOPE
+from tests.support.apps import SCOPE, source
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
 from tests.support.waiting import PATIENCE, wait_for
@@ -92,19 +92,9 @@ def with_directory(options: list[str]) -> list[str]:
     return [f"../{option}" if option.endswith(".pem") else option for option in options]
 
 
-HOOK = '''
-import ssl
-
-def ssl_context(config, default):
-    context = default()
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context
-'''  # fmt: skip
-
-
 def test_ssl_context_hook(make_server: MakeServer, connect: Connect, trusting: ssl.SSLContext) -> None:
     server = make_server(SCOPE)
-    server.write("gunicorn.conf.py", HOOK)
+    server.write("gunicorn.conf.py", source("tls13"))
     server.start("--certfile", "../cert.pem", "--keyfile", "../key.pem", ready=1)
     assert connect(server.port, tls=trusting).send(request()).answer().status == 200
     trusting.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -146,28 +136,8 @@ def test_no_websockets(make_server: MakeServer, connect: Connect) -> None:
     server.wait_logged("Unsupported upgrade request")
 
 
-EVENTS = '''
-import asyncio, pathlib
-
-async def app(scope, receive, send):
-    assert scope["type"] == "http"
-    headers = [(b"content-type", b"text/event-stream")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    try:
-        for number in range(1000):
-            await send({"type": "http.response.body", "body": b"data: %d\\n\\n" % number, "more_body": True})
-            message = asyncio.ensure_future(receive())
-            while not pathlib.Path(f"event{number}").exists():
-                await asyncio.sleep(0.01)
-                if message.done() and message.result()["type"] == "http.disconnect":
-                    return
-    finally:
-        pathlib.Path("left").touch()
-'''  # fmt: skip
-
-
 def test_server_sent_events(make_server: MakeServer, connect: Connect) -> None:
-    server = make_server(EVENTS).start("-w", "1", ready=1)
+    server = make_server(source("events")).start("-w", "1", ready=1)
     connection = connect(server.port).send(request())
     assert connection.head().headers["content-type"] == "text/event-stream"
     for number in range(3):
@@ -179,68 +149,11 @@ def test_server_sent_events(make_server: MakeServer, connect: Connect) -> None:
 
 # --- the WSGI bridge ---
 
-WSGI = '''
-import hashlib, os, pathlib, threading, time
-
-PLAIN = [("Content-Type", "text/plain")]
-
-class Closing:
-    def __init__(self, blocks):
-        self.blocks = blocks
-    def __iter__(self):
-        return iter(self.blocks)
-    def close(self):
-        pathlib.Path("closed").touch()
-
-def held(environ):
-    """One block for each file that the test makes."""
-    for number in range(100_000):
-        while not pathlib.Path(f"step{number}").exists() and not pathlib.Path("flood").exists():
-            time.sleep(0.01)
-        yield b"block" * (2000 if pathlib.Path("flood").exists() else 1)
-
-def late():
-    yield b"begun"
-    raise RuntimeError("after the headers")
-
-def app(environ, start_response):
-    path = environ["PATH_INFO"]
-    if path == "/raise":
-        raise RuntimeError("before the headers")
-    if path == "/upload":
-        body = hashlib.file_digest(environ["wsgi.input"], "sha256") if hasattr(hashlib, "file_digest") else \\
-            hashlib.sha256(environ["wsgi.input"].read())
-        start_response("200 OK", PLAIN)
-        return [body.hexdigest().encode()]
-    if path == "/write":
-        write = start_response("200 OK", PLAIN)
-        write(b"written ")
-        write(b"directly ")
-        return [b"and returned"]
-    if path == "/pid":
-        body = str(os.getpid()).encode()
-        start_response("200 OK", [*PLAIN, ("Content-Length", str(len(body)))])
-        return [body]
-    if path == "/meet":  # two at once, or never
-        barrier.wait(5)
-    if path == "/thread":
-        start_response("200 OK", PLAIN)
-        return [threading.current_thread().name.encode()]
-    start_response("200 OK", PLAIN)
-    if path == "/stream":
-        return Closing(held(environ))
-    if path == "/late":
-        return Closing(late())
-    return [b"hello"]
-
-barrier = threading.Barrier(2)
-'''
-
 THREADS = pytest.mark.parametrize("threads", ["1", "4"])
 
 
 def start_wsgi(make_server: MakeServer, threads: str, **env: str) -> Server:
-    return make_server(WSGI).start("-w", "1", "--threads", threads, env=env, ready=1)
+    return make_server(source("wsgi")).start("-w", "1", "--threads", threads, env=env, ready=1)
 
 
 def test_one_thread_is_the_loops_own(make_server: MakeServer) -> None:

@@ -7,91 +7,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.app_metrics import kill
+from tests.support.apps import source
 from tests.support.scraping import Scrape, Scraped, connected
 from tests.support.server import MakeServer, Server
-
-FASTAPI = '''
-import os
-from fastapi import FastAPI
-from prometheus_fastapi_instrumentator import Instrumentator
-
-app = FastAPI()
-Instrumentator(should_instrument_requests_inprogress=True).instrument(app).expose(app)
-
-@app.get("/")
-def who():
-    return int(os.environ["MULTICORE_INSTANCE"])
-
-@app.get("/items/{number}")
-async def item(number: int):
-    return number
-'''  # fmt: skip
-
-STARLETTE = '''
-import os
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from starlette_exporter import PrometheusMiddleware, handle_metrics
-
-def who(request):
-    return JSONResponse(int(os.environ["MULTICORE_INSTANCE"]))
-
-async def item(request):
-    return JSONResponse(int(request.path_params["number"]))
-
-app = Starlette(routes=[Route("/", who), Route("/items/{number}", item), Route("/metrics", handle_metrics)])
-app.add_middleware(PrometheusMiddleware, group_paths=True)
-'''  # fmt: skip
-
-DJANGO = '''
-import os
-from django.conf import settings
-from django.core.asgi import get_asgi_application
-from django.core.wsgi import get_wsgi_application
-from django.http import JsonResponse
-from django.urls import include, path
-
-settings.configure(
-    ALLOWED_HOSTS=["*"],
-    ROOT_URLCONF=__name__,
-    INSTALLED_APPS=["django_prometheus"],
-    MIDDLEWARE=[
-        "django_prometheus.middleware.PrometheusBeforeMiddleware",
-        "django_prometheus.middleware.PrometheusAfterMiddleware",
-    ],
-)
-
-def who(request):
-    return JsonResponse(int(os.environ["MULTICORE_INSTANCE"]), safe=False)
-
-def item(request, number):
-    return JsonResponse(number, safe=False)
-
-urlpatterns = [
-    path("", who), path("items/<int:number>", item, name="item"), path("", include("django_prometheus.urls")),
-]
-app, wsgi = get_asgi_application(), get_wsgi_application()
-'''  # fmt: skip
-
-FLASK = '''
-import os
-from flask import Flask, jsonify
-from prometheus_flask_exporter import PrometheusMetrics
-
-app = Flask(__name__)
-metrics = PrometheusMetrics(app)
-
-@app.get("/")
-def who():
-    return jsonify(int(os.environ["MULTICORE_INSTANCE"]))
-
-@app.get("/items/<int:number>")
-@metrics.counter("items", "Items.")
-@metrics.histogram("item_seconds", "Items.")
-def item(number):
-    return jsonify(number)
-'''  # fmt: skip
 
 
 class Package(NamedTuple):
@@ -108,7 +26,7 @@ class Package(NamedTuple):
 
 IN_DJANGO = Package(
     "django_prometheus",
-    DJANGO,
+    "instrumented_django",
     "django_http_requests_total_by_view_transport_method_total",
     "django_http_requests_latency_seconds_by_view_method",
     {"view": "item", "method": "GET"},
@@ -116,7 +34,7 @@ IN_DJANGO = Package(
 PACKAGES = {
     "fastapi": Package(
         "prometheus_fastapi_instrumentator",
-        FASTAPI,
+        "instrumented_fastapi",
         "http_requests_total",
         "http_request_duration_seconds",
         {"handler": "/items/{number}", "method": "GET"},
@@ -124,7 +42,7 @@ PACKAGES = {
     ),
     "starlette": Package(
         "starlette_exporter",
-        STARLETTE,
+        "instrumented_starlette",
         "starlette_requests_total",
         "starlette_request_duration_seconds",
         {"path": "/items/{number}", "method": "GET", "status_code": "200"},
@@ -134,7 +52,7 @@ PACKAGES = {
     "django_wsgi": IN_DJANGO._replace(name="app:wsgi"),
     "flask": Package(
         "prometheus_flask_exporter",
-        FLASK,
+        "instrumented_flask",
         "items_total",
         "item_seconds",
         {},
@@ -159,7 +77,7 @@ def counted(scrape: Scrape, package: Package) -> tuple[float, float]:
 def test_instrumentation(make_server: MakeServer, name: str) -> None:
     package = PACKAGES[name]
     pytest.importorskip(package.module)
-    scraped = Scraped(make_server(package.app))
+    scraped = Scraped(make_server(source(package.app)))
     server = scraped.server
     scraped.start("-w", "2", app=package.name, ready=2)
     total = ask_for_items(server, 2)

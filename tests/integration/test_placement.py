@@ -20,7 +20,9 @@ import psutil
 import pytest
 
 from tests.support.addresses import LOCAL, free_port
+from tests.support.apps import source
 from tests.support.asking import ask
+from tests.support.deploying import wait_workers
 from tests.support.load import Load
 from tests.support.raw_client import Connect, Connection, request
 from tests.support.server import MakeServer, Server
@@ -29,16 +31,7 @@ from tests.support.waiting import wait_for
 PID = "os.getpid()"
 SLOW_PID = "time.sleep(0.04) or os.getpid()"
 CLOSE = "Connection: close"
-
-WSGI = """
-import json, os, time
-from urllib.parse import unquote
-
-def app(environ, start_response):
-    body = json.dumps(eval(unquote(environ["QUERY_STRING"]))).encode()
-    start_response("200 OK", [("Content-Length", str(len(body)))])
-    return [body]
-"""
+WSGI = source("ask_wsgi")
 
 
 def send(connection: Connection, expression: str, *headers: str) -> Connection:
@@ -160,20 +153,13 @@ def test_nothing_waits_behind_a_long_inline_request(make_server: MakeServer, con
 def test_nothing_waits_behind_a_slow_reader_of_an_inline_stream(
     make_server: MakeServer, connect: Connect
 ) -> None:
-    server = make_server(WSGI.replace("    body =", STREAM, 1)).start("-w", "2", ready=2)
+    server = make_server(WSGI).start("-w", "2", ready=2)
     slow = connect(server.port, buffer=4096).send(request("/stream"))
     slow.head()
     time.sleep(0.3)  # until it is seen that nothing goes on there
     began = time.monotonic()
     values(burst(8, lambda: connect(server.port)), SLOW_PID)
     assert time.monotonic() - began < 2
-
-
-STREAM = """\
-    if environ["PATH_INFO"] == "/stream":
-        start_response("200 OK", [])
-        return (bytes(100_000) for _ in range(1000))
-    body ="""
 
 
 # --- where there is nothing to choose ---
@@ -249,7 +235,7 @@ def test_a_new_worker_gets_its_share_of_kept_alive_connections(asked: Server, co
     assert len(set(values(connections, PID))) == 2
     for workers in (3, 4):
         asked.signal(signal.SIGTTIN)
-        wait_for(lambda: len(asked.workers()) == workers, "one more worker")  # noqa: B023 - called at once
+        wait_workers(asked, workers)
     wait_for(lambda: sorted(Counter(values(connections, PID)).values()) == [2, 2, 2, 2], "even shares")
 
 

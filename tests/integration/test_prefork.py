@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.apps import SCOPE
+from tests.support.apps import source
 from tests.support.processes import processes_in
 from tests.support.refused_start import NO_BOOT
 from tests.support.server import MakeServer, Server
@@ -23,16 +23,6 @@ SCRIPT = [str(Path(sys.executable).parent / "uvicorn")]
 MODULE = [sys.executable, "-m", "uvicorn"]
 PREFORK = ("--loop", "multicore_server:prefork")
 INSTEAD = "run instead: multicore-server run APP"
-
-# Says at its import what the process is.
-TELL = """
-import json, os, sys
-
-with open("imports", "a") as file:
-    flags = [sys.dont_write_bytecode, sys.flags.optimize]
-    told = {"flags": flags, "pid": os.getpid(), "argv": sys.orig_argv, "mine": os.environ.get("MINE")}
-    file.write(json.dumps(told) + "\\n")
-"""
 
 
 def start(server: Server, command: list[str], *options: str, ready: int = 2, **more: Any) -> Server:
@@ -48,7 +38,7 @@ def in_workers(server: Server) -> list[dict[str, Any]]:
 
 @pytest.mark.smoke
 def test_takes_the_place_of_the_script(make_server: MakeServer) -> None:
-    server = make_server(SCOPE + TELL)
+    server = make_server(source("scope", "tell_import"))
     start(
         server,
         SCRIPT,
@@ -74,7 +64,7 @@ def test_takes_the_place_of_the_script(make_server: MakeServer) -> None:
 
 
 def test_module_and_interpreter_flags(make_server: MakeServer) -> None:
-    server = make_server(SCOPE + TELL)
+    server = make_server(source("scope", "tell_import"))
     command = [sys.executable, "-OB", "-m", "uvicorn"]
     start(
         server,
@@ -90,7 +80,7 @@ def test_module_and_interpreter_flags(make_server: MakeServer) -> None:
 
 def test_named_by_the_environment(make_server: MakeServer) -> None:
     """There is no second take-over, and none in a worker. MULTICORE_WORKERS is above UVICORN_WORKERS."""
-    server = make_server(SCOPE + TELL)
+    server = make_server(source("scope", "tell_import"))
     start(server, SCRIPT, env={"UVICORN_LOOP": "multicore_server:prefork", "UVICORN_WORKERS": "1"})
     assert server.get().json()["loop"] == "uvloop"
     server.signal(signal.SIGHUP)
@@ -107,7 +97,7 @@ def test_descriptor(server: Server) -> None:
 
 def test_environment_file(make_server: MakeServer) -> None:
     """For the app, once; uvicorn has read its own variables before."""
-    server = make_server(SCOPE + TELL)
+    server = make_server(source("scope", "tell_import"))
     server.write("vars", "MINE=first\nUVICORN_ROOT_PATH=/late\nUVICORN_ENV_FILE=other\n")
     start(server, MODULE, *PREFORK, "--env-file", "vars")
     assert server.get().json()["root_path"] == ""
@@ -116,7 +106,7 @@ def test_environment_file(make_server: MakeServer) -> None:
 
 
 def test_a_secret_is_not_repeated_on_the_command_line(make_server: MakeServer) -> None:
-    server = make_server(SCOPE + TELL)
+    server = make_server(source("scope", "tell_import"))
     start(server, SCRIPT, *PREFORK, "--ssl-keyfile-password", "s3cret")
     assert len(in_workers(server)) == 2
     assert "s3cret" not in json.dumps(in_workers(server))
@@ -138,20 +128,7 @@ def test_in_children_of_uvicorn(make_server: MakeServer, options: list[str], env
 
 
 def test_exit_status_of_a_child(server: Server) -> None:
-    program = """
-import multiprocessing, uvicorn
-from uvicorn._subprocess import get_subprocess
-
-if __name__ == "__main__":
-    import signal
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    config = uvicorn.Config("app:app", loop="multicore_server:prefork")
-    child = get_subprocess(config, uvicorn.Server(config).run, [])
-    child.start()
-    child.join()
-    raise SystemExit(child.exitcode)
-"""
-    server.write("program.py", program)
+    server.write("program.py", source("uvicorn_child"))
     server.start(command=[sys.executable, "program.py"], bind="", app="")
     assert server.wait_exit() == NO_BOOT
     assert len(server.logged(INSTEAD)) == 1

@@ -13,10 +13,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.support.filled_in_app import make_app
+from tests.support.apps import TROUBLED
 from tests.support.server import Server
-
-SLOW = 'if path == "/slow":\n    print("SLOW", flush=True); await asyncio.sleep(float(query))'
 
 
 @contextmanager
@@ -75,7 +73,7 @@ def test_cron_restarts_one_after_the_other(server: Server) -> None:
 
 
 def test_a_term_from_outside_is_a_wish_for_a_replacement(server: Server) -> None:
-    server.write("app.py", make_app(SLOW))
+    server.write("app.py", TROUBLED)
     server.start("-w", "1", ready=1)
     old = server.worker_of(0)
     answers: list[httpx.Response] = []
@@ -92,11 +90,11 @@ def test_a_term_from_outside_is_a_wish_for_a_replacement(server: Server) -> None
 
 
 def test_a_replacement_that_cannot_boot_leaves_the_old_worker(server: Server) -> None:
-    server.write("app.py", make_app())
+    server.write("app.py", TROUBLED)
     env = {"MULTICORE_MAX_RESTARTS": "2", "MULTICORE_MAX_LIFETIME": "400ms"}
     server.start("-w", "1", env=env, ready=1)
     old = server.worker_of(0)
-    server.write("app.py", make_app(top="raise RuntimeError('broken')"))
+    server.write("app.py", TROUBLED + "\nraise RuntimeError('broken')")
     server.wait_logged("gen=2 .* the old worker goes on, next attempt in")
     server.wait_logged("gen=3 .* the old worker goes on, its replacement is given up")
     assert int(server.get().text) == old

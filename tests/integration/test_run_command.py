@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from multicore_server.machine.cpu import usable_cpus
-from tests.support.apps import SCOPE
+from tests.support.apps import PLAIN, SCOPE
 from tests.support.processes import processes_in
 from tests.support.refused_start import BAD_SETTING, NO_BOOT
 from tests.support.server import MakeServer, Server
@@ -25,19 +25,6 @@ from tests.support.waiting import PATIENCE, wait_for
 MODULE = [sys.executable, "-m", "multicore_server", "run"]
 SCRIPT = [str(Path(sys.executable).parent / "multicore-server"), "run"]
 USAGE = 2
-
-PLAIN = """
-import asyncio, os
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        raise NotImplementedError
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
-
-def make():
-    return app
-"""
 
 
 def start(server: Server, *options: str, ready: int | None = 1, **more: Any) -> Server:

@@ -16,15 +16,14 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.filled_in_app import make_app
+from tests.support.apps import TROUBLED
 from tests.support.processes import workers_of
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
 ENDS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 AT_ONCE = 2.0  # seconds: generous for what takes a few hundredths
-SLOW_BOOT = make_app(top="print('BOOTING', flush=True); time.sleep(60)")
-SLOW = make_app('if path == "/slow":\n    print("SLOW", flush=True); await asyncio.sleep(float(query))')
+SLOW_BOOT = TROUBLED + "\nprint('BOOTING', flush=True); time.sleep(60)\n"
 
 
 def signal_meanwhile(server: Server, *numbers: signal.Signals) -> None:
@@ -72,7 +71,7 @@ def test_the_end_is_at_hand_in_every_state(
 
 
 def test_term_finishes_the_request_in_hand(server: Server) -> None:
-    server.write("app.py", SLOW)
+    server.write("app.py", TROUBLED)
     server.start("-w", "1", ready=1)
     threading.Thread(target=signal_meanwhile, args=[server, signal.SIGTERM]).start()
     assert server.get("/slow?1").status_code == 200
@@ -81,7 +80,7 @@ def test_term_finishes_the_request_in_hand(server: Server) -> None:
 
 @pytest.mark.parametrize("first", [None, signal.SIGTERM], ids=["INT", "TERM, INT"])
 def test_int_does_not_wait_for_the_request_in_hand(server: Server, first: signal.Signals | None) -> None:
-    server.write("app.py", SLOW)
+    server.write("app.py", TROUBLED)
     server.start("-w", "1", ready=1)
 
     numbers = [first, signal.SIGINT] if first else [signal.SIGINT]
@@ -172,7 +171,7 @@ def test_winch_at_a_terminal_is_a_window_that_changes(server: Server) -> None:
 
 
 def test_workers_finish_and_end_when_their_arbiter_is_killed(server: Server) -> None:
-    server.write("app.py", SLOW)
+    server.write("app.py", TROUBLED)
     server.start("-w", "2", ready=2)
     workers = server.workers()
     threading.Thread(target=signal_meanwhile, args=[server, signal.SIGKILL]).start()
@@ -187,7 +186,9 @@ def test_workers_finish_and_end_when_their_arbiter_is_killed(server: Server) -> 
 
 
 def test_workers_that_were_not_ready_end_with_their_arbiter(server: Server) -> None:
-    server.write("app.py", make_app(startup="print('STARTUP', flush=True); await asyncio.sleep(60)"))
+    server.write(
+        "app.py", TROUBLED + "\nasync def startup(): print('STARTUP', flush=True); await asyncio.sleep(60)"
+    )
     server.start("-w", "2")
     server.wait_logged("STARTUP", 2)
     workers = server.workers()

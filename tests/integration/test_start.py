@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.apps import ASK
+from tests.support.apps import ASK, source
 from tests.support.asking import ask, ask_over
 from tests.support.deploying import usr2s_arbiter
 from tests.support.privileges import readable_by_all
@@ -142,22 +142,10 @@ def test_winch_in_the_foreground_does_nothing(asked: Server) -> None:
 
 # --- systemd
 
-ACTIVATE = """
-import os, socket, sys
-path = sys.argv.pop(1)
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(path)
-listener.listen()
-os.dup2(listener.fileno(), 3)
-os.set_inheritable(3, True)
-os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-
 
 def test_socket_activation(asked: Server, ending: list[int]) -> None:
     path = asked.directory / "systemd.sock"
-    activate = [sys.executable, str(asked.write("activate.py", ACTIVATE)), str(path)]
+    activate = [sys.executable, str(asked.write("activate.py", source("activate"))), str(path)]
     asked.start("-w", "1", command=[*activate, "-m", "gunicorn", "-k", "multicore_server.Worker"], ready=1)
     assert ask_over(path, "'LISTEN_FDS' in os.environ") is False
     with pytest.raises(httpx.ConnectError):
@@ -203,11 +191,7 @@ def systemd() -> Iterator[Systemd]:
     systemd.socket.close()
 
 
-START_SLOWLY = """
-async def start():
-    while not os.path.exists("go"):
-        await asyncio.sleep(0.01)
-"""
+START_SLOWLY = "\nasync def start():\n    while not os.path.exists('go'): await asyncio.sleep(0.01)\n"
 
 
 def test_notify(make_server: MakeServer, systemd: Systemd, ending: list[int]) -> None:

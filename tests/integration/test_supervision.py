@@ -13,15 +13,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.filled_in_app import make_app
+from tests.support.apps import TROUBLED
 from tests.support.processes import workers_of
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
-DIES_SOON = """
-    if cluster.instance == 0 and not os.path.exists("healthy"):
-        threading.Timer(0.05, os._exit, [9]).start()
-"""
+DIES_SOON = TROUBLED + "\nasync def startup(): die_soon()\n"
 
 
 def provoke(server: Server, path: str) -> None:
@@ -41,7 +38,7 @@ def test_a_crashed_worker_is_replaced_at_once(server: Server) -> None:
 
 
 def test_a_crash_loop_is_slowed_down_and_ends_and_costs_the_others_nothing(server: Server) -> None:
-    server.write("app.py", make_app(startup=DIES_SOON))
+    server.write("app.py", DIES_SOON)
     server.write("gunicorn.conf.py", 'max_restarts = 4\nexp_backoff_restart_delay = "200ms"')
     server.start("-w", "2")
     server.wait_logged("instance=0 gen=4 .* errored after 4 unstable exits .* until HUP, reset or restart")
@@ -68,7 +65,7 @@ def test_a_fixed_delay_before_every_restart(server: Server) -> None:
 
 
 def test_stop_exit_codes_stop_a_worker_and_the_server_with_the_last_one(server: Server) -> None:
-    server.write("app.py", make_app('if path == "/exit": os._exit(int(query))'))
+    server.write("app.py", TROUBLED)
     server.start("-w", "2", env={"MULTICORE_STOP_EXIT_CODES": "0,9"}, ready=2)
     provoke(server, "/exit?9")
     server.wait_logged("exited with code 9 .*; stopped .* left until HUP or restart")
@@ -92,7 +89,7 @@ def test_autorestart(server: Server, autorestart: str, codes: list[int]) -> None
 
 
 def test_nobody_left_to_serve_is_exit_status_3(server: Server) -> None:
-    server.write("app.py", make_app(startup=DIES_SOON))
+    server.write("app.py", DIES_SOON)
     server.start("-w", "1", env={"MULTICORE_MAX_RESTARTS": "2"})
     assert server.wait_exit() == 3
     assert server.logged("Reason: every worker is errored")
@@ -100,9 +97,7 @@ def test_nobody_left_to_serve_is_exit_status_3(server: Server) -> None:
 
 def test_an_end_of_a_worker_by_any_exception_is_its_own_alone(server: Server) -> None:
     """The frames below a worker are the arbiter's: what gets out of it would end all the others."""
-    top = "def interrupt():\n    raise KeyboardInterrupt"
-    paths = 'if path == "/interrupt": asyncio.get_running_loop().call_soon(interrupt)'
-    server.write("app.py", make_app(paths, top=top))
+    server.write("app.py", TROUBLED)
     server.start("-w", "2", "-b", f"unix:{server.directory}/socket", ready=2)
     with contextlib.suppress(httpx.HTTPError):
         server.get("/interrupt")
@@ -176,7 +171,7 @@ def test_fifty_crashes_leave_nothing_behind_in_the_arbiter(server: Server) -> No
 
 
 def test_a_worker_that_closes_every_descriptor_does_not_keep_the_arbiter_busy(server: Server) -> None:
-    server.write("app.py", make_app('if path == "/close":\n    os.closerange(3, 1000); time.sleep(60)'))
+    server.write("app.py", TROUBLED)
     server.start("-w", "1", ready=1)
     with pytest.raises(httpx.HTTPError):
         server.get("/close", timeout=0.5)

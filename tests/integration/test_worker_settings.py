@@ -8,10 +8,11 @@ import re
 import signal
 import subprocess
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from tests.support.apps import SCOPE
+from tests.support.apps import SCOPE, source
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
 from tests.support.waiting import wait_for
@@ -207,22 +208,21 @@ def test_the_error_log_gets_the_apps_traceback(make_server: MakeServer) -> None:
     assert server.log == ""
 
 
+NOTE = quote("print('noted by', environ['PATH_INFO'], file=environ['wsgi.errors'])")
+
+
 def test_the_error_log_gets_what_a_wsgi_app_writes_to_it(make_server: MakeServer) -> None:
-    app = (
-        "def app(environ, start_response):\n"
-        "    print('noted by', environ['PATH_INFO'], file=environ['wsgi.errors'])\n"
-        "    start_response('204 No Content', [])\n"
-        "    return []\n"
-    )
-    server = make_server(app).start("-w", "1", "--error-logfile", "error.log")
+    server = make_server(source("ask_wsgi")).start("-w", "1", "--error-logfile", "error.log")
     file_with(server, "error.log", "ready after")
-    server.get("/before")
+    server.get(f"/before?{NOTE}")
     file_with(server, "error.log", "noted by /before\n")
     (server.directory / "error.log").rename(server.directory / "error.log.1")
     server.signal(signal.SIGUSR1)
     wait_for((server.directory / "error.log").exists)
     wait_for(
-        lambda: server.get("/after") and "noted by /after" in (server.directory / "error.log").read_text()
+        lambda: (
+            server.get(f"/after?{NOTE}") and "noted by /after" in (server.directory / "error.log").read_text()
+        )
     )
 
 
@@ -263,25 +263,6 @@ def test_logconfig_dict(make_server: MakeServer) -> None:
 
 # --- hooks ---
 
-HOOKS = '''
-import os
-
-def note(hook, *what):
-    with open("hooks.log", "a") as file:
-        print(hook, os.getpid(), *what, file=file)
-
-def on_starting(server): note("on_starting")
-def when_ready(server): note("when_ready")
-def pre_fork(server, worker): note("pre_fork", worker.age, worker.pid)
-def post_fork(server, worker): note("post_fork", worker.age, worker.pid)
-def post_worker_init(worker): note("post_worker_init", worker.age, worker.pid)
-def worker_int(worker): note("worker_int", worker.age, worker.pid)
-def worker_abort(worker): note("worker_abort", worker.age, worker.pid)
-def worker_exit(server, worker): note("worker_exit", worker.age, worker.pid)
-def child_exit(server, worker): note("child_exit", worker.age, worker.pid)
-def on_exit(server): note("on_exit")
-'''  # fmt: skip
-
 
 @pytest.mark.parametrize(
     ("number", "of_worker"),
@@ -293,7 +274,7 @@ def on_exit(server): note("on_exit")
 )
 def test_hooks(make_server: MakeServer, number: signal.Signals, of_worker: list[str]) -> None:
     server = make_server(SCOPE)
-    server.write("gunicorn.conf.py", HOOKS)
+    server.write("gunicorn.conf.py", source("hooks"))
     server.start("-w", "1", ready=1)
     arbiter, worker = server.pid, server.worker_of(0)
     os.kill(worker, number)
@@ -338,12 +319,6 @@ def test_what_has_no_effect_is_said_in_one_line_each(make_server: MakeServer) ->
 
 
 def test_threads_of_a_wsgi_app_warn_of_nothing(make_server: MakeServer) -> None:
-    app = (
-        "import json\n"
-        "def app(environ, start_response):\n"
-        "    start_response('200 OK', [('Content-Type', 'application/json')])\n"
-        "    return [json.dumps(environ['wsgi.multithread']).encode()]\n"
-    )
-    server = make_server(app).start("-w", "1", "--threads", "3", ready=1)
-    assert json.loads(server.get().text) is True
+    server = make_server(source("ask_wsgi")).start("-w", "1", "--threads", "3", ready=1)
+    assert json.loads(server.get("/?environ['wsgi.multithread']").text) is True
     assert not server.logged("WARNING")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from multicore_server.machine.cpu import usable_cpus
-from tests.support.filled_in_app import make_app
+from tests.support.apps import TROUBLED
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -47,7 +47,7 @@ def test_only_cpus_that_may_be_used_count(server: Server) -> None:
 
 def test_a_replacement_keeps_the_instance_number(server: Server) -> None:
     top = "os.write(1, f\"ENV={os.environ['MY_NUMBER']} CLUSTER={cluster.instance}\\n\".encode())"
-    server.write("app.py", make_app(top=top))
+    server.write("app.py", f"{TROUBLED}\n{top}")
     server.write("gunicorn.conf.py", 'workers = 2\ninstance_var = "MY_NUMBER"')
     server.start(ready=2)
     assert sorted(server.logged("ENV=")) == ["ENV=0 CLUSTER=0", "ENV=1 CLUSTER=1"]

@@ -16,80 +16,8 @@ import pytest
 
 from multicore_server.worker.interface import detect
 from tests.support.addresses import free_port
+from tests.support.apps import source
 from tests.support.waiting import PATIENCE, wait_for
-
-SERVE = """
-import sys
-import uvicorn
-from multicore_server.wsgi.bridge import WSGIBridge
-import app
-
-class Server(uvicorn.Server):
-    async def startup(self, sockets=None):
-        await super().startup(sockets)
-        print("serving", flush=True)
-
-port, threads, http, loop = sys.argv[1:]
-bridge = WSGIBridge(app.app, threads=int(threads), spool_dir=".")
-config = uvicorn.Config(
-    bridge, port=int(port), http=http, loop=loop, lifespan="off", interface="asgi3",
-    timeout_graceful_shutdown=1,
-)
-Server(config).run()
-"""
-
-APP = '''
-import itertools, os, pathlib, time
-from wsgiref.validate import validator
-
-TEXT = [("Content-Type", "text/plain")]
-
-class Closing:
-    def __init__(self, blocks):
-        self.blocks = blocks
-    def __iter__(self):
-        return iter(self.blocks)
-    def close(self):
-        pathlib.Path("closed").touch()
-
-def failing():
-    yield b"begun"
-    raise RuntimeError("boom in the middle")
-
-def steps():
-    """One block per file that the test makes."""
-    for step in itertools.count():
-        yield b"step %d\\n" % step
-        go = pathlib.Path(f"go{step}")
-        while not (go.exists() and go.read_text()):  # a file is there before what is written to it
-            time.sleep(0.01)
-        if go.read_text() == "end":
-            return
-
-def application(environ, start_response):
-    path = environ["PATH_INFO"]
-    if path == "/fails":
-        raise RuntimeError("boom at once")
-    start_response("200 OK", TEXT)
-    if path == "/steps":
-        return steps()
-    if path == "/endless":
-        return Closing(itertools.repeat(b"x" * 10_000))
-    if path == "/failing":
-        return Closing(failing())
-    if path == "/body":
-        source = environ["wsgi.input"]
-        data = source.read(int(environ["CONTENT_LENGTH"]))
-        return [f"{len(data)} {sum(data)}".encode()]
-    return [b"hello"]
-
-checked = validator(application)
-
-def app(environ, start_response):
-    # Not what fails or is cut short on purpose: the validator wants to see every end.
-    validated = environ["PATH_INFO"] in ("/body", "/steps", "/checked")
-    return (checked if validated else application)(environ, start_response)
-'''
 
 
 class Served:
@@ -98,8 +26,8 @@ class Served:
     def __init__(self, directory: Path, app: str, threads: int, http: str, loop: str) -> None:
         self.directory = directory
         self.port = free_port()
-        (directory / "app.py").write_text(app)
-        (directory / "serve.py").write_text(SERVE)
+        (directory / "app.py").write_text(source(app))
+        (directory / "serve.py").write_text(source("serve_bridge"))
         with (directory / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "serve.py", str(self.port), str(threads), http, loop],
@@ -153,7 +81,7 @@ Serve = Callable[..., Served]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[Served] = []
 
-    def start(app: str = APP, threads: int = 1, http: str = "httptools", loop: str = "uvloop") -> Served:
+    def start(app: str = "wsgi", threads: int = 1, http: str = "httptools", loop: str = "uvloop") -> Served:
         started.append(Served(tmp_path, app, threads, http, loop))
         return started[-1].wait_ready()
 
@@ -210,16 +138,16 @@ def test_100_continue(served: Served) -> None:
 
 
 def test_failures(served: Served) -> None:
-    response = served.get("/fails")
+    response = served.get("/raise")
     assert (response.status_code, response.headers["connection"]) == (500, "close")
-    wait_for(lambda: "boom at once" in served.log, "the traceback")
-    assert served.log.count("Error handling request GET /fails") == 1
+    wait_for(lambda: "before the headers" in served.log, "the traceback")
+    assert served.log.count("Error handling request GET /raise") == 1
 
-    cut = served.ask("GET", "/failing")
+    cut = served.ask("GET", "/late")
     assert cut.status == 200
     with pytest.raises(IncompleteRead):
         cut.read()
-    assert "boom in the middle" in served.log
+    assert "after the headers" in served.log
     assert (served.directory / "closed").exists()
 
 
@@ -243,76 +171,18 @@ def test_other_requests_go_on_beside_a_thread(serve: Serve) -> None:
     assert streamed.read() == b""
 
 
-DJANGO = """
-import sys
-import django
-from django.conf import settings
-settings.configure(
-    ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="x", USE_TZ=True,
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}},
-)
-django.setup()
-from django.core.wsgi import get_wsgi_application
-from django.db import connection, models
-from django.http import HttpResponse, StreamingHttpResponse
-from django.urls import path
-
-class Word(models.Model):
-    text = models.TextField()
-    class Meta:
-        app_label = "words"
-
-with connection.schema_editor() as editor:
-    editor.create_model(Word)
-connection.close()
-
-def words(request):
-    Word.objects.create(text="word")
-    return HttpResponse(f"{Word.objects.count()} words")
-
-def stream(request):
-    return StreamingHttpResponse(f"{word.text};" for word in Word.objects.all().iterator())
-
-async def asynchronous(request):
-    return HttpResponse(f"{await Word.objects.acount()} words")
-
-urlpatterns = [path("words", words), path("stream", stream), path("async", asynchronous)]
-app = get_wsgi_application()
-"""
-
-
 @pytest.mark.parametrize("threads", [1, 4])
 def test_django(serve: Serve, threads: int) -> None:
-    served = serve(DJANGO, threads)
+    served = serve("django_orm", threads)
     assert [served.get("/words").text for _ in range(3)] == ["1 words", "2 words", "3 words"]
     assert served.get("/stream").text == "word;word;word;"
     assert served.get("/async").text == "3 words"
 
 
-FLASK = """
-import asyncio
-from flask import Flask
-app = Flask(__name__)
-
-@app.get("/async")
-async def asynchronous():
-    await asyncio.sleep(0.001)
-    return "from an async view"
-
-@app.get("/run")
-def run():
-    return asyncio.run(answer())
-
-async def answer():
-    await asyncio.sleep(0.001)
-    return "from a loop of the view's own"
-"""
-
-
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_flask(serve: Serve, threads: int, loop: str) -> None:
-    served = serve(FLASK, threads, loop=loop)
+    served = serve("flask_async", threads, loop=loop)
     for _ in range(3):
         assert served.get("/async").text == "from an async view"
         assert served.get("/run").text == "from a loop of the view's own"

@@ -8,70 +8,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tests.support.apps import source
 from tests.support.processes import wait_gone
 from tests.support.scraping import Scraped, each_worker
 from tests.support.server import Server
 
 MakeServer: TypeAlias = Callable[..., Server]
 
-# Answers with the value of the expression in the query, as ASGI and as WSGI.
-APP = """
-import json, os
-from pathlib import Path
-from urllib.parse import unquote
-from prometheus_client import REGISTRY, Counter, Enum, Gauge, Histogram, Info, Summary, generate_latest
+APP = source("counted")
+TELL = source("tell_directory")  # a configuration
 
-MODES = [live + mode for live in ("", "live") for mode in ("all", "min", "max", "sum", "mostrecent")]
-hits = Counter("hits", "Hits.", ["path"])
-seconds = Histogram("seconds", "Seconds.", buckets=(1, 10))
-size = Summary("size", "Size.")
-levels = {mode: Gauge(f"{mode}_level", "Level.", multiprocess_mode=mode) for mode in MODES}
-
-def note(value):
-    hits.labels("/").inc(value)
-    seconds.observe(value)
-    size.observe(value)
-    for level in levels.values():
-        level.set(value)
-
-def hit():
-    hits.labels("/").inc()
-    return 1
-
-def answer(query):
-    return json.dumps(eval(unquote(query))).encode()
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        raise NotImplementedError
-    body = answer(scope["query_string"].decode())
-    headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-def wsgi(environ, start_response):
-    body = answer(environ["QUERY_STRING"])
-    start_response("200 OK", [("Content-Length", str(len(body)))])
-    return [body]
-"""
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 DIRECTORY = "os.environ['PROMETHEUS_MULTIPROC_DIR']"
 
-# Of gunicorn's hooks this one is called first. It tells where the server keeps the metrics.
-TELL = """
-import os
-def nworkers_changed(server, new, old):
-    path = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-    assert os.path.isdir(path)
-    open("directory", "w").write(path)
-"""
-
 
 def start(
-    make_server: MakeServer, *options: str, workers: int = 2, more: str = "", config: str = "", **others: Any
-) -> Scraped:
-    """Start the app, with more code behind it; what a scraper sees of it."""
-    scraped = Scraped(make_server(APP + more))
+    make_server: MakeServer, *options: str, workers: int = 2, more: str = "", also: str | None = None,
+    config: str = "", **others: Any,
+) -> Scraped:  # fmt: skip
+    """Start the app, with more code and another file of ``tests/apps`` behind it; what a scraper sees."""
+    app = APP if also is None else source("counted", also)
+    scraped = Scraped(make_server(app + more))
     scraped.server.write("gunicorn.conf.py", config)
     scraped.start("-w", str(workers), *options, ready=workers, **others)
     return scraped

@@ -28,6 +28,8 @@ from tests.support.raw_client import Connection
 from tests.support.reports import shared_report
 from tests.support.waiting import PATIENCE, wait_for
 
+REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
+
 
 class Monitor:
     """It listens on TCP, on a unix socket and on a command socket. The options are the context's."""
@@ -169,6 +171,35 @@ class Monitor:
 
 def seconds(began: float) -> float:
     return time.monotonic() - began
+
+
+class SlowApp:
+    """Stands for an app with very many metrics: a merge takes a while of computing."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.left_out = self.collisions = 0
+
+    def collect(self, state: Any) -> list[Any]:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            pass
+        return []
+
+
+class BrokenApp(SlowApp):
+    def collect(self, state: Any) -> list[Any]:
+        raise OSError("no such directory")
+
+
+def ending(connection: Connection) -> str:
+    """How a connection ends, whatever came before it."""
+    try:
+        while connection.socket.recv(2**20):
+            pass
+    except ConnectionResetError:
+        return "reset"
+    return "closed"
 
 
 MakeMonitor: TypeAlias = Callable[..., Monitor]

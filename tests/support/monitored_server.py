@@ -12,11 +12,14 @@ from typing import Any, TypeAlias
 import httpx
 
 from tests.support.addresses import LOCAL, quiet_port
-from tests.support.raw_client import Connection
+from tests.support.deploying import configure
+from tests.support.raw_client import Connection, request
 from tests.support.server import Server
 from tests.support.waiting import PATIENCE, wait_for
 
 Metrics = dict[str, float]
+# For the config file, which the arbiter loads.
+DIES = "import multicore_server.monitor.process as it, os\nit.run = lambda post: os._exit(7)"
 
 
 def parsed(text: str) -> Metrics:
@@ -153,6 +156,47 @@ def ask_app(server: Server, request: bytes, *, bodiless: bool = False) -> int:
         return connection.send(request).answer(bodiless=bodiless).status
     finally:
         connection.close()
+
+
+def over(path: Path, url: str, method: str = "GET") -> httpx.Response:
+    """One request over a unix socket."""
+    transport = httpx.HTTPTransport(uds=str(path))
+    with httpx.Client(transport=transport, base_url="http://localhost", trust_env=False) as client:
+        return client.request(method, url, headers={"connection": "close"})
+
+
+def left_behind(monitored: MonitoredServer) -> list[str]:
+    """Files of sockets, beside the server's directory."""
+    return [str(path) for path in monitored.runtime.rglob("*") if not path.is_dir()]
+
+
+def over_command_socket(monitored: MonitoredServer) -> int:
+    try:
+        return over(monitored.socket, "/healthz").status_code
+    except httpx.TransportError:
+        return 0
+
+
+def start_configured(monitored: MonitoredServer, **settings: object) -> None:
+    configure(monitored.server, workers=1, metrics_bind=f"{LOCAL}:{monitored.port}", **settings)
+    environment = {"XDG_RUNTIME_DIR": str(monitored.runtime)}
+    monitored.server.start("-c", "conf.py", env=environment, ready=1)
+    monitored.wait_answering()
+
+
+def send(counted: MonitoredServer, path: str, *, method: str = "GET", times: int = 1) -> list[int]:
+    asked = request(path, method=method)
+    bodiless = method == "HEAD"
+    return [ask_app(counted.server, asked, bodiless=bodiless) for _ in range(times)]
+
+
+def check_histogram(metrics: Metrics) -> None:
+    """Every request that was counted is in the histogram, and no other."""
+    name = "multicore_http_request_duration_seconds"
+    total = sum(requests(metrics).values())
+    buckets = list(by(metrics, f"{name}_bucket").values())
+    assert metrics[f"{name}_count"] == total == buckets[-1]
+    assert buckets == sorted(buckets)
 
 
 MakeMonitored: TypeAlias = Callable[..., MonitoredServer]

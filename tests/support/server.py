@@ -136,6 +136,11 @@ class Server:
         headers = {"connection": "close", **options.pop("headers", {})}
         return httpx.get(self.url + path, headers=headers, **options)
 
+    def ends_within(self, seconds: float) -> None:
+        """TERM; it ends in this time, with status 0."""
+        self.signal(signal.SIGTERM)
+        assert self.wait_exit(seconds) == 0
+
     def end(self) -> None:
         """End everything that was started here."""
         if self.process is None:
