@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from multicore_server.ipc.messages import Answer, ReloadCommand, ResetCommand, ScaleCommand, encode
 from tests.support.monitor_process import BrokenApp, MakeMonitor, Monitor, SlowApp, ending, seconds
 from tests.support.raw_client import request
 from tests.support.reports import event
@@ -32,7 +33,7 @@ def test_a_command_and_its_answer(monitor: Monitor) -> None:
     with monitor.answering(True, "scaling to 4 workers") as commands:
         answer = monitor.command("/commands/scale", {"workers": 4})
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "text": "scaling to 4 workers"})
-    assert commands == [{"id": 1, "command": "scale", "workers": 4}]
+    assert commands == [ScaleCommand(1, 4)]
 
 
 def test_what_the_arbiter_refuses_is_409(monitor: Monitor) -> None:
@@ -44,12 +45,12 @@ def test_what_the_arbiter_refuses_is_409(monitor: Monitor) -> None:
 def test_answers_find_their_command_in_any_order(monitor: Monitor) -> None:
     with monitor.client(monitor.commands) as client:
         first = monitor.connect(monitor.commands).send(request("/commands/reload", method="POST"))
-        reload = json.loads(monitor.channel.recv(65536))
+        reload = monitor.take()
         second = monitor.connect(monitor.commands).send(request("/commands/reset", method="POST"))
-        reset = json.loads(monitor.channel.recv(65536))
-        assert (reload["command"], reset["command"]) == ("reload", "reset")
-        for message, text in ((reset, "reset"), ({"id": 99}, "late"), (reload, "reloaded")):
-            monitor.channel.send(json.dumps({"id": message["id"], "ok": True, "text": text}).encode())
+        reset = monitor.take()
+        assert (type(reload), type(reset)) == (ReloadCommand, ResetCommand)
+        for number, text in ((reset.id, "reset"), (99, "late"), (reload.id, "reloaded")):
+            monitor.channel.send(encode(Answer(number, True, text)))
         assert json.loads(second.answer().body)["text"] == "reset"
         assert json.loads(first.answer().body)["text"] == "reloaded"
         assert client.get("/status").status_code == 200

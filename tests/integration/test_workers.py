@@ -76,7 +76,7 @@ def test_ttin_and_ttou_scale_by_one_and_the_lowest_free_number_comes_first(serve
 
 def test_more_workers_than_there_is_room_for_are_refused(server: Server) -> None:
     """Shared memory is made once, for max(2 * workers, 64) slots."""
-    hook = "def pre_fork(arbiter, worker):\n    arbiter.fleet.capacity = 1"
+    hook = "def pre_fork(arbiter, worker):\n    arbiter.fleet._state.capacity = 1"
     server.write("gunicorn.conf.py", hook)
     server.start("-w", "1", ready=1)
     server.signal(signal.SIGTTIN)

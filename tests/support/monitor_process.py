@@ -14,11 +14,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import httpx
 
 from multicore_server.ipc.channel import KIND
+from multicore_server.ipc.messages import MAX_MESSAGE, Answer, Command, decode, encode
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
@@ -91,16 +92,20 @@ class Monitor:
     def count(self, requests: int) -> None:
         self.scoreboard.row(0)[Item.REQUESTS + 1] = requests  # GET, 2xx
 
-    def answer(self, ok: bool, text: str) -> dict[str, Any]:
+    def take(self) -> Command:
+        """The next command."""
+        return decode(self.channel.recv(MAX_MESSAGE), *get_args(Command))
+
+    def answer(self, ok: bool, text: str) -> Command:
         """Take one command and answer it; the command."""
-        message: dict[str, Any] = json.loads(self.channel.recv(65536))
-        self.channel.send(json.dumps({"id": message["id"], "ok": ok, "text": text}).encode())
-        return message
+        command = self.take()
+        self.channel.send(encode(Answer(command.id, ok, text)))
+        return command
 
     @contextlib.contextmanager
-    def answering(self, ok: bool, text: str) -> Iterator[list[dict[str, Any]]]:
+    def answering(self, ok: bool, text: str) -> Iterator[list[Command]]:
         """Answer the next command while the test waits for the outcome; a list that it gets into."""
-        commands: list[dict[str, Any]] = []
+        commands: list[Command] = []
         thread = threading.Thread(target=lambda: commands.append(self.answer(ok, text)))
         thread.start()
         yield commands

@@ -20,6 +20,8 @@ from tests.support.apps import HELLO
 from tests.support.processes import is_monitor
 from tests.support.waiting import PATIENCE, wait_for
 
+FORK = 0.5  # seconds in which a new process shows what it is
+
 
 class Server:
     """``gunicorn -k multicore_server.Worker`` with an app in a directory of its own."""
@@ -110,8 +112,18 @@ class Server:
             return []
 
     def workers(self) -> list[int]:
-        """Those of them that are no monitor."""
-        return [pid for pid in self.children() if not is_monitor(pid)]
+        """Those of them that are no monitor. One that was forked a moment ago does not yet show what it is:
+        there is a line in the log for each worker."""
+
+        def known() -> bool:
+            nonlocal found
+            found = [pid for pid in self.children() if not is_monitor(pid)]
+            return all(self.logged(rf"pid={pid} started") for pid in found)
+
+        found: list[int] = []
+        with contextlib.suppress(AssertionError):  # the log may be elsewhere
+            wait_for(known, "children that are in the log", FORK)
+        return found
 
     def monitor(self) -> int:
         """The pid of the monitor, once there is one."""
