@@ -94,7 +94,8 @@ class Monitor:
 
     def take(self) -> Command:
         """The next command."""
-        return decode(self.channel.recv(MAX_MESSAGE), *get_args(Command))
+        command: Command = decode(self.channel.recv(MAX_MESSAGE), *get_args(Command))
+        return command
 
     def answer(self, ok: bool, text: str) -> Command:
         """Take one command and answer it; the command."""

@@ -115,12 +115,12 @@ class Server:
         """Those of them that are no monitor. One that was forked a moment ago does not yet show what it is:
         there is a line in the log for each worker."""
 
+        found: list[int] = []
+
         def known() -> bool:
-            nonlocal found
-            found = [pid for pid in self.children() if not is_monitor(pid)]
+            found[:] = [pid for pid in self.children() if not is_monitor(pid)]
             return all(self.logged(rf"pid={pid} started") for pid in found)
 
-        found: list[int] = []
         with contextlib.suppress(AssertionError):  # the log may be elsewhere
             wait_for(known, "children that are in the log", FORK)
         return found
