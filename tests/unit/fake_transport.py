@@ -94,7 +94,7 @@ class App:
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.waiting.append(told)
-        if not await told:
+        if not await told or scope["type"] != "http":
             raise RuntimeError("the app's mistake")
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
@@ -146,7 +146,10 @@ class Connections:
             self.loop.run_until_complete(asyncio.sleep(0))
 
     def receive(self, protocol: Any, data: bytes) -> None:
-        protocol.transport.protocol.data_received(data)
+        async def receive() -> None:  # in the loop: a WebSocket's protocol asks which one runs
+            protocol.transport.protocol.data_received(data)
+
+        self.loop.run_until_complete(receive())
         self.turn()
 
     def answer(self, number: int = 0, *, well: bool = True) -> None:

@@ -144,18 +144,8 @@ def test_pipelined_requests_are_in_hand_until_the_last_is_answered(build: Build)
     assert server.counts[:2] == (0, 0)
 
 
-@pytest.fixture
-def current_loop() -> Iterator[None]:
-    """uvicorn's WebSocket protocol takes the thread's own."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield
-    asyncio.set_event_loop(None)
-    loop.close()
-
-
-@pytest.mark.usefixtures("current_loop")
-def test_a_websocket_is_no_request_in_hand(build: Build) -> None:
+def test_a_websocket_is_no_request_in_hand(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "uvicorn.error")
     server = build(ws="wsproto")
     connection = server.connect()
     upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
