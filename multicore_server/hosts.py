@@ -92,7 +92,7 @@ CONTRACT: tuple[Row, ...] = (
          "run() calls them in its loop; ours take their place"),
     _row(_ARBITER, "signal signal_chld handle_hup handle_usr1 handle_usr2 handle_term handle_int handle_quit "
          "handle_ttin handle_ttou handle_winch", "arbiter/arbiter.py", "run() calls them for signals"),
-    _row(_ARBITER, "reexec maybe_promote_master kill_dirty_arbiter", "arbiter/arbiter.py",
+    _row(_ARBITER, "reexec maybe_promote_master kill_dirty_arbiter kill_worker kill_workers", "arbiter/arbiter.py",
          "USR2 and gunicorn's dirty workers are its own"),
     _row(_ARBITER, "num_workers _get_num_workers _set_num_workers", "arbiter/arbiter.py, arbiter/takeover.py",
          "the first hook, nworkers_changed, is called through the setter"),
@@ -170,7 +170,8 @@ CONTRACT: tuple[Row, ...] = (
     _row(_HTTPTOOLS, "transport connections cycle loop pipeline scope server_state timeout_keep_alive "
          "timeout_keep_alive_task", _MOVES, "whether a connection is idle", set_by="__init__",
          feature=Feature.HTTPTOOLS_MOVES),
-    _row(_HTTPTOOLS_CYCLE, "scope more_body disconnected response_started response_complete default_headers", _MOVES,
+    _row(_HTTPTOOLS_CYCLE, "scope more_body disconnected response_started response_complete default_headers",
+         _MOVES,
          "whether a response is complete", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
     _row(_HTTPTOOLS_CYCLE, "run_asgi send", "worker/meter.py", "requests are counted as they pass",
          feature=Feature.HTTPTOOLS_COUNTS),
@@ -186,7 +187,8 @@ CONTRACT: tuple[Row, ...] = (
          "wrapped, or called when a connection moves", feature=Feature.H11_MOVES),
     _row(_H11, "timeout_keep_alive scope", _MOVES, "an adopted connection is idle", set_by="__init__",
          feature=Feature.H11_MOVES),
-    _row(_H11_CYCLE, "scope more_body disconnected response_started response_complete default_headers", _MOVES,
+    _row(_H11_CYCLE, "scope more_body disconnected response_started response_complete default_headers",
+         _MOVES,
          "whether a response is complete", set_by="__init__", feature=Feature.H11_MOVES),
     _row(_H11_CYCLE, "run_asgi send", "worker/meter.py", "requests are counted as they pass",
          feature=Feature.H11_COUNTS),
@@ -221,7 +223,8 @@ def _has(owner: Any, name: str, set_by: str) -> bool:
     """An attribute of instances is known by the names in the code of the method that sets it."""
     if hasattr(owner, name):
         return True
-    code = getattr(getattr(owner, set_by, None), "__code__", None)
+    method = getattr(owner, set_by, None)
+    code = getattr(inspect.unwrap(method), "__code__", None) if method else None  # Arbiter.start is wrapped
     return code is not None and name in code.co_names
 
 
