@@ -20,12 +20,18 @@ __all__ = ["Worker", "cluster", "prefork", "run"]
 
 _HOMES = {"Worker": "plugin", "run": "application", "cluster": "cluster", "prefork": "cli.prefork"}
 
+_SERVERS = frozenset({"Worker", "run"})  # what needs the members of gunicorn and uvicorn that hosts.py names
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _SERVERS:
+        from multicore_server import hosts
+
+        hosts.check()
     module = import_module(f"{__name__}.{_HOMES[name]}")
     return module if name == "cluster" else getattr(module, name)
 

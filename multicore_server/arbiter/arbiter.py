@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from gunicorn import util
 from gunicorn.errors import HaltServer
 
+from multicore_server import hosts
 from multicore_server.arbiter import app_metrics, deployment, listeners, logs, pidfile, systemd
 from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
@@ -84,7 +85,7 @@ class Arbiter(SignalledArbiter):
             gc.freeze()
         for line in unknown_environment(environment(self.cfg), self.settings):
             self.log.warning("%s", line)
-        for line in without_effect(self.cfg):
+        for line in (*without_effect(self.cfg), *hosts.losses()):
             self.log.warning("%s", line)
 
     def _make_parts(self) -> None:
@@ -230,7 +231,7 @@ class Arbiter(SignalledArbiter):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for listener in self._all_listeners():
             listener.close()
-        util._setproctitle(f"monitor [{self.proc_name}]")
+        hosts.set_title(f"monitor [{self.proc_name}]")
         util.set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
 
     def _install(self, new: Deployment, old: Deployment) -> None:
@@ -247,7 +248,7 @@ class Arbiter(SignalledArbiter):
         logs.reopen_log(self.log, new.cfg)
         if new.cfg.pidfile != old.cfg.pidfile:
             self.pidfile = pidfile.move(self.pidfile, new.cfg.pidfile, self.pid, self.log)
-        util._setproctitle(f"master [{self.proc_name}]")
+        hosts.set_title(f"master [{self.proc_name}]")
         self.cfg.on_reload(self)
 
     def reap_workers(self) -> None:

@@ -40,13 +40,28 @@ def install() -> None:
 def _taking_over(start: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(start)
     def take_over(arbiter: Any) -> None:
-        if type(arbiter) is gunicorn.arbiter.Arbiter and issubclass(arbiter.worker_class, Worker):
-            arbiter.__class__ = Arbiter
-            arbiter.start()
-        else:
+        if isinstance(arbiter, Arbiter) or not issubclass(arbiter.worker_class, Worker):
             start(arbiter)
+            return
+        if type(arbiter) is not gunicorn.arbiter.Arbiter:
+            _refuse_subclass(arbiter)
+        arbiter.__class__ = Arbiter
+        arbiter.start()
 
     return take_over
+
+
+def _refuse_subclass(arbiter: Any) -> NoReturn:
+    """What a subclass overrides would be lost or, worse, half at work. Exit status 1, nothing is bound."""
+    theirs, ours = type(arbiter), arbiter.cfg.worker_class_str
+    reason = (
+        f"{theirs.__module__}.{theirs.__qualname__} is a subclass of gunicorn's Arbiter, and {ours} brings "
+        "an arbiter of its own; use gunicorn.arbiter.Arbiter, or another worker class"
+    )
+    arbiter.log.error("%s", reason)
+    if arbiter.cfg.errorlog != "-":
+        print(f"Error: {reason}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:

@@ -12,8 +12,7 @@ from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, NoReturn
 
-from gunicorn import util
-
+from multicore_server import hosts
 from multicore_server.arbiter import app_metrics, logs, systemd
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
@@ -133,7 +132,7 @@ class WorkerProcesses:
             if candidate:
                 deployment.enter()
                 logs.set_up_log(self._context.log, deployment.cfg)
-            util._setproctitle(f"worker [{deployment.cfg.proc_name}]")
+            hosts.set_title(f"worker [{deployment.cfg.proc_name}]")
             worker.boot(lambda: deployment.cfg.post_fork(self._server, worker))
             sys.exit(0)
         except SystemExit:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import multicore_server
+from multicore_server import hosts
 
 # "module:attribute" within this package, in the order of --help, with the line that --help shows: to list
 # the commands imports none of them.
@@ -35,6 +36,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "run":
+            _check_hosts()
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         found: Any = getattr(import_module(f"multicore_server.cli.{module}"), attribute)
         assert isinstance(found, click.Command)
@@ -43,6 +46,13 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _check_hosts() -> None:
+    try:
+        hosts.check()
+    except hosts.HostError as exc:
+        raise click.ClickException(str(exc)) from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from multicore_server.settings.uvicorn import PREFORK
+from multicore_server.hosts import PREFORK
 
 INSTEAD = (
     "--loop multicore_server:prefork works on uvicorn's own command line, in its one process (not with "

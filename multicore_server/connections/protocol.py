@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
 from multicore_server.connections.inboxes import Kind
 from multicore_server.connections.inline import OpenGate
+from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Item, Row
 
 CLOSE = (b"connection", b"close")
@@ -304,9 +305,12 @@ def movable(protocol: Any) -> Any:
     """The movable form of one of uvicorn's HTTP protocols; any other class as it is."""
     if issubclass(protocol, H11Protocol):
         mixin: type[MovableProtocol] = MovableH11
+        moves = Feature.H11_MOVES
     elif hasattr(protocol, "on_message_begin"):
-        mixin = MovableHttpTools
+        mixin, moves = MovableHttpTools, Feature.HTTPTOOLS_MOVES
     else:
+        return protocol
+    if lacks(moves):
         return protocol
     own = {
         "_made": protocol.connection_made,

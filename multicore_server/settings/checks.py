@@ -1,4 +1,4 @@
-"""What can be told to be wrong before anything is bound or forked, so that one line says it."""
+"""Checks of gunicorn's settings before anything is bound or forked; a mistake gets one line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _try(what: str, use: Callable[[], None], advice: str) -> None:
 
 
 def _password() -> str:
-    """Without this, OpenSSL would ask for it on the terminal and everything would wait."""
+    """The key's password. Without this callback, OpenSSL asks for it on the terminal and the start waits."""
     if PASSWORD not in os.environ:
         raise ValueError(f"the key has a password, set {PASSWORD}")
     return os.environ[PASSWORD]

@@ -38,7 +38,7 @@ NO_EFFECT = {
 
 
 def without_effect(cfg: Any) -> Iterator[str]:
-    """One line of warning for each gunicorn setting that was set and cannot work here."""
+    """One line of warning for each gunicorn setting that is set and has no effect here."""
     for name, why in NO_EFFECT.items():
         if is_set(cfg, name):
             yield f"{name} has no effect with multicore_server.Worker: {why}"

@@ -1,4 +1,4 @@
-"""uvicorn's options, by its names, as what carries them out: gunicorn's settings and the workers' uvicorn."""
+"""Translates uvicorn's options into gunicorn's settings and into options of the workers' uvicorn."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from uvicorn.config import SSL_PROTOCOL_VERSION, create_ssl_context
 
+from multicore_server.hosts import PREFORK
 from multicore_server.settings.checks import PASSWORD
 from multicore_server.settings.table import SettingError
-from multicore_server.settings.uvicorn import PREFORK, check_uvicorn
+from multicore_server.settings.uvicorn import check_uvicorn
 
 HOST, PORT = "127.0.0.1", 8000
 
@@ -41,7 +42,7 @@ DEFAULTS: dict[str, Any] = {"bind": f"{HOST}:{PORT}", "keepalive": 5, "accesslog
 ADDRESS = ("host", "port", "uds", "fd")
 RELOAD = ("reload_dirs", "reload_includes", "reload_excludes", "reload_delay")
 LOGGING = ("log_config", "log_level", "access_log", "use_colors")
-# For the process that starts the server: done, or not to be done, before anything is translated.
+# Options of the process that starts the server: it has applied them already, or they do not apply here.
 STARTER = frozenset({"app", "env_file", "app_dir", "version", "workers"})
 
 
@@ -53,7 +54,7 @@ class Translation(NamedTuple):
 
 
 def translate(given: Mapping[str, Any], name_of: Callable[[str], str] = str) -> Translation:
-    """What ``given`` (uvicorn's options that were given, by name) means here.
+    """Translate ``given``, the uvicorn options that were given, by name.
 
     ``name_of`` gives an option's name as its user wrote it, for messages. Sets UVICORN_SSL_KEYFILE_PASSWORD
     where that password is given. Raises SettingError for values that no worker could use.
@@ -73,7 +74,7 @@ def translate(given: Mapping[str, Any], name_of: Callable[[str], str] = str) -> 
 
 
 def _address(given: Mapping[str, Any], found: Translation, name_of: Callable[[str], str]) -> None:
-    """uvicorn ignores host and port beside a socket or a descriptor: an image's UVICORN_PORT, say."""
+    """As in uvicorn, a socket or a descriptor is stronger than host and port (UVICORN_PORT of an image)."""
     uds, fd = given.get("uds"), given.get("fd")
     if uds is not None and fd is not None:
         raise SettingError(f"{name_of('fd')} and {name_of('uds')} are two addresses; give one of them")
@@ -188,7 +189,7 @@ def _loaded(path: str, option: str) -> dict[str, Any]:
 
 
 def _adopted(config: dict[str, Any], level: str | None) -> dict[str, Any]:
-    """With the arbiter's and the workers' lines where the file wants those of uvicorn."""
+    """Let the lines of the arbiter and of the workers go where the file puts uvicorn's."""
     loggers = dict(config.get("loggers") or {})
     like = {**(loggers.get("uvicorn") or {}), **(loggers.get("uvicorn.error") or {})}
     if "gunicorn.error" not in loggers and like:

@@ -1,4 +1,4 @@
-"""uvicorn's own options: those read from ``UVICORN_*``, and the checks that uvicorn would make later."""
+"""uvicorn's own options: how ``UVICORN_*`` is read, and checks that uvicorn makes later, in a worker."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from uvicorn.config import (
 )
 from uvicorn.main import main as uvicorn_command
 
+from multicore_server.hosts import PREFORK
 from multicore_server.settings.table import SettingError
 
 # uvicorn's options that gunicorn has names for (or that belong to its command line): not read from UVICORN_*.
@@ -23,10 +24,6 @@ GUNICORN_HAS = frozenset({
     "timeout_worker_healthcheck", "forwarded_allow_ips", "ssl_keyfile", "ssl_certfile", "ssl_version",
     "ssl_cert_reqs", "ssl_ca_certs", "ssl_ciphers", "app_dir", "version",
 })  # fmt: skip
-
-
-# The loop that takes uvicorn's place: behind it, and in a worker, it reads as "auto".
-PREFORK = frozenset({"multicore_server:prefork", "multicore_server.cli.prefork:prefork"})
 
 
 # The options that take a name or an import string.
@@ -60,7 +57,7 @@ def _variable(name: str) -> str:
 def check_uvicorn(
     found: dict[str, Any], name_of: Callable[[str], str], source: str = "from run's options", more: str = ""
 ) -> None:
-    """What uvicorn itself would find out in a worker; headers become pairs. Raises SettingError."""
+    """Check what uvicorn checks only in a worker, and make the headers pairs. Raises SettingError."""
     for name, known in KNOWN.items():
         value = found.get(name)
         if isinstance(value, str) and value not in known and ":" not in value:

@@ -20,10 +20,10 @@ _STATUS_LINES[_CLIENT_CLOSED] = f"{_CLIENT_CLOSED} Client Closed Request"
 
 
 class AccessLog:
-    """Write one line of `log` (a gunicorn ``glogging.Logger``) for every HTTP request to `app`.
+    """Write one line to `log` (a gunicorn ``glogging.Logger``) for every HTTP request to `app`.
 
-    Put outside uvicorn's ProxyHeadersMiddleware, ``%(h)s`` is the peer, as in gunicorn; put inside it,
-    the client that a trusted proxy named.
+    Outside of uvicorn's ProxyHeadersMiddleware, ``%(h)s`` is the peer, as in gunicorn. Inside of it, it is
+    the client that a trusted proxy names.
     """
 
     def __init__(self, app: ASGIApp, log: Any) -> None:
@@ -74,7 +74,7 @@ class _Response:
 
 
 class _Entry:
-    """One line of the log in the making: what passes between server and app is noted."""
+    """Collects what one line of the log needs while the messages between server and app pass."""
 
     def __init__(self, log: Any, scope: Scope, receive: Receive, send: Send) -> None:
         self._log = log
@@ -129,8 +129,8 @@ class _Entry:
         self._log.access(response, self._request, seen, elapsed)
 
     def _lost(self) -> bool:
-        # uvicorn drops what is sent to a client that left, without a word; its cycle, to which its send()
-        # is bound, knows. Under anything else only a receive() tells.
+        # uvicorn silently drops what is sent to a client that left. Its cycle, to which its send() is bound,
+        # knows that; with any other server, only receive() tells.
         cycle = getattr(self._send, "__self__", None)
         return self._left or bool(getattr(cycle, "disconnected", False))
 

@@ -1,6 +1,6 @@
-"""From gunicorn's settings and uvicorn's environment variables to the uvicorn configuration of a worker.
+"""The uvicorn configuration of a worker, made of gunicorn's settings and uvicorn's environment variables.
 
-uvicorn is the one engine, for ASGI and, through the bridge, for WSGI.
+uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from uvicorn.config import (
 from uvicorn.middleware.asgi2 import ASGI2Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from multicore_server.connections.protocol import movable
+from multicore_server.connections.protocol import MovableProtocol, movable
+from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.settings.gunicorn import is_set
 from multicore_server.settings.uvicorn import uvicorn_environment
+from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
 from multicore_server.wsgi.bridge import WSGIBridge
@@ -46,12 +48,12 @@ FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 def make_config(
     cfg: Any, log: Any, app: Any, overrides: dict[str, Any], surround: Callable[[Any, str], Any]
 ) -> tuple[Config, str]:
-    """The uvicorn configuration of a worker, loaded, and the interface of its app.
+    """Return the loaded uvicorn configuration of a worker and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
-    ``surround`` makes the outermost app of the inner one and the root path. Raises ValueError where the
-    app's interface cannot be told.
+    ``surround`` is called with the app and the root path and returns the app that uvicorn is given. Raises
+    ValueError where the app's interface is unclear, SettingError for a bad UVICORN_* variable.
     """
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
@@ -61,7 +63,7 @@ def make_config(
     if cfg.keepalive == 0:
         headers.append(("connection", "close"))
     trusted = options.pop("forwarded_allow_ips", cfg.forwarded_allow_ips)
-    trusted = trusted if options.pop("proxy_headers", True) else None
+    trusted = trusted if _wants_proxy_headers(options) else None
     password = options.pop("ssl_keyfile_password", None)
     if interface == "wsgi":
         options |= {"lifespan": "off", "ws": "none"}
@@ -71,9 +73,8 @@ def make_config(
     config = Config(
         surround(_surround(app, cfg, log, trusted), options.get("root_path", "")),
         interface="asgi3",
-        proxy_headers=False,  # `_surround` sees to it: unix sockets are trusted, as gunicorn trusts them
         headers=headers,
-        **{**_from_gunicorn(cfg), **options},
+        **{**_from_gunicorn(cfg), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
     )
     config.load()
     if interface == "asgi2":
@@ -85,6 +86,25 @@ def make_config(
         if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2
             config.ssl.set_alpn_protocols(alpn)
     return config, interface
+
+
+def _wants_proxy_headers(options: dict[str, Any]) -> bool:
+    """Take uvicorn's option out of ``options``: a flag, or a choice with another flag against it."""
+    wanted, unwanted = options.pop("proxy_headers", True), options.pop("no_proxy_headers", False)
+    return bool(wanted) and wanted != "none" and not unwanted
+
+
+def unknown_protocol(config: Config) -> str:
+    """A line for the log where the HTTP protocol is none that this package knows; empty where it is."""
+    protocol: Any = config.http_protocol_class
+    if issubclass(protocol, MovableProtocol) or lacks(Feature.H11_MOVES) or lacks(Feature.HTTPTOOLS_MOVES):
+        return ""
+    counted = "are counted" if meter.modules_of(protocol) else "are not counted"
+    name = f"{protocol.__module__}.{protocol.__qualname__}"
+    return (
+        f"the HTTP protocol {name} is not one that multicore_server knows: it is served, its requests "
+        f"{counted}, and its connections end with their worker"
+    )
 
 
 def _from_gunicorn(cfg: Any) -> dict[str, Any]:
@@ -110,7 +130,10 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
 
 
 def _surround(app: Any, cfg: Any, log: Any, trusted: Any) -> Any:
-    """The app inside what it needs; ``trusted`` is whose proxy headers count, None for nobody's."""
+    """Wrap the app in the access log and the proxy headers.
+
+    ``trusted`` are the addresses whose proxy headers count; None: nobody's count.
+    """
     if wants_access_log(cfg, log):
         app = AccessLog(app, log)
     if trusted is None:
@@ -119,14 +142,14 @@ def _surround(app: Any, cfg: Any, log: Any, trusted: Any) -> Any:
 
 
 def wants_access_log(cfg: Any, log: Any) -> bool:
-    """Whether gunicorn's logger does anything with an access."""
+    """Whether gunicorn's logger writes an access log with this configuration."""
     to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
     configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json
     return bool(configured or to_syslog) or type(log).access is not Logger.access
 
 
 class _Errors(io.TextIOBase):
-    """``wsgi.errors``: where the error log goes, also after it was reopened."""
+    """``wsgi.errors``: a stream that writes to the error log, also after it was reopened."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -148,9 +171,9 @@ class _Errors(io.TextIOBase):
 
 
 class _Proxied:
-    """uvicorn's proxy headers from the trusted addresses and, as in gunicorn, from every unix socket.
+    """uvicorn's proxy headers middleware; as in gunicorn, the peer of a unix socket is trusted.
 
-    A request without them, most often one that came through no proxy, does not pay for the middleware.
+    A request without these headers does not pay for the middleware.
     """
 
     def __init__(self, app: Any, trusted: Any) -> None:
@@ -167,7 +190,7 @@ class _Proxied:
 
 
 def _plain(app: Any) -> Any:
-    """A plain function: uvicorn calls an app without arguments to see whether it is a factory."""
+    """Wrap the app in a function of three arguments, so that uvicorn does not take it for a factory."""
 
     def asgi(scope: Any, receive: Any, send: Any) -> Any:
         return app(scope, receive, send)
@@ -176,7 +199,7 @@ def _plain(app: Any) -> Any:
 
 
 def _ssl_context(cfg: Any, password: str | None) -> Any:
-    """gunicorn's context, with its ``ssl_context`` hook; only a key with a password needs uvicorn's."""
+    """gunicorn's TLS context, with its ``ssl_context`` hook; uvicorn's for a key with a password."""
     if password is None:
         return sock.ssl_context(cfg)
     return create_ssl_context(

@@ -1,7 +1,7 @@
 """Why a worker could not boot, in words for the person who runs the server.
 
-A mistake in the command line gets one line. An exception inside the app gets one line and the traceback of
-the app's own frames, not those of the server and the import system above them.
+A mistake in the command line gets one line. An exception in the app gets one line and a traceback that begins
+at the app's first frame, below those of the server and of the import system.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def explain(exc: BaseException, app_uri: str) -> str:
 
 
 def one_line(exc: BaseException) -> str:
-    """What is wrong, where it is not the app's code that was being loaded."""
+    """One line that says what is wrong, for a failure outside of the app's code."""
     if isinstance(exc, SystemExit):
         return f"something ended the process (sys.exit({exc.code!r}))"
     return _first_line(exc) if isinstance(exc, ValueError) else _described(exc)
@@ -49,7 +49,7 @@ def is_missing_app(exc: BaseException, app_uri: str) -> bool:
 
 
 def app_traceback(exc: BaseException, app_uri: str) -> str:
-    """The traceback from the app's first frame on; empty where one line says it all."""
+    """The traceback from the app's first frame on; empty where `explain` says all."""
     if isinstance(exc, (SystemExit, AppImportError)) or is_missing_app(exc, app_uri):
         return ""
     start = _first_app_frame(exc.__traceback__)

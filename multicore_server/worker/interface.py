@@ -1,7 +1,7 @@
-"""Which interface an app speaks: ASGI 3, ASGI 2 or WSGI, or that it is a factory for one.
+"""Which interface an app has: ASGI 3, ASGI 2 or WSGI; or whether it is a factory of an app.
 
-Apps carry no label, so the answer comes from how they are to be called. Nothing is guessed: where two
-answers fit, the user is asked to say it.
+An app does not name its interface, so its signature decides. Where the signature fits two interfaces, the
+user is asked to name one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BY_COUNT: dict[int, Detected] = {3: "asgi3", 2: "wsgi", 1: "asgi2", 0: "factory
 
 
 class _Positional(NamedTuple):
-    """What a callable wants by position."""
+    """The positional parameters of a callable."""
 
     required: int
     most: int
@@ -31,7 +31,7 @@ class _Positional(NamedTuple):
 
 
 def detect(app: Any) -> Detected:
-    """Tell how `app` is called: ``asgi3``, ``asgi2``, ``wsgi``, or ``factory`` (no arguments).
+    """Return how `app` is called: ``asgi3``, ``asgi2``, ``wsgi``, or ``factory`` (no arguments).
 
     Raises ValueError, with a line that says how to set it by hand, when that would be a guess.
     """
@@ -47,7 +47,7 @@ def detect(app: Any) -> Detected:
 def resolve(app: Any, interface: str = "auto", factory: bool = False) -> tuple[Any, Interface]:
     """Return the app that is to be served and its interface, calling a factory once.
 
-    A set `interface` is believed without a look at the app; then only `factory` makes it a factory.
+    An `interface` other than ``auto`` is taken as it is; then only `factory` makes the app a factory.
     """
     if interface != "auto" and interface not in INTERFACES:
         raise ValueError(f"interface {interface!r} is not known: use auto, {', '.join(INTERFACES)}")
@@ -66,7 +66,7 @@ def resolve(app: Any, interface: str = "auto", factory: bool = False) -> tuple[A
 
 
 def _produce(factory: Any) -> Any:
-    """Call a factory and insist on an app."""
+    """Call a factory and return the app. Raises ValueError where it returns none."""
     if not callable(factory):
         raise ValueError(f"{_name(factory)} is not callable, so it is not an app factory")
     app = factory()
@@ -80,7 +80,7 @@ def _produce(factory: Any) -> Any:
 
 
 def _of_class(cls: type) -> Detected:
-    """Judge a class by what it is constructed with, and its instances by what they then do."""
+    """Judge a class by the arguments of its constructor and by the methods of its instances."""
     found = _by_count(cls, _parameters(cls))
     if found == "asgi3" and not hasattr(cls, "__await__"):
         raise _unclear(cls, "a class of three arguments whose instances cannot be awaited")
@@ -121,8 +121,8 @@ def _by_count(app: Any, wanted: _Positional) -> Detected:
 def _parameters(app: Callable[..., Any]) -> _Positional:
     """Read the positional parameters of `app`.
 
-    A wrapper's own signature counts, for a decorator may add or take arguments; only behind *args is
-    what it wraps asked.
+    A decorator may add or remove arguments, so a wrapper's own signature counts. Where that is ``*args``, the
+    signature of what it wraps counts.
     """
     try:
         own = _count(inspect.signature(app, follow_wrapped=False))

@@ -8,10 +8,12 @@ scrape, and a kill cannot lose it. What uvicorn answers by itself (500 where the
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 from uvicorn.protocols.http import h11_impl, httptools_impl
@@ -26,7 +28,7 @@ CELLS = {method: Item.REQUESTS.value + number * len(CODES) for number, method in
 OTHER = CELLS["other"]
 FAILED = CODES.index("5xx")
 LEFT = CODES.index("499")
-MODULES: tuple[Any, ...] = (httptools_impl, h11_impl)
+MODULES: tuple[ModuleType, ...] = (httptools_impl, h11_impl)
 COUNTED = -1  # in place of a cycle's status
 
 
@@ -85,10 +87,30 @@ def counted_websocket(protocol: Any, row: Row) -> Any:
     return Counted
 
 
-def install(row: Row) -> None:
+def modules_of(protocol: type) -> tuple[ModuleType, ...]:
+    """The loaded modules whose ``RequestResponseCycle`` a protocol may use and ours can count.
+
+    These are its own modules and those beside them, also of a protocol that is newer than this package.
+    """
+    packages = {cls.__module__.rpartition(".")[0] for cls in protocol.__mro__} - {""}
+    beside = [module for name, module in sys.modules.items() if name.rpartition(".")[0] in packages]
+    own = [sys.modules[cls.__module__] for cls in protocol.__mro__ if cls.__module__ in sys.modules]
+    return tuple({id(module): module for module in (*own, *beside) if _can_be_counted(module)}.values())
+
+
+def _can_be_counted(module: ModuleType) -> bool:
+    cycle = getattr(module, "RequestResponseCycle", None)
+    if cycle is None or not (hasattr(cycle, "run_asgi") and hasattr(cycle, "send")):
+        return False
+    set_there = getattr(getattr(cycle.__init__, "__code__", None), "co_names", ())
+    return "scope" in set_there and "disconnected" in set_there
+
+
+def install(row: Row, modules: Iterable[ModuleType] = MODULES) -> None:
     """In a worker process, before its first connection: count what its HTTP protocols serve."""
-    for module in MODULES:
-        module.RequestResponseCycle = metered(module.RequestResponseCycle, row)
+    for module in modules:
+        cycle: Any = module.RequestResponseCycle
+        module.RequestResponseCycle = metered(cycle, row)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -100,4 +122,4 @@ def installed(row: Row) -> Iterator[None]:
         yield
     finally:
         for module, cycle in zip(MODULES, before, strict=True):
-            module.RequestResponseCycle = cycle
+            module.RequestResponseCycle = cycle  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """`metrics_path`: the monitor's metrics on the app's own port.
 
-The worker that is asked passes the question on to the monitor and its answer back; it never merges itself.
+The worker passes the request on to the monitor and the answer back. It never merges metrics itself.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MetricsPath:
 
 
 def _connected(path: str) -> socket.socket:
-    """By hand: uvloop cannot connect to an abstract address. It takes no time, or is refused."""
+    """Connect without the loop, because uvloop cannot connect to an abstract address; this never blocks."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.setblocking(False)
@@ -79,8 +79,11 @@ def _connected(path: str) -> socket.socket:
 
 
 def _question(headers: Headers) -> bytes:
-    """HTTP/1.0: its answer comes in one piece, and the connection ends behind it. Also for HEAD it is a GET:
-    the length of what would be answered is then known."""
+    """The request to the monitor.
+
+    HTTP/1.0, so that the answer comes in one piece and ends with the connection. HEAD is asked as GET: the
+    answer to HEAD needs the length of the body.
+    """
     asked = [
         b"%s: %s\r\n" % (name, value)
         for name, value in headers

@@ -16,17 +16,16 @@ from typing import Any, ClassVar, NoReturn
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
-from uvicorn._compat import asyncio_run
 
-from multicore_server import cluster
+from multicore_server import cluster, hosts
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.names import Reason
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
-from multicore_server.worker import failures, meter
+from multicore_server.worker import failures, loop, meter
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.engine import make_config
+from multicore_server.worker.engine import make_config, unknown_protocol
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.server import WorkerServer
 
@@ -123,11 +122,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
         config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround)
         self.count_requests(config)
+        if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
+            self.log.warning("%s", line)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
-        asyncio_run(self._serve(config, listeners), loop_factory=loop_factory)
+        loop.run(self._serve(config, listeners), loop_factory)
 
     def count_requests(self, config: Any) -> None:
-        meter.install(self.context.row)
+        meter.install(self.context.row, meter.modules_of(config.http_protocol_class))
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 
@@ -150,9 +151,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def _lend_logger(self) -> None:
         """uvicorn logs to gunicorn's error log; its own start-up chatter would repeat ours."""
         ours = self.log.error_log
-        logger = logging.getLogger("uvicorn.error")
-        logger.parent, logger.handlers, logger.propagate = ours, [], True
-        logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
+        for name in hosts.uvicorn_loggers():
+            logger = logging.getLogger(name)
+            logger.parent, logger.handlers, logger.propagate = ours, [], True
+            logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
 
     # --- what the server tells ---
 

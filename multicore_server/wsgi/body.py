@@ -1,4 +1,4 @@
-"""The two bodies: a request's, gathered before the app is called, and a response's that is a file."""
+"""A request's body, read before the app is called, and a response's body that is a file."""
 
 from __future__ import annotations
 

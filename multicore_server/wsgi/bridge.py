@@ -1,8 +1,8 @@
 """The bridge that runs a WSGI app on uvicorn (PEP 3333 over ASGI 3).
 
-With one thread the app runs inline, in the event loop's thread: no hand-over, so nothing is faster. One
-request at a time then, from the call into the app to close(), and none starts while a streamed response
-waits for its client. With more threads, each request has one of them from the call to close().
+With one thread the app runs inline, in the event loop's thread, which is fastest. It then has one request at
+a time, from the call into the app to close(); none starts while a streamed response waits for its client.
+With more threads, each request has one of them from the call to close().
 """
 
 from __future__ import annotations

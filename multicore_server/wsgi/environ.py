@@ -1,7 +1,7 @@
 """From an ASGI scope to the CGI part of a WSGI environ.
 
-Sources: PEP 3333 "environ Variables" and "URL Reconstruction", RFC 3875 section 4.1; where those leave a
-choice, what gunicorn does, since its users' apps are what runs here.
+Sources: PEP 3333 "environ Variables" and "URL Reconstruction", and RFC 3875 section 4.1. Where they leave a
+choice, this does what gunicorn does, because its users' apps run here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One request's way to its client: how what a WSGI app gives reaches ASGI's send(), and who has left."""
+"""Sends what a WSGI app gives through ASGI's send(), and notices when the client leaves."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Exchange:
     # Inline: the app runs in the loop's thread, inside this request's task.
 
     def hide_loop(self) -> None:
-        """Let code that asks find no running loop, and start one of its own if it likes."""
+        """Hide the running loop, so that the app's code finds none and may run one of its own."""
         if sys.version_info >= (3, 14):  # one current task per thread there, not per loop
             self._task = asyncio.current_task(self._loop)
             if self._task is not None:
@@ -128,7 +128,7 @@ class Exchange:
             raise ClientLeft("the client left")
 
     def abort(self) -> None:
-        """Give the request up: nobody waits for its thread any more."""
+        """Give the request up: nothing waits for its thread any more."""
         self.gone = True
         if self._in_flight is not None:
             self._in_flight.cancel()

@@ -1,0 +1,169 @@
+"""From gunicorn's configuration to uvicorn's: whose headers count, what is logged, what is said."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.glogging import Logger
+from uvicorn import Config
+
+from multicore_server.connections.protocol import MovableProtocol
+from multicore_server.settings.table import SettingError
+from multicore_server.worker import engine
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def wsgi(environ: Any, start_response: Any) -> Any: ...
+
+
+def gunicorn_config(**settings: Any) -> GunicornConfig:
+    cfg = GunicornConfig()
+    for name, value in settings.items():
+        cfg.set(name, value)
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def _no_uvicorn_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("UVICORN_HTTP", "UVICORN_LOOP", "UVICORN_INTERFACE"):
+        monkeypatch.delenv(name, raising=False)
+    error = logging.getLogger("uvicorn.error")
+    before = (error.handlers, error.propagate)
+    yield
+    error.handlers, error.propagate = before
+
+
+class Log:
+    error_log = logging.getLogger("tests.engine")
+    access = Logger.access
+
+
+def make(target: Any = app, overrides: dict[str, Any] | None = None, **settings: Any) -> tuple[Config, str]:
+    cfg = gunicorn_config(**settings)
+    return engine.make_config(cfg, Log(), target, overrides or {}, lambda inner, _: inner)
+
+
+# --- the configuration
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_uvicorns_protocols_are_movable(http: str) -> None:
+    config, interface = make(overrides={"http": http})
+    assert interface == "asgi3"
+    assert issubclass(config.http_protocol_class, MovableProtocol)
+    assert engine.unknown_protocol(config) == ""
+
+
+def test_a_protocol_that_is_not_known_is_named_in_one_line() -> None:
+    config, _ = make(overrides={"http": asyncio.Protocol})
+    assert engine.unknown_protocol(config) == (
+        "the HTTP protocol asyncio.protocols.Protocol is not one that multicore_server knows: it is served, "
+        "its requests are not counted, and its connections end with their worker"
+    )
+
+
+def test_gunicorns_settings_are_the_weakest_and_the_overrides_the_strongest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UVICORN_ROOT_PATH", "/environment")
+    assert make()[0].root_path == "/environment"
+    assert make(root_path="/gunicorn")[0].root_path == "/gunicorn"
+    assert make(root_path="/gunicorn", overrides={"root_path": "/override"})[0].root_path == "/override"
+
+
+def test_keepalive_0_closes_each_connection() -> None:
+    assert (b"connection", b"close") in make(keepalive=0)[0].encoded_headers
+    assert (b"connection", b"close") not in make(keepalive=2)[0].encoded_headers
+
+
+def test_a_wsgi_app_has_no_lifespan_and_no_websockets() -> None:
+    config, interface = make(wsgi)
+    assert (interface, config.lifespan, config.ws_protocol_class) == ("wsgi", "off", None)
+
+
+def test_an_asgi_2_app_is_adapted() -> None:
+    def two(scope: Any) -> Any: ...
+
+    config, interface = make(two, {"interface": "asgi2"})
+    assert (interface, config.interface, config.asgi_version) == ("asgi2", "asgi2", "2.0")
+
+
+def test_an_app_whose_interface_cannot_be_told_is_refused() -> None:
+    with pytest.raises(ValueError, match="UVICORN_INTERFACE"):
+        make(lambda *_: None)
+
+
+def test_a_bad_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UVICORN_HTTP", "none-such")
+    with pytest.raises(SettingError, match="UVICORN_HTTP"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, True),
+        ({"proxy_headers": True}, True),
+        ({"proxy_headers": False}, False),
+        ({"proxy_headers": "x-forwarded"}, True),
+        ({"proxy_headers": "none"}, False),
+        ({"no_proxy_headers": True}, False),
+        ({"no_proxy_headers": False}, True),
+    ],
+)
+def test_proxy_headers_are_wanted_unless_an_option_says_no(options: dict[str, Any], wanted: bool) -> None:
+    assert engine._wants_proxy_headers(options) is wanted
+    assert options == {}
+
+
+# --- the access log
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, False),
+        ({"accesslog": "-"}, True),
+        ({"logconfig_dict": {"version": 1}}, True),
+        ({"syslog": True}, True),
+        ({"syslog": True, "disable_redirect_access_to_syslog": True}, False),
+    ],
+)
+def test_the_access_log_is_written_where_gunicorn_would(settings: dict[str, Any], wanted: bool) -> None:
+    log = Logger.__new__(Logger)
+    assert engine.wants_access_log(gunicorn_config(**settings), log) is wanted
+
+
+def test_a_logger_class_with_an_access_of_its_own_is_always_asked() -> None:
+    class Own(Logger):  # type: ignore[misc]  # gunicorn has no types
+        def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None: ...
+
+    assert engine.wants_access_log(gunicorn_config(), Own.__new__(Own))
+
+
+# --- wsgi.errors
+
+
+def test_wsgi_errors_go_where_the_error_log_goes() -> None:
+    logger = logging.Logger("errors")
+    stream = io.StringIO()
+    logger.addHandler(logging.StreamHandler(stream))
+    errors = engine._Errors(logger)
+    assert errors.writable()
+    assert errors.write("text") == 4
+    logger.handlers[0].stream = reopened = io.StringIO()  # type: ignore[attr-defined]  # a StreamHandler
+    errors.write("more")
+    assert (stream.getvalue(), reopened.getvalue()) == ("text", "more")
+
+
+def test_wsgi_errors_go_to_stderr_where_the_log_has_no_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    engine._Errors(logging.Logger("errors")).write("text")
+    assert capsys.readouterr().err == "text"
