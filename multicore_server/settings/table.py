@@ -2,7 +2,8 @@
 
 A field's name is the name in the config file and the keyword of ``run()`` (``max_memory_restart``). The names
 of the environment variable (``MULTICORE_MAX_MEMORY_RESTART``) and of the flag (``--max-memory-restart``) are
-made from it. A field's row has the default, the parser, the accepted values (for messages and docs) and the meaning.
+made from it. A field's row has the default, the parser, the accepted values (for messages and docs) and the
+meaning.
 """
 # ruff: noqa: RUF009 -- setting() is dataclasses.field() with a row attached, and every default is immutable
 
@@ -52,7 +53,7 @@ class Settings:
             "max",
             read.worker_count,
             "N, max or 0 (one per usable CPU), or -1 (one fewer)",
-            "number of workers; usable CPUs: those in the affinity mask, at most the cgroup's quota rounded up",
+            "number of workers; usable CPUs: those in the affinity mask, up to the cgroup's quota rounded up",
         )
     )
     autorestart: Literal["true", "on-failure", "false"] = setting(
