@@ -1,4 +1,4 @@
-"""uvicorn's options, by its names, as what carries them out: gunicorn's settings and the workers' uvicorn."""
+"""Translates uvicorn's options to gunicorn's settings and to the options of the workers' uvicorn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from multicore_server.settings.uvicorn import PREFORK, check_uvicorn
 
 HOST, PORT = "127.0.0.1", 8000
 
-# uvicorn's name -> that of gunicorn's setting which does the same.
+# The name of a uvicorn option -> the name of the gunicorn setting that does the same.
 RENAMED = {
     "backlog": "backlog",
     "limit_max_requests": "max_requests",
@@ -35,28 +35,28 @@ RENAMED = {
     "timeout_worker_healthcheck": "timeout",
 }
 
-# What a uvicorn user expects where gunicorn's defaults differ; a config file may say otherwise.
+# uvicorn's defaults where gunicorn's differ. A config file can override them.
 DEFAULTS: dict[str, Any] = {"bind": f"{HOST}:{PORT}", "keepalive": 5, "accesslog": "-"}
 
 ADDRESS = ("host", "port", "uds", "fd")
 RELOAD = ("reload_dirs", "reload_includes", "reload_excludes", "reload_delay")
 LOGGING = ("log_config", "log_level", "access_log", "use_colors")
-# For the process that starts the server: done, or not to be done, before anything is translated.
+# Options for the process that starts the server. They are handled, or ignored, before the translation.
 STARTER = frozenset({"app", "env_file", "app_dir", "version", "workers"})
 
 
 class Translation(NamedTuple):
-    """``gunicorn``: settings by gunicorn's names. ``uvicorn``: what every worker gives ``uvicorn.Config``."""
+    """``gunicorn``: gunicorn's settings by name. ``uvicorn``: options of every worker's ``uvicorn.Config``."""
 
     gunicorn: dict[str, Any]
     uvicorn: dict[str, Any]
 
 
 def translate(given: Mapping[str, Any], name_of: Callable[[str], str] = str) -> Translation:
-    """What ``given`` (uvicorn's options that were given, by name) means here.
+    """Translate ``given``, the uvicorn options that were given, by name.
 
-    ``name_of`` gives an option's name as its user wrote it, for messages. Sets UVICORN_SSL_KEYFILE_PASSWORD
-    where that password is given. Raises SettingError for values that no worker could use.
+    ``name_of`` returns an option's name as the user wrote it, for messages. Sets UVICORN_SSL_KEYFILE_PASSWORD
+    in the environment if that password is given. Raises SettingError for values that the workers cannot use.
     """
     found = Translation({}, {})
     _address(given, found, name_of)
@@ -73,7 +73,10 @@ def translate(given: Mapping[str, Any], name_of: Callable[[str], str] = str) -> 
 
 
 def _address(given: Mapping[str, Any], found: Translation, name_of: Callable[[str], str]) -> None:
-    """uvicorn ignores host and port beside a socket or a descriptor: an image's UVICORN_PORT, say."""
+    """Set the address. Like uvicorn, ignore host and port beside a socket or a descriptor.
+
+    For example, an image may set UVICORN_PORT.
+    """
     uds, fd = given.get("uds"), given.get("fd")
     if uds is not None and fd is not None:
         raise SettingError(f"{name_of('fd')} and {name_of('uds')} are two addresses; give one of them")
@@ -96,7 +99,7 @@ def _tls(given: Mapping[str, Any], found: Translation) -> None:
 
 def _context_of(version: int) -> Callable[[Any, Any], Any]:
     def ssl_context(config: Any, _: Any) -> Any:
-        """gunicorn's hook."""
+        """Create the TLS context; this is gunicorn's hook of the same name."""
         return create_ssl_context(
             config.certfile, config.keyfile, os.environ.get(PASSWORD), version,
             config.cert_reqs, config.ca_certs, config.ciphers,
@@ -109,7 +112,7 @@ def _context_of(version: int) -> Callable[[Any, Any], Any]:
 
 
 def _reloading(given: Mapping[str, Any], found: Translation) -> None:
-    """gunicorn's reloader watches what the app has imported, and files that are named to it."""
+    """Set the files that gunicorn's reloader watches beside the modules that the app imported."""
     if given.get("reload") and (given.get("reload_dirs") or given.get("reload_includes")):
         found.gunicorn["reload_extra_files"] = sorted(_watched(given))
 
@@ -123,7 +126,7 @@ def _watched(given: Mapping[str, Any]) -> set[str]:
 
 
 def _files(directory: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, or in the directory that it names."""
+    """Return the files that match a pattern, or all files in the directory that it names."""
     inside = Path(pattern)
     paths = inside.rglob("*") if inside.is_dir() else directory.rglob(pattern)
     return [path for path in paths if path.is_file()]
@@ -152,7 +155,8 @@ def _logging(given: Mapping[str, Any], found: Translation, name_of: Callable[[st
     else:
         found.gunicorn["logconfig_dict"] = _adopted(_loaded(str(path), name_of("log_config")), level)
         loggers = str(found.gunicorn["logconfig_dict"].get("loggers", {}).get("gunicorn.access") or "")
-    # Its access lines are in the form of uvicorn's formatter, which cannot read gunicorn's.
+    # Without this logger, the file's access format is for uvicorn's formatter, which cannot format gunicorn's
+    # records. So uvicorn writes the access log.
     if "gunicorn.access" not in loggers:
         found.gunicorn["accesslog"] = None
         found.uvicorn["access_log"] = given.get("access_log", True)
@@ -183,15 +187,15 @@ def _loaded(path: str, option: str) -> dict[str, Any]:
         said = " ".join(str(exc).split())
         raise SettingError(f"{option}: {path!r} cannot be read: {said}") from exc
     if not isinstance(loaded, dict):
-        raise SettingError(f"{option}: {path!r} has no mapping of logging's dictConfig")
+        raise SettingError(f"{option}: {path!r} is not a mapping for logging's dictConfig")
     return loaded
 
 
 def _adopted(config: dict[str, Any], level: str | None) -> dict[str, Any]:
-    """With the arbiter's and the workers' lines where the file wants those of uvicorn."""
+    """Return the config with the lines of the arbiter and the workers where uvicorn's lines go."""
     loggers = dict(config.get("loggers") or {})
     like = {**(loggers.get("uvicorn") or {}), **(loggers.get("uvicorn.error") or {})}
     if "gunicorn.error" not in loggers and like:
         loggers["gunicorn.error"] = {**like, **({"level": level.upper()} if level else {})}
-    # gunicorn fills up what is missing with its own, and its root logger needs a handler of its own.
+    # gunicorn fills missing keys with its defaults, and its default root logger needs gunicorn's handler.
     return {"root": {}, **config, "loggers": loggers}

@@ -1,4 +1,4 @@
-"""uvicorn's own options: those read from ``UVICORN_*``, and the checks that uvicorn would make later."""
+"""Reads uvicorn's options from ``UVICORN_*``, and makes the checks that uvicorn would make later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uvicorn.main import main as uvicorn_command
 
 from multicore_server.settings.table import SettingError
 
-# uvicorn's options that gunicorn has names for (or that belong to its command line): not read from UVICORN_*.
+# Not read from UVICORN_*: options that gunicorn has its own names for, and options of uvicorn's command line.
 GUNICORN_HAS = frozenset({
     "app", "host", "port", "uds", "fd", "reload", "reload_dirs", "reload_includes", "reload_excludes",
     "reload_delay", "workers", "env_file", "log_config", "log_level", "access_log", "use_colors", "backlog",
@@ -25,16 +25,16 @@ GUNICORN_HAS = frozenset({
 })  # fmt: skip
 
 
-# The loop that takes uvicorn's place: behind it, and in a worker, it reads as "auto".
+# The loop that replaces uvicorn by this server. After the replacement, and in a worker, it means "auto".
 PREFORK = frozenset({"multicore_server:prefork", "multicore_server.cli.prefork:prefork"})
 
 
-# The options that take a name or an import string.
+# The options that accept a known name or an import string.
 KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS, "loop": LOOP_FACTORIES}
 
 
 def uvicorn_environment() -> dict[str, Any]:
-    """The options that uvicorn's own UVICORN_* variables set, by their names in ``uvicorn.Config``.
+    """Return the options that UVICORN_* variables set, by their names in ``uvicorn.Config``.
 
     Raises SettingError with one line for a value that uvicorn would refuse.
     """
@@ -48,7 +48,7 @@ def uvicorn_environment() -> dict[str, Any]:
             found[option.name] = _converted(option, context, raw)
     if found.get("loop") in PREFORK:
         found["loop"] = "auto"
-    separated = "several with a space between them and none within"
+    separated = "several separated by spaces, without spaces inside"
     check_uvicorn(found, _variable, "from the environment", separated)
     return found
 
@@ -60,7 +60,7 @@ def _variable(name: str) -> str:
 def check_uvicorn(
     found: dict[str, Any], name_of: Callable[[str], str], source: str = "from run's options", more: str = ""
 ) -> None:
-    """What uvicorn itself would find out in a worker; headers become pairs. Raises SettingError."""
+    """Make the checks that uvicorn makes in a worker, and turn headers into pairs. Raises SettingError."""
     for name, known in KNOWN.items():
         value = found.get(name)
         if isinstance(value, str) and value not in known and ":" not in value:
@@ -68,11 +68,11 @@ def check_uvicorn(
             raise SettingError(f"{name_of(name)}: {value!r} ({source}) {text}")
     for header in found.get("headers", ()):
         if isinstance(header, str) and header.find(":") < 1:
-            text = "is no header; give name:value" + (f", {more}" if more else "")
+            text = "is not a header; give name:value" + (f", {more}" if more else "")
             raise SettingError(f"{name_of('headers')}: {header!r} ({source}) {text}")
     if "headers" in found:
         pairs = [header.split(":", 1) if isinstance(header, str) else header for header in found["headers"]]
-        # uvicorn would send the space, which h11 refuses.
+        # Strip the value: uvicorn would send the space after the colon, and h11 refuses it.
         found["headers"] = [(name, value.strip()) for name, value in pairs]
 
 
