@@ -18,8 +18,8 @@ _on_ready: Callable[[], None] | None = None
 def ready() -> None:
     """Tell the server that this worker is ready.
 
-    With ``wait_ready`` a worker becomes ready only by this call. Any thread can call it, more than once. It is
-    PM2's ``process.send('ready')``.
+    With ``wait_ready`` a worker becomes ready only by this call. Any thread can call it, more than once. It
+    is PM2's ``process.send('ready')``.
     """
     if _on_ready is not None:
         _on_ready()

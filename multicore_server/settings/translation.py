@@ -46,7 +46,7 @@ STARTER = frozenset({"app", "env_file", "app_dir", "version", "workers"})
 
 
 class Translation(NamedTuple):
-    """``gunicorn``: gunicorn's settings by name. ``uvicorn``: options of every worker's ``uvicorn.Config``."""
+    """``gunicorn``: gunicorn's settings by name. ``uvicorn``: options of the workers' ``uvicorn.Config``."""
 
     gunicorn: dict[str, Any]
     uvicorn: dict[str, Any]
