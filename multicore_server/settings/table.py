@@ -77,8 +77,8 @@ class Settings:
         "100ms",
         read.duration,
         _TIME,
-        "first delay of the backoff after unplanned exits that came before backoff_reset; "
-        "each next delay is 1.5 times longer, with jitter; after the first such exit there is no delay",
+        "delay before the restart after the second unplanned exit in a row that came before backoff_reset; "
+        "each further exit makes it 1.5 times longer, with jitter; after the first one it is 0",
     )
     max_restart_delay: float = setting(
         "15s", read.duration, _TIME, "longest delay that exp_backoff_restart_delay grows to"
