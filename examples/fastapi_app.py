@@ -10,10 +10,10 @@ from multicore_server import cluster
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # Once in each worker, before it gets requests: a connection pool, a model.
+    # Runs once in each worker, before its first request. Create a connection pool or load a model here.
     app.state.greeting = "Hello"
     yield
-    # And when it has answered its last one.
+    # Runs after the worker's last request.
 
 
 app = FastAPI(lifespan=lifespan)

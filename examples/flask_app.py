@@ -1,6 +1,6 @@
 """Flask on every CPU: ``gunicorn -k multicore_server.Worker examples.flask_app:app``.
 
-With ``--threads 8`` each worker answers eight requests at a time, for views that wait.
+With ``--threads 8`` each worker answers eight requests at a time. Use threads for views that wait.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""gunicorn and uvicorn on every CPU, supervised as PM2's cluster mode supervises Node.
+"""Runs gunicorn and uvicorn on every CPU, with supervision like PM2's cluster mode.
 
-The public names load on first use, so that importing a pure module of this package
-(``multicore_server.fleet.policy``, say) never imports gunicorn or uvicorn.
+The public names load on first use. So an import of a pure module of this package (for example
+``multicore_server.fleet.policy``) never imports gunicorn or uvicorn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``multicore_server.run("app:app", workers="max")``: the server from Python, without a command line."""
+"""Starts the server from Python: ``multicore_server.run("app:app", workers="max")``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from multicore_server.settings.translation import translate
 from multicore_server.worker.worker import Worker
 
 WORKER_CLASS = "multicore_server.Worker"
-# Other ways of gunicorn's to name the app; what is of use on uvicorn's command line only.
+# Not options of run(): gunicorn's other ways to name the app, and options only for uvicorn's command line.
 NOT_OURS = frozenset({"wsgi_app", "paste", "app", "version", "app_dir", "env_file"})
 
 
 def run(app: str | Any, **options: Any) -> None:
-    """Serve ``app``, an object or ``"module:name"``, until a signal ends the server; then the process ends.
+    """Serve ``app``, an object or ``"module:name"``, until a signal stops the server. Then the process exits.
 
-    The options are gunicorn's settings, ours and uvicorn's, by their names; for a name that gunicorn and
-    uvicorn share, gunicorn's meaning counts. ``MULTICORE_*`` variables come after them. No command line is
-    read, and a config file only if ``config`` names it. HUP loads the config file and a ``"module:name"``
-    anew. Raises TypeError for an option that does not exist.
+    ``options`` are gunicorn's settings, ours and uvicorn's options, by name. If gunicorn and uvicorn share a
+    name, gunicorn's meaning applies. Options are stronger than ``MULTICORE_*`` variables. The command line is
+    not read. A config file is read only if ``config`` names it. HUP loads the config file and a
+    ``"module:name"`` again. Raises TypeError for an option that does not exist.
     """
     _check_names(options)
     of_uvicorn = {name: value for name, value in options.items() if name not in _gunicorns_and_ours()}
@@ -55,7 +55,7 @@ def _check_names(options: dict[str, Any]) -> None:
 class Application(base.Application):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's application, with options in place of a command line.
 
-    ``defaults`` are gunicorn settings that a config file may change; ``uvicorn`` is given to every worker's
+    ``defaults`` are gunicorn settings that a config file can override. Every worker passes ``uvicorn`` to its
     ``uvicorn.Config``.
     """
 
@@ -73,7 +73,7 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         super().__init__()
 
     def load_config(self) -> None:
-        """Weakest first; runs again at each HUP."""
+        """Apply all sources of settings, the weakest first. Runs again at each HUP."""
         self._set("chdir", self.directory)
         self.chdir()
         self._set("worker_class", WORKER_CLASS)
@@ -87,7 +87,7 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         for name, value in self.options.items():
             self._set(name, value)
         if not issubclass(self.cfg.worker_class, Worker):
-            raise ConfigError(f"worker_class: {self.cfg.worker_class_str!r} is no {WORKER_CLASS}")
+            raise ConfigError(f"worker_class: {self.cfg.worker_class_str!r} is not {WORKER_CLASS}")
         self.chdir()
 
     def _set(self, name: str, value: Any) -> None:

@@ -25,14 +25,14 @@ def obey(settings: Settings, cfg: Any) -> None:
     """The settings are known: give the directory to the workers' user, or undo `prepare`."""
     directory = app_directory.current()
     if not settings.app_metrics:
-        app_directory.withdraw()
+        app_directory.disable()
         app_values.uninstall()  # second: prometheus_client chooses by the environment
     elif directory is not None:
-        directory.give_to(cfg.uid, cfg.gid)
+        directory.chown(cfg.uid, cfg.gid)
 
 
 def forget_live(row: int) -> None:
     """The owner of this row of the scoreboard is gone: its gauges of the live modes go too."""
     directory = app_directory.current()
     if directory is not None:
-        directory.forget_live(directory.identifier(row))
+        directory.remove_live(directory.identifier(row))

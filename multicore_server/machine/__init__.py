@@ -1,1 +1,1 @@
-"""What the kernel, the cgroup and the machine allow. Pure."""
+"""Limits of the kernel, the cgroup and the machine. Imports only the standard library and psutil."""

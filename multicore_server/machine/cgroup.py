@@ -1,8 +1,8 @@
-"""What the control groups that this process lives in allow, versions 1 and 2.
+"""Reads the limits of this process's control groups, versions 1 and 2.
 
 Sources: cgroups(7), proc(5), and the kernel's Documentation/admin-guide/cgroup-v2.rst,
-cgroup-v1/memory.rst and scheduler/sched-bwc.rst. A file that is missing, unreadable or odd
-says nothing: the functions here return None and never raise.
+cgroup-v1/memory.rst and scheduler/sched-bwc.rst. The functions here never raise. If a file is
+missing, unreadable or malformed, they return None.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-# Version 1 says "no limit" with the largest long, rounded down to a page, whose size differs.
+# Version 1 writes "no limit" as the largest long, rounded down to a page. Page sizes differ, so the
+# bound here is below all of them.
 _UNLIMITED = 1 << 62
 
 
 class _Mount(NamedTuple):
-    """A line of mountinfo that shows a cgroup hierarchy, or a part of it."""
+    """A line of mountinfo that mounts a cgroup hierarchy, or a part of it."""
 
     unified: bool
-    root: PurePosixPath  # the group that appears at `point`
+    root: PurePosixPath  # the group that is mounted at `point`
     point: Path
-    controllers: list[str]  # version 1; co-mounted ones share a line
+    controllers: list[str]  # version 1 only; co-mounted controllers share a line
 
 
 class _Group(NamedTuple):
@@ -32,29 +33,29 @@ class _Group(NamedTuple):
 
 
 def cpu_quota(proc: Path = Path("/proc")) -> float | None:
-    """CPUs' worth of time that may be used, such as 1.5; None without a limit.
+    """Return the CPU quota in CPUs, such as 1.5, or None without a limit.
 
-    From `cpu.max` (version 2) or `cpu.cfs_quota_us` and `cpu.cfs_period_us` (version 1): the
-    tightest of the process's own group and its ancestors, as far as they are mounted.
+    It is read from `cpu.max` (version 2) or `cpu.cfs_quota_us` and `cpu.cfs_period_us` (version 1).
+    It is the lowest limit of the process's own group and its ancestors, as far as they are mounted.
     """
     return _tightest("cpu", _quota, proc)
 
 
 def memory_limit(proc: Path = Path("/proc")) -> int | None:
-    """Bytes that may be used; None without a limit.
+    """Return the memory limit in bytes, or None without a limit.
 
-    From `memory.max` (version 2) or `memory.limit_in_bytes` (version 1): the tightest of the
-    process's own group and its ancestors, as far as they are mounted.
+    It is read from `memory.max` (version 2) or `memory.limit_in_bytes` (version 1). It is the lowest
+    limit of the process's own group and its ancestors, as far as they are mounted.
     """
     limit = _tightest("memory", _memory, proc)
     return None if limit is None else int(limit)
 
 
 def oom_kills(proc: Path = Path("/proc")) -> int | None:
-    """Processes of this process's own group that the kernel's OOM killer has killed so far.
+    """Return how many processes of this process's own group the kernel's OOM killer has killed so far.
 
-    From the `oom_kill` line of `memory.events` (version 2; includes groups below) or of
-    `memory.oom_control` (version 1, Linux 4.13 and newer); None when unknown.
+    The number is the `oom_kill` line of `memory.events` (version 2; includes child groups) or of
+    `memory.oom_control` (version 1, Linux 4.13 and newer). It is None if unknown.
     """
     for own, *_ in _lineages("memory", proc):
         text = _read(own.directory / ("memory.events" if own.unified else "memory.oom_control"))
@@ -70,7 +71,7 @@ def _tightest(controller: str, limit: Callable[[_Group], float | None], proc: Pa
 
 def _quota(group: _Group) -> float | None:
     quota, period = map(_number, _quota_texts(group))
-    # Groups without a limit say "max" or -1, neither of which is a number here.
+    # A group without a limit has "max" or -1. `_number` reads neither of them.
     return quota / period if quota and period else None
 
 
@@ -87,7 +88,7 @@ def _memory(group: _Group) -> int | None:
 
 
 def _lineages(controller: str, proc: Path) -> Iterator[list[_Group]]:
-    """For each mount that shows our group: the group, then its ancestors up to the mount."""
+    """Yield for each mount that contains our group: the group, then its ancestors up to the mount."""
     paths = _own_paths(controller, proc)
     for mount in _mounts(proc):
         path = paths.get(mount.unified)
@@ -100,9 +101,9 @@ def _lineages(controller: str, proc: Path) -> Iterator[list[_Group]]:
 
 
 def _own_paths(controller: str, proc: Path) -> dict[bool, PurePosixPath]:
-    """Our group's path in the unified hierarchy (True) and in the controller's own (False).
+    """Return our group's path in the unified hierarchy (True) and in the controller's own (False).
 
-    A hybrid system has both, but a controller's files are in only one of them.
+    A hybrid system has both hierarchies, but a controller's files are in only one of them.
     """
     paths = {}
     for line in _read(proc / "self/cgroup").split("\n"):
@@ -124,10 +125,10 @@ def _mounts(proc: Path) -> Iterator[_Mount]:
 
 
 def _inside(path: PurePosixPath, root: PurePosixPath) -> PurePosixPath | None:
-    """`path` relative to a mount's root, None when the mount does not show it.
+    """Return `path` relative to a mount's root, or None if the mount does not contain it.
 
-    Inside a container without a cgroup namespace both carry the host's path. With one, "/.."
-    stands for what lies above the namespace; following it would leave the mount.
+    In a container without a cgroup namespace, both are paths of the host. With a cgroup namespace, "/.."
+    stands for the groups above the namespace. Following it would leave the mount.
     """
     try:
         inside = path.relative_to(root)
@@ -137,7 +138,7 @@ def _inside(path: PurePosixPath, root: PurePosixPath) -> PurePosixPath | None:
 
 
 def _unescape(field: str) -> str:
-    r"""Undo mountinfo's octal escapes: a space is written \040."""
+    r"""Decode mountinfo's octal escapes: a space is written \040."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
@@ -146,7 +147,7 @@ def _number(text: str) -> int | None:
 
 
 def _read(path: Path) -> str:
-    """The file's text, empty when it cannot be read."""
+    """Return the file's text, or an empty string if it cannot be read."""
     try:
         return os.fsdecode(path.read_bytes())
     except (OSError, ValueError):  # ValueError: a NUL in the name

@@ -1,4 +1,4 @@
-"""How many CPUs this process may keep busy."""
+"""Counts the CPUs that this process can use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from multicore_server.machine.cgroup import cpu_quota
 
 
 def usable_cpus(proc: Path = Path("/proc")) -> int:
-    """The CPUs that this process may run on, at most its cgroup's quota rounded up; at least 1.
+    """Return the number of CPUs in the affinity mask, at most the cgroup's quota rounded up, at least 1.
 
-    Rounded up, because with 1.5 CPUs one worker would leave a third of the quota unused.
+    The quota is rounded up, because with 1.5 CPUs one worker would leave a third of the quota unused.
     Sources: sched_getaffinity(2), where it exists, and `cgroup.cpu_quota`.
     """
     quota = cpu_quota(proc)

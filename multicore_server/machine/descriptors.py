@@ -1,6 +1,6 @@
-"""File descriptors: how many this process may open.
+"""Raises the limit of open file descriptors.
 
-Pure: the standard library alone.
+Pure: it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import resource
 
 
 def raise_descriptor_limit() -> None:
-    """Every connection and every worker's channel takes a descriptor; the soft limit is often 1024."""
+    """Raise the soft limit to the hard one.
+
+    Every connection and every worker's channel needs a descriptor, and the soft limit is often 1024.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS refuses "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,7 @@
-"""What a process uses and what this container or machine has, in bytes.
+"""Measures the memory of a process, and of this container or machine, in bytes.
 
-On Linux from /proc, see proc(5) and the kernel's Documentation/filesystems/proc.rst, which costs
-microseconds for `rss` and milliseconds for `uss`; elsewhere from psutil.
+On Linux the values come from /proc; see proc(5) and the kernel's Documentation/filesystems/proc.rst. There
+`rss` takes microseconds and `uss` takes milliseconds. Elsewhere the values come from psutil.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ _TOTAL = re.compile(rb"^MemTotal: *([0-9]+) kB$", re.MULTILINE)
 
 
 def rss(pid: int, proc: Path = Path("/proc")) -> int:
-    """Resident memory of a process in bytes, pages shared with others included.
+    """Return the resident memory of a process in bytes, including pages that it shares with others.
 
-    From /proc/PID/statm, second field, in pages. Raises ProcessLookupError when the process is
-    gone (a zombie is: it has no memory left), PermissionError when it may not be looked at.
+    The value is the second field of /proc/PID/statm, in pages. Raises ProcessLookupError if the process
+    has exited (also for a zombie, which has no memory left), and PermissionError if access is denied.
     """
     if not _LINUX:
         return _rss_by_psutil(pid)
     try:
         size, resident = (proc / str(pid) / "statm").read_bytes().split()[:2]
-    except FileNotFoundError:  # reading says ESRCH, which is ProcessLookupError already
-        raise ProcessLookupError(f"process {pid} has ended") from None
-    # `resident` cannot tell: proc(5) calls it inaccurate, as the kernel counts in per-CPU batches.
+    except FileNotFoundError:  # read() itself fails with ESRCH, which already is ProcessLookupError
+        raise ProcessLookupError(f"process {pid} has exited") from None
+    # Do not test `resident`: proc(5) calls it inaccurate, because the kernel counts in per-CPU batches.
     if not int(size):
-        raise ProcessLookupError(f"process {pid} has ended")
+        raise ProcessLookupError(f"process {pid} has exited")
     return int(resident) * os.sysconf("SC_PAGE_SIZE")
 
 
 def uss(pid: int | None = None, proc: Path = Path("/proc")) -> int:
-    """Memory in bytes that only this process has: what its end would free. None: our own.
+    """Return the unique memory of a process in bytes: the memory that its exit would free.
 
-    From Private_Clean, Private_Dirty and Private_Hugetlb of /proc/PID/smaps_rollup, or of smaps
-    before Linux 4.14. A kernel that has neither (CONFIG_PROC_PAGE_MONITOR) leaves RSS, which is
-    never less. Raises as `rss` does.
+    ``pid`` None means this process. The value is the sum of Private_Clean, Private_Dirty and
+    Private_Hugetlb in /proc/PID/smaps_rollup, or in smaps before Linux 4.14. A kernel without both files
+    (CONFIG_PROC_PAGE_MONITOR) gives only RSS, which is never less. Raises the same exceptions as `rss`.
     """
     pid = os.getpid() if pid is None else pid
     if not _LINUX:
@@ -52,14 +52,14 @@ def uss(pid: int | None = None, proc: Path = Path("/proc")) -> int:
     if text is None:
         return rss(pid, proc)
     if not text:
-        raise ProcessLookupError(f"process {pid} has ended")
+        raise ProcessLookupError(f"process {pid} has exited")
     return 1024 * sum(map(int, _PRIVATE.findall(text)))
 
 
 def available(proc: Path = Path("/proc")) -> int:
-    """Bytes of memory that this container or machine has, in use or not.
+    """Return the total memory of this container or machine in bytes, used and free.
 
-    The smaller of `cgroup.memory_limit` and MemTotal of /proc/meminfo.
+    It is the smaller one of `cgroup.memory_limit` and MemTotal in /proc/meminfo.
     """
     limit, machine = memory_limit(proc), _machine(proc)
     return machine if limit is None else min(limit, machine)
@@ -96,7 +96,7 @@ def _uss_by_psutil(pid: int) -> int:
 
 @contextmanager
 def _psutil_errors() -> Iterator[None]:
-    """psutil's exceptions as the built-in ones that /proc gives."""
+    """Turn psutil's exceptions into the built-in exceptions that reading /proc raises."""
     import psutil
 
     try:

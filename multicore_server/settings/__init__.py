@@ -1,1 +1,1 @@
-"""The table of settings, their sources, and what gunicorn's and uvicorn's own names mean here."""
+"""The table of settings, their sources, and the meaning of gunicorn's and uvicorn's own options."""

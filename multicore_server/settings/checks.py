@@ -15,7 +15,7 @@ PASSWORD = "UVICORN_SSL_KEYFILE_PASSWORD"  # noqa: S105 - the variable's name
 
 
 def check(cfg: Any) -> None:
-    """Raises SettingError for a setting of gunicorn's whose value workers could not use."""
+    """Raise SettingError for a setting of gunicorn with a value that the workers cannot use."""
     _check_worker_tmp_dir(cfg.worker_tmp_dir)
     if cfg.is_ssl:
         _check_tls_files(cfg)
@@ -25,7 +25,7 @@ def check(cfg: Any) -> None:
 
 def _check_worker_tmp_dir(directory: str | None) -> None:
     if directory and not Path(directory).is_dir():
-        raise SettingError(f"worker_tmp_dir: {directory!r} is no directory; create it or give another one")
+        raise SettingError(f"worker_tmp_dir: {directory!r} is not a directory; create it or give another one")
     if directory and not os.access(directory, os.W_OK | os.X_OK):
         raise SettingError(f"worker_tmp_dir: {directory!r} is not writable; give another one")
 
@@ -36,7 +36,7 @@ def _check_tls_files(cfg: Any) -> None:
         if not path:
             continue
         if not Path(path).is_file():
-            raise SettingError(f"{name}: {path!r} does not exist or is no file")
+            raise SettingError(f"{name}: {path!r} does not exist or is not a file")
         if not os.access(path, os.R_OK):
             raise SettingError(f"{name}: {path!r} cannot be read (permission denied)")
 

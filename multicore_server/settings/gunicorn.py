@@ -1,14 +1,14 @@
-"""gunicorn's own settings: which ones were set, and which ones have no effect here."""
+"""Finds gunicorn settings that were set, and those that have no effect here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-_PARSER = "uvicorn's parser has limits of its own"
+_PARSER = "uvicorn's parser has its own limits"
 
 
-_PROXY = "uvicorn's --proxy-headers takes this part (X-Forwarded-Proto and X-Forwarded-For)"
+_PROXY = "uvicorn's --proxy-headers does this (X-Forwarded-Proto and X-Forwarded-For)"
 
 
 _HTTP2 = "gunicorn's HTTP/2 is not used; uvicorn's is UVICORN_HTTP=zttp with UVICORN_HTTP2=1"
@@ -45,6 +45,6 @@ def without_effect(cfg: Any) -> Iterator[str]:
 
 
 def is_set(cfg: Any, name: str) -> bool:
-    """Whether a gunicorn setting differs from gunicorn's default; False for one that this version lacks."""
+    """Return whether a setting differs from gunicorn's default. False if this gunicorn does not have it."""
     setting = cfg.settings.get(name)
     return setting is not None and setting.get() != type(setting)().get()

@@ -1,7 +1,7 @@
-"""Values as people write them: ``"500ms"``, ``"300M"``, ``"80%"``, ``"on-failure"``, ``"0 4 * * *"``.
+"""Parses values as people write them: ``"500ms"``, ``"300M"``, ``"80%"``, ``"on-failure"``, ``"0 4 * * *"``.
 
-Every parser takes what an environment variable (text) or a config file (any object) may hold, and raises
-ValueError with the words that follow the value in a message: "is no duration".
+Every parser accepts text (from an environment variable) and any object (from a config file). It raises
+ValueError with the words that follow the value in the error message, such as "is not a duration".
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:/\[\]]+):(\d{1,5})",
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """An amount of memory for one worker: bytes, or a percentage of a total that the workers share."""
+    """A limit of memory for one worker: bytes, or a percentage of a total that the workers share."""
 
     amount: float
     percent: bool = False
 
     def bytes(self, total: int, workers: int) -> int:
-        """One worker's limit in bytes, of ``total`` bytes between ``workers`` workers."""
+        """Return one worker's limit in bytes, when ``workers`` workers share ``total`` bytes."""
         return int(total * self.amount / 100 / workers) if self.percent else int(self.amount)
 
     def below(self, other: Size) -> bool:
-        """Certainly smaller; bytes and percentages compare only once the machine is known."""
+        """Return whether this is surely less. Bytes and percentages cannot be compared here: False."""
         return self.percent == other.percent and self.amount < other.amount
 
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """Random extra time, so that workers of one age are not replaced together."""
+    """Random extra time, so that workers of the same age are not replaced at the same time."""
 
     amount: float
     percent: bool = False
 
     def seconds(self, lifetime: float, random: float) -> float:
-        """Seconds to add to a ``lifetime`` in seconds, for a ``random`` number in [0, 1)."""
+        """Return the seconds to add to a ``lifetime`` in seconds, for a ``random`` number in [0, 1)."""
         return random * (lifetime * self.amount / 100 if self.percent else self.amount)
 
 
 def duration(value: object) -> float:
-    """Seconds, 0 or more: a number is seconds already; ``ms``, ``s``, ``m``, ``h`` and ``d`` are units."""
-    return _amount(value, _DURATION, _SECONDS, "is no duration")
+    """Return seconds, 0 or more. A bare number is seconds; ``ms``, ``s``, ``m``, ``h``, ``d`` are units."""
+    return _amount(value, _DURATION, _SECONDS, "is not a duration")
 
 
 def size(value: object) -> Size:
-    """At least one byte (``K``, ``M``, ``G`` are 1024-based, as in PM2), or a percentage up to 100."""
+    """Parse at least one byte (``K``, ``M``, ``G`` are 1024-based, as in PM2), or a percentage up to 100."""
     percent = _percentage(value)
     if percent is None:
-        amount = int(_amount(value, _SIZE, _BYTES, "is no size"))
+        amount = int(_amount(value, _SIZE, _BYTES, "is not a size"))
         found = Size(amount)
     else:
         found = Size(percent, percent=True)
@@ -76,13 +76,13 @@ def size(value: object) -> Size:
 
 
 def jitter(value: object) -> Jitter:
-    """A percentage of the lifetime from 0 to 100, or a duration."""
+    """Parse a percentage of the lifetime from 0 to 100, or a duration."""
     percent = _percentage(value)
     return Jitter(duration(value)) if percent is None else Jitter(percent, percent=True)
 
 
 def _percentage(value: object) -> float | None:
-    """The number before a percent sign; None when there is no such sign to read."""
+    """Return the number before a percent sign, or None if the value is not a percentage."""
     match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return None
@@ -98,7 +98,7 @@ def _amount(
     if isinstance(value, str) and (match := pattern.fullmatch(value.strip())):
         number = float(match[1])
         unit = match[2] if match[2] in units else match[2].upper()
-    # A boolean is an int to Python, and never meant as one second or one byte.
+    # In Python a bool is an int. It must not be read as one second or one byte.
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise ValueError(complaint)
     with contextlib.suppress(OverflowError):
@@ -111,7 +111,7 @@ def _amount(
 
 
 def boolean(value: object) -> bool:
-    """true, false, 1, 0, yes, no, on, off in any case, or a bool."""
+    """Parse true, false, 1, 0, yes, no, on or off in any case, or a bool."""
     try:
         return _BOOLEANS[str(value).strip().lower()]
     except KeyError:
@@ -119,7 +119,7 @@ def boolean(value: object) -> bool:
 
 
 def whole(minimum: int) -> Callable[[object], int]:
-    """A parser of whole numbers from ``minimum`` on."""
+    """Return a parser of whole numbers that are at least ``minimum``."""
 
     def parse(value: object) -> int:
         number = _integer(value)
@@ -131,7 +131,7 @@ def whole(minimum: int) -> Callable[[object], int]:
 
 
 def one_of(*names: Name) -> Callable[[object], Name]:
-    """A parser of one of ``names``, in any case."""
+    """Return a parser that accepts one of ``names``, in any case."""
 
     def parse(value: object) -> Name:
         for name in names:
@@ -143,32 +143,32 @@ def one_of(*names: Name) -> Callable[[object], Name]:
 
 
 def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:
-    """``parse``, with None, "none" and "" for none."""
+    """Return a parser like ``parse`` that also accepts None, "none" and "", and returns None for them."""
     return lambda value: None if _is_none(value) else parse(value)
 
 
 def above_zero(value: object) -> float:
-    """A duration in seconds that is not 0."""
+    """Parse a duration that is not 0. Returns seconds."""
     if (seconds := duration(value)) == 0:
         raise ValueError("is not above 0")
     return seconds
 
 
 def worker_count(value: object) -> int:
-    """A number of workers; 0 (also "max") stands for one per usable CPU, -1 for one fewer."""
+    """Parse a number of workers. 0 (also "max") means one per usable CPU, -1 means one fewer."""
     text = str(value).strip().lower()
     return 0 if text == "max" else whole(-1)(value)
 
 
 def restart_rule(value: object) -> Literal["true", "on-failure", "false"]:
-    """on-failure, or any way to write a boolean."""
+    """Parse "on-failure", or any spelling of a boolean."""
     if str(value).strip().lower() == "on-failure":
         return "on-failure"
     return "true" if boolean(value) else "false"
 
 
 def exit_codes(value: object) -> frozenset[int]:
-    """Exit codes from 0 to 255: one, several with commas between, or a collection."""
+    """Parse exit codes from 0 to 255: one code, codes separated by commas, or a collection."""
     if _is_none(value):
         return frozenset()
     several = value.split(",") if isinstance(value, str) else value
@@ -181,16 +181,16 @@ def exit_codes(value: object) -> frozenset[int]:
 
 
 def cron_expression(value: object) -> str:
-    """A cron expression (five fields, or six with seconds first) that comes round."""
+    """Check a cron expression (five fields, or six with seconds first). It must match some future time."""
     if not isinstance(value, str):
-        raise ValueError("is no cron expression")
-    # Any start does: the search goes 50 years ahead. Naive as the arbiter's own times are.
+        raise ValueError("is not a cron expression")
+    # Any start time works, because the search covers 50 years. It is naive, like the arbiter's own times.
     next_cron(value, datetime(2024, 1, 1))  # noqa: DTZ001 -- cron times are local wall-clock times
     return " ".join(value.split())
 
 
 def address(value: object) -> str:
-    """host:port, [v6]:port or unix:PATH; none is the empty string."""
+    """Parse host:port, [v6]:port or unix:PATH. None and "none" become the empty string."""
     if _is_none(value):
         return ""
     text = value.strip() if isinstance(value, str) else ""
@@ -198,34 +198,37 @@ def address(value: object) -> str:
         return text
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match[1]) > 65535:
-        raise ValueError("is no address")
+        raise ValueError("is not an address")
     return text
 
 
 def next_cron(expression: str, after: datetime) -> datetime:
-    """The first time after ``after`` that fits; both naive local times. ValueError when none ever comes."""
+    """Return the first time after ``after`` that matches. Both are naive local times.
+
+    Raises ValueError if the expression is invalid or never matches.
+    """
     from cronsim import CronSim, CronSimError
 
     try:
         found: datetime = next(CronSim(expression, after))
     except CronSimError as error:
-        raise ValueError(f"is no cron expression ({error})") from None
+        raise ValueError(f"is not a cron expression ({error})") from None
     except StopIteration:
         raise ValueError("is a time that never comes") from None
     return found
 
 
 def path(value: object) -> str:
-    """A URL path: a slash first, no query, no blanks."""
+    """Check a URL path: it starts with a slash and has no query and no white space."""
     if not isinstance(value, str) or not re.fullmatch(r"/[^\s?#]*", value.strip()):
-        raise ValueError("is no path")
+        raise ValueError("is not a path")
     return value.strip()
 
 
 def variable(value: object) -> str:
-    """The name of an environment variable."""
+    """Check the name of an environment variable."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value.strip(), re.ASCII):
-        raise ValueError("is no name of an environment variable")
+        raise ValueError("is not a name of an environment variable")
     return value.strip()
 
 
@@ -234,7 +237,7 @@ def _integer(value: object) -> int:
         return value
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value.strip(), re.ASCII):
         return int(value)
-    raise ValueError("is no whole number")
+    raise ValueError("is not a whole number")
 
 
 def _is_none(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Where a setting's value comes from: flags, environment, config file, default, the strongest first."""
+"""Reads each setting from its strongest source: flag, environment, config file, default."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Given(NamedTuple):
     source: str
 
     def of(self, name: str) -> str:
-        """The start of a message about this value."""
+        """Return the start of a message about this value."""
         return f"{name}: {self.value!r} ({self.source})"
 
 
@@ -36,15 +36,15 @@ def resolve(
 ) -> Settings:
     """Read every setting from its strongest source and check it.
 
-    ``cfg`` is the ``gunicorn.config.Config`` as it was loaded: resolve before writing anything back to it.
-    ``options`` holds the flags of ``multicore-server run`` or the keywords of ``run()``, by setting name and
-    only those that were given. ``cpus`` counts the usable CPUs. ``environ`` and ``argv`` are this process's
-    own unless given. Raises SettingError for the first value that cannot be used.
+    ``cfg`` is the ``gunicorn.config.Config`` as it was loaded. Resolve before anything is written back to it.
+    ``options`` has the given flags of ``multicore-server run`` or the given keywords of ``run()``, by setting
+    name. ``cpus`` counts the usable CPUs. ``environ`` and ``argv`` default to those of this process. Raises
+    SettingError for the first value that cannot be used.
     """
     environ = environment(cfg, environ)
     chosen, variables, file = _options(options or {}), _variables(environ), _config_file(cfg)
     defaults = {row.name: Given(row.default, "the default") for row in TABLE.values()}
-    # gunicorn has ways of its own to set this one; each keeps its rank.
+    # gunicorn has its own sources of this setting. Each of them keeps its rank.
     workers = (
         chosen.get("workers"),
         _workers_flag(cfg, sys.argv[1:] if argv is None else argv, "the command line"),
@@ -63,15 +63,15 @@ def resolve(
 
 
 def environment(cfg: Any, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment that counts: gunicorn's ``--env`` over the process's own."""
+    """Return the environment in force: gunicorn's ``--env`` is stronger than the process's own."""
     return {**(os.environ if environ is None else environ), **cfg.env}
 
 
 def unknown_environment(environ: Mapping[str, str], settings: Settings) -> list[str]:
-    """One line of warning for each MULTICORE_ variable that no setting reads: most are misspelt."""
+    """Return one warning line for each MULTICORE_ variable that is not a setting. Most are misspelt."""
     known = {settings.instance_var, *(row.environment for row in TABLE.values())}
     strange = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
-    return [f"{name} is no setting and is ignored{_hint(name, 'environment')}" for name in strange]
+    return [f"{name} is not a setting and is ignored{_hint(name, 'environment')}" for name in strange]
 
 
 def _read(row: Setting, given: Given) -> Any:
@@ -86,7 +86,7 @@ def _count(workers: int, cpus: Callable[[], int]) -> int:
 
 
 def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
-    """Values that are right alone and wrong together."""
+    """Raise SettingError for values that are valid alone and conflict with each other."""
 
     def refuse(name: str, verb: str, other: str, advice: str) -> None:
         raise SettingError(f"{given[name].of(name)} {verb} {given[other].of(other)}; give {advice}")
@@ -101,7 +101,7 @@ def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
 
 
 def _hint(name: str, form: Literal["environment", "name"]) -> str:
-    # Without the prefix, which would make any two variables look alike.
+    # The prefix is removed first, because it makes any two variables look similar.
     nearest = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), TABLE, n=1)
     return "".join(f": did you mean {getattr(TABLE[found], form)}?" for found in nearest)
 
@@ -109,7 +109,8 @@ def _hint(name: str, form: Literal["environment", "name"]) -> str:
 def _options(options: Mapping[str, Any]) -> dict[str, Given]:
     for name, value in options.items():
         if name not in TABLE:
-            raise SettingError(f"{name}: {value!r} (from run's options) is no setting{_hint(name, 'name')}")
+            said = f"{name}: {value!r} (from run's options)"
+            raise SettingError(f"{said} is not a setting{_hint(name, 'name')}")
     return {name: Given(value, f"from run's options, {TABLE[name].flag}") for name, value in options.items()}
 
 
@@ -123,7 +124,7 @@ def _variable(environ: Mapping[str, str], name: str) -> Given:
 
 
 def _config_file(cfg: Any) -> dict[str, Given]:
-    """The settings that gunicorn's config file names, raw: gunicorn itself drops names it does not know."""
+    """Return the settings in gunicorn's config file. gunicorn itself drops names that it does not know."""
     location = cfg.settings["config"].get() or ""
     if location.startswith("python:"):
         module = sys.modules.get(location.removeprefix("python:"))
@@ -131,7 +132,7 @@ def _config_file(cfg: Any) -> dict[str, Given]:
         module = sys.modules.get("__config__")
         implicit = location == cfg.settings["config"].default
         location = getattr(module, "__file__", None) or location
-        # Left behind by the load before a HUP: the file was removed since, and no other took its place.
+        # The module is left over from before a HUP: the file was removed meanwhile and not replaced.
         if implicit and not Path(location).exists():
             return {}
     found = vars(module) if module else {}
@@ -139,9 +140,10 @@ def _config_file(cfg: Any) -> dict[str, Given]:
 
 
 def _workers_flag(cfg: Any, arguments: Sequence[str], source: str) -> Given | None:
-    """``-w`` of arguments that gunicorn has parsed. Parsed again, as ``-w 1`` looks like the default in cfg.
+    """Return ``-w`` from arguments. Parse them again, because in cfg ``-w 1`` looks like the default.
 
-    An embedding application's arguments are its own: they do not parse, or say otherwise than cfg does.
+    If an application embeds gunicorn, the arguments are the application's. Then they do not parse, or their
+    value differs from cfg, and the result is None.
     """
     if not any("w" in argument for argument in arguments):  # building gunicorn's parser takes 5 ms
         return None
@@ -156,9 +158,10 @@ def _workers_flag(cfg: Any, arguments: Sequence[str], source: str) -> Given | No
 
 
 def _workers_of_application(cfg: Any) -> Given | None:
-    """What an embedding application has put into cfg; its 1 cannot be told from gunicorn's default.
+    """Return the value that an embedding application set in cfg. A 1 there looks like gunicorn's default.
 
-    gunicorn's default is WEB_CONCURRENCY as it was when gunicorn was imported: that is no one's choice.
+    gunicorn's default is the value of WEB_CONCURRENCY at the import of gunicorn. The application did not
+    choose it, so it does not count here.
     """
     workers = cfg.settings["workers"]
     return Given(workers.get(), "from the application") if workers.get() != workers.default else None

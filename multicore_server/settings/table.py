@@ -1,8 +1,9 @@
-"""Every setting, defined once: the fields of `Settings` are the table that all the sources read.
+"""Defines every setting once: the fields of `Settings` are the table that all sources read.
 
-A field's name gives the config file's name and the keyword of ``run()`` (``max_memory_restart``), the
-environment variable (``MULTICORE_MAX_MEMORY_RESTART``) and the flag (``--max-memory-restart``); its row
-gives the default, the parser, what is accepted (for messages and docs) and the meaning.
+A field's name is the name in the config file and the keyword of ``run()`` (``max_memory_restart``). The names
+of the environment variable (``MULTICORE_MAX_MEMORY_RESTART``) and of the flag (``--max-memory-restart``) are
+made from it. A field's row has the default, the parser, the accepted values (for messages and docs) and the
+meaning.
 """
 # ruff: noqa: RUF009 -- setting() is dataclasses.field() with a row attached, and every default is immutable
 
@@ -20,11 +21,11 @@ PREFIX = "MULTICORE_"
 
 
 class SettingError(Exception):
-    """A value that cannot be used: one line with the setting, its source, the value and what is accepted."""
+    """A value that cannot be used. The message is one line: setting, value, source and what is accepted."""
 
 
 def setting(default: str, parse: Callable[[object], T], accepted: str, meaning: str) -> T:
-    """A field of `Settings` with its row of the table; the default is written as a user would."""
+    """Return a field of `Settings` with its row of the table. ``default`` is text, as a user writes it."""
     return field(default=parse(default), metadata=_row(default, parse, accepted, meaning))
 
 
@@ -39,122 +40,150 @@ _SIZE = "bytes, 300M, 1.5G or 80%, or none"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the arbiter and its workers run with. Durations are seconds; None is "off".
+    """The settings of the arbiter and its workers. Durations are in seconds. None means "off".
 
-    From PM2, with the names it gives them: autorestart, min_uptime, max_restarts, restart_delay,
+    These settings and their names are PM2's: autorestart, min_uptime, max_restarts, restart_delay,
     exp_backoff_restart_delay, stop_exit_codes, max_memory_restart, cron_restart, listen_timeout,
-    wait_ready and instance_var. PM2's bare numbers are milliseconds, ours are seconds.
+    wait_ready and instance_var. In PM2 a bare number is milliseconds; here it is seconds.
     """
 
-    # No default here: "max" is a number only once the CPUs are counted.
+    # No default here: "max" becomes a number only after the CPUs are counted.
     workers: int = field(
         metadata=_row(
             "max",
             read.worker_count,
             "N, max or 0 (one per usable CPU), or -1 (one fewer)",
-            "how many; usable CPUs: those of the affinity mask, within the cgroup's quota rounded up",
+            "number of workers; usable CPUs: those in the affinity mask, up to the cgroup's quota rounded up",
         )
     )
     autorestart: Literal["true", "on-failure", "false"] = setting(
-        "true", read.restart_rule, "true, on-failure or false", "on-failure: no restart after exit 0"
+        "true",
+        read.restart_rule,
+        "true, on-failure or false",
+        "whether a worker that exits is restarted; on-failure: not after exit code 0",
     )
     min_uptime: float = setting(
-        "1s", read.duration, _TIME, "an exit before being ready for this long is unstable"
+        "1s", read.duration, _TIME, "an exit is unstable if the worker was ready for less than this time"
     )
     max_restarts: int = setting(
         "16",
         read.whole(0),
         "a whole number from 0",
-        "unstable exits after which a slot is errored and left; HUP, reset and restart revive it",
+        "number of unstable exits after which a slot becomes errored and is not restarted; "
+        "HUP, reset and restart start it again",
     )
-    restart_delay: float = setting("0", read.duration, _TIME, "fixed wait before a restart")
+    restart_delay: float = setting("0", read.duration, _TIME, "fixed delay before a restart")
     exp_backoff_restart_delay: float = setting(
         "100ms",
         read.duration,
         _TIME,
-        "first wait after an unplanned exit that came before backoff_reset, then times 1.5 with jitter; "
-        "the very first such exit restarts at once",
+        "delay before the restart after the second unplanned exit in a row that came before backoff_reset; "
+        "each further exit makes it 1.5 times longer, with jitter; after the first one it is 0",
     )
     max_restart_delay: float = setting(
-        "15s", read.duration, _TIME, "cap of exp_backoff_restart_delay's growth"
+        "15s", read.duration, _TIME, "longest delay that exp_backoff_restart_delay grows to"
     )
     backoff_reset: float = setting(
-        "30s", read.duration, _TIME, "ready for this long: unstable exits and backoff start from 0 again"
+        "30s",
+        read.duration,
+        _TIME,
+        "after a worker was ready for this time, its slot's unstable exits and backoff start from 0 again",
     )
     stop_exit_codes: frozenset[int] = setting(
         "none",
         read.exit_codes,
         "exit codes from 0 to 255 such as 0,143, or none",
-        "exit codes after which a slot stays stopped; a death by signal is never one of them",
+        "exit codes after which a slot stays stopped; a death by signal never matches",
     )
     max_memory_restart: Size | None = setting(
-        "none", read.optional(read.size), _SIZE, "soft limit: the worker is replaced, replacement first"
+        "none",
+        read.optional(read.size),
+        _SIZE,
+        "soft limit: above it, the worker is replaced, and its replacement starts first",
     )
     max_memory_kill: Size | None = setting(
-        "none", read.optional(read.size), _SIZE, "hard limit: SIGKILL at once, then restart"
+        "none",
+        read.optional(read.size),
+        _SIZE,
+        "hard limit: above it, the worker gets SIGKILL at once and is restarted",
     )
     memory_metric: Literal["rss", "uss"] = setting(
-        "uss", read.one_of("rss", "uss"), "rss or uss", "what the limits look at: resident or unique memory"
+        "uss",
+        read.one_of("rss", "uss"),
+        "rss or uss",
+        "the memory that the limits apply to: resident (rss) or unique (uss)",
     )
     memory_check_interval: float = setting("1s", read.above_zero, _SOME_TIME, "how often memory is sampled")
     max_lifetime: float | None = setting(
-        "none", read.optional(read.above_zero), f"{_SOME_TIME}, or none", "age at which a worker is replaced"
+        "none",
+        read.optional(read.above_zero),
+        f"{_SOME_TIME}, or none",
+        "age at which a worker is replaced",
     )
     max_lifetime_jitter: Jitter = setting(
         "10%",
         read.jitter,
         f"0% to 100%, or a duration: {_TIME}",
-        "up to this much is added to max_lifetime, at random",
+        "a random time up to this value is added to max_lifetime",
     )
     cron_restart: str | None = setting(
         "none",
         read.optional(read.cron_expression),
         "five cron fields such as 0 4 * * *, or none",
-        "a rolling restart at these local times, never all workers at once",
+        "at these local times a rolling restart runs, never of all workers at once",
     )
     listen_timeout: float = setting(
-        "60s", read.above_zero, _SOME_TIME, "from fork to ready; past it the boot has failed"
+        "60s", read.above_zero, _SOME_TIME, "time from fork to ready, after which the boot has failed"
     )
     wait_ready: bool = setting(
         "false", read.boolean, "true or false", "a worker is ready only when the app calls cluster.ready()"
     )
     reload_surge: int = setting(
-        "1", read.whole(1), "a whole number from 1", "replacements started at once in a rolling reload"
+        "1",
+        read.whole(1),
+        "a whole number from 1",
+        "number of replacements that start at the same time in a rolling reload",
     )
     shutdown_delay: float = setting(
-        "0", read.duration, _TIME, "on TERM: answer on for this long while /readyz says 503, then drain"
+        "0",
+        read.duration,
+        _TIME,
+        "after TERM, the server keeps answering for this time while /readyz says 503, then it drains",
     )
     scheduling: Literal["least", "shared"] = setting(
         "least",
         read.one_of("least", "shared"),
         "least or shared",
-        "least: the least loaded worker gets the connection; shared: whoever accepts first",
+        "which worker gets a connection; least: the least loaded one; shared: the one that accepts it first",
     )
     metrics_bind: str = setting(
         "127.0.0.1:9464",
         read.address,
         "host:port, [::1]:port or unix:PATH, or none",
-        "where the monitor listens; none: no address, the command socket stays",
+        "address that the monitor listens on; none: no address, only the command socket",
     )
     metrics_path: str | None = setting(
         "none",
         read.optional(read.path),
         "a path such as /metrics, or none",
-        "also serve the metrics on the app's own port here",
+        "path on the app's own port where the metrics are served too",
     )
     instance_var: str = setting(
         "MULTICORE_INSTANCE",
         read.variable,
         "a name of letters, digits and _",
-        "environment variable with the instance number: from 0, the lowest free, kept by a replacement",
+        "environment variable with the instance number: the lowest free one from 0; a replacement keeps it",
     )
     app_metrics: bool = setting(
-        "true", read.boolean, "true or false", "aggregate the app's own prometheus_client metrics"
+        "true",
+        read.boolean,
+        "true or false",
+        "whether the app's own prometheus_client metrics are aggregated and shown",
     )
 
 
 class Setting(NamedTuple):
-    """One row of the table: a setting by name, and how to read and explain it."""
+    """One row of the table: a setting's name, default, parser, accepted values and meaning."""
 
     name: str
     default: str
@@ -164,12 +193,12 @@ class Setting(NamedTuple):
 
     @property
     def environment(self) -> str:
-        """MULTICORE_MAX_MEMORY_RESTART."""
+        """The environment variable, such as MULTICORE_MAX_MEMORY_RESTART."""
         return PREFIX + self.name.upper()
 
     @property
     def flag(self) -> str:
-        """--max-memory-restart."""
+        """The flag, such as --max-memory-restart."""
         return "--" + self.name.replace("_", "-")
 
 
@@ -177,9 +206,6 @@ TABLE: dict[str, Setting] = {row.name: Setting(row.name, **row.metadata) for row
 
 
 def reference() -> str:
-    """The table of settings in Markdown, for the docs."""
+    """Return the table of settings in Markdown, for the docs."""
     rows = [f"| `{row.name}` | `{row.default}` | {row.accepted} | {row.meaning} |" for row in TABLE.values()]
     return "\n".join(["| setting | default | accepted | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-# -- sources

@@ -20,7 +20,7 @@ from multicore_server.settings.uvicorn import check_uvicorn
 
 HOST, PORT = "127.0.0.1", 8000
 
-# uvicorn's name -> that of gunicorn's setting which does the same.
+# The name of a uvicorn option -> the name of the gunicorn setting that does the same.
 RENAMED = {
     "backlog": "backlog",
     "limit_max_requests": "max_requests",
@@ -36,7 +36,7 @@ RENAMED = {
     "timeout_worker_healthcheck": "timeout",
 }
 
-# What a uvicorn user expects where gunicorn's defaults differ; a config file may say otherwise.
+# uvicorn's defaults where gunicorn's differ. A config file can override them.
 DEFAULTS: dict[str, Any] = {"bind": f"{HOST}:{PORT}", "keepalive": 5, "accesslog": "-"}
 
 ADDRESS = ("host", "port", "uds", "fd")
@@ -47,7 +47,7 @@ STARTER = frozenset({"app", "env_file", "app_dir", "version", "workers"})
 
 
 class Translation(NamedTuple):
-    """``gunicorn``: settings by gunicorn's names. ``uvicorn``: what every worker gives ``uvicorn.Config``."""
+    """``gunicorn``: gunicorn's settings by name. ``uvicorn``: options of the workers' ``uvicorn.Config``."""
 
     gunicorn: dict[str, Any]
     uvicorn: dict[str, Any]
@@ -56,8 +56,8 @@ class Translation(NamedTuple):
 def translate(given: Mapping[str, Any], name_of: Callable[[str], str] = str) -> Translation:
     """Translate ``given``, the uvicorn options that were given, by name.
 
-    ``name_of`` gives an option's name as its user wrote it, for messages. Sets UVICORN_SSL_KEYFILE_PASSWORD
-    where that password is given. Raises SettingError for values that no worker could use.
+    ``name_of`` returns an option's name as the user wrote it, for messages. Sets UVICORN_SSL_KEYFILE_PASSWORD
+    in the environment if that password is given. Raises SettingError for values that the workers cannot use.
     """
     found = Translation({}, {})
     _address(given, found, name_of)
@@ -97,7 +97,7 @@ def _tls(given: Mapping[str, Any], found: Translation) -> None:
 
 def _context_of(version: int) -> Callable[[Any, Any], Any]:
     def ssl_context(config: Any, _: Any) -> Any:
-        """gunicorn's hook."""
+        """Create the TLS context; this is gunicorn's hook of the same name."""
         return create_ssl_context(
             config.certfile, config.keyfile, os.environ.get(PASSWORD), version,
             config.cert_reqs, config.ca_certs, config.ciphers,
@@ -110,7 +110,7 @@ def _context_of(version: int) -> Callable[[Any, Any], Any]:
 
 
 def _reloading(given: Mapping[str, Any], found: Translation) -> None:
-    """gunicorn's reloader watches what the app has imported, and files that are named to it."""
+    """Set the files that gunicorn's reloader watches beside the modules that the app imported."""
     if given.get("reload") and (given.get("reload_dirs") or given.get("reload_includes")):
         found.gunicorn["reload_extra_files"] = sorted(_watched(given))
 
@@ -124,7 +124,7 @@ def _watched(given: Mapping[str, Any]) -> set[str]:
 
 
 def _files(directory: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, or in the directory that it names."""
+    """Return the files that match a pattern, or all files in the directory that it names."""
     inside = Path(pattern)
     paths = inside.rglob("*") if inside.is_dir() else directory.rglob(pattern)
     return [path for path in paths if path.is_file()]
@@ -153,7 +153,8 @@ def _logging(given: Mapping[str, Any], found: Translation, name_of: Callable[[st
     else:
         found.gunicorn["logconfig_dict"] = _adopted(_loaded(str(path), name_of("log_config")), level)
         loggers = str(found.gunicorn["logconfig_dict"].get("loggers", {}).get("gunicorn.access") or "")
-    # Its access lines are in the form of uvicorn's formatter, which cannot read gunicorn's.
+    # Without this logger, the file's access format is for uvicorn's formatter, which cannot format gunicorn's
+    # records. So uvicorn writes the access log.
     if "gunicorn.access" not in loggers:
         found.gunicorn["accesslog"] = None
         found.uvicorn["access_log"] = given.get("access_log", True)
@@ -184,7 +185,7 @@ def _loaded(path: str, option: str) -> dict[str, Any]:
         said = " ".join(str(exc).split())
         raise SettingError(f"{option}: {path!r} cannot be read: {said}") from exc
     if not isinstance(loaded, dict):
-        raise SettingError(f"{option}: {path!r} has no mapping of logging's dictConfig")
+        raise SettingError(f"{option}: {path!r} is not a mapping for logging's dictConfig")
     return loaded
 
 
@@ -194,5 +195,5 @@ def _adopted(config: dict[str, Any], level: str | None) -> dict[str, Any]:
     like = {**(loggers.get("uvicorn") or {}), **(loggers.get("uvicorn.error") or {})}
     if "gunicorn.error" not in loggers and like:
         loggers["gunicorn.error"] = {**like, **({"level": level.upper()} if level else {})}
-    # gunicorn fills up what is missing with its own, and its root logger needs a handler of its own.
+    # gunicorn fills missing keys with its defaults, and its default root logger needs gunicorn's handler.
     return {"root": {}, **config, "loggers": loggers}

@@ -16,7 +16,7 @@ from uvicorn.main import main as uvicorn_command
 from multicore_server.hosts import PREFORK
 from multicore_server.settings.table import SettingError
 
-# uvicorn's options that gunicorn has names for (or that belong to its command line): not read from UVICORN_*.
+# Not read from UVICORN_*: options that gunicorn has its own names for, and options of uvicorn's command line.
 GUNICORN_HAS = frozenset({
     "app", "host", "port", "uds", "fd", "reload", "reload_dirs", "reload_includes", "reload_excludes",
     "reload_delay", "workers", "env_file", "log_config", "log_level", "access_log", "use_colors", "backlog",
@@ -31,7 +31,7 @@ KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS,
 
 
 def uvicorn_environment() -> dict[str, Any]:
-    """The options that uvicorn's own UVICORN_* variables set, by their names in ``uvicorn.Config``.
+    """Return the options that UVICORN_* variables set, by their names in ``uvicorn.Config``.
 
     Raises SettingError with one line for a value that uvicorn would refuse.
     """
@@ -45,7 +45,7 @@ def uvicorn_environment() -> dict[str, Any]:
             found[option.name] = _converted(option, context, raw)
     if found.get("loop") in PREFORK:
         found["loop"] = "auto"
-    separated = "several with a space between them and none within"
+    separated = "several separated by spaces, without spaces inside"
     check_uvicorn(found, _variable, "from the environment", separated)
     return found
 
@@ -65,11 +65,11 @@ def check_uvicorn(
             raise SettingError(f"{name_of(name)}: {value!r} ({source}) {text}")
     for header in found.get("headers", ()):
         if isinstance(header, str) and header.find(":") < 1:
-            text = "is no header; give name:value" + (f", {more}" if more else "")
+            text = "is not a header; give name:value" + (f", {more}" if more else "")
             raise SettingError(f"{name_of('headers')}: {header!r} ({source}) {text}")
     if "headers" in found:
         pairs = [header.split(":", 1) if isinstance(header, str) else header for header in found["headers"]]
-        # uvicorn would send the space, which h11 refuses.
+        # Strip the value: uvicorn would send the space after the colon, and h11 refuses it.
         found["headers"] = [(name, value.strip()) for name, value in pairs]
 
 

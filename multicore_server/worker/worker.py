@@ -65,7 +65,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         os.environ[self.context.settings.instance_var] = str(self.context.instance)
         self._used_before = self.context.row[Item.CPU_SECONDS]
         cluster.join(self.context.instance, self.on_app_ready)
-        app_values.become(self.context.number)
+        app_values.take_row(self.context.number)
         try:
             post_fork()
             self.init_process()
@@ -89,7 +89,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def load_wsgi(self) -> None:
         """Unlike gunicorn's, serves no page in place of code that has a syntax error (``--reload``): while
         it has, the old worker goes on."""
-        app_values.settle()
+        app_values.open_files()
         self._loading = True
         self.wsgi = self.app.wsgi()
         self._loading = False

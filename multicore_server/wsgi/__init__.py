@@ -1,1 +1,1 @@
-"""The bridge from WSGI to ASGI."""
+"""The bridge that runs WSGI apps on ASGI."""

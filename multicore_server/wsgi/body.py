@@ -14,9 +14,10 @@ _FILE_BLOCK = 64 * 1024
 
 
 async def read_body(receive: Receive, spool_dir: str | None = None) -> BinaryIO | None:
-    """Read a request's whole body, up to 1 MiB in memory and beyond that in a temporary file.
+    """Read the whole request body, up to 1 MiB in memory, a larger one in a temporary file.
 
-    An inline app holds the loop's thread, so nothing could arrive while it reads. None: the client left.
+    An inline app blocks the loop's thread, so no data could arrive while the app reads. Returns None if the
+    client disconnected.
     """
     body: BinaryIO = io.BytesIO()
     try:
@@ -37,7 +38,7 @@ async def read_body(receive: Receive, spool_dir: str | None = None) -> BinaryIO 
 
 
 def rewind(body: BinaryIO) -> int:
-    """Make a body ready to be read and return its length."""
+    """Go to the start of the body and return its length in bytes."""
     length = body.tell()
     body.seek(0)
     return length
@@ -50,9 +51,9 @@ def _spool(body: io.BytesIO, spool_dir: str | None) -> BinaryIO:
 
 
 class FileWrapper:
-    """``wsgi.file_wrapper``: iterate over a file-like object (PEP 3333, "Optional Platform-Specific…").
+    """``wsgi.file_wrapper``: iterates over a file-like object (PEP 3333, "Optional Platform-Specific…").
 
-    The block size is a suggestion. Each block costs a turn of the loop, so small ones are made larger.
+    The block size is a suggestion. Each block costs a turn of the loop, so a small block size is raised.
     """
 
     def __init__(self, filelike: Any, block_size: int = 8192) -> None:

@@ -1,4 +1,4 @@
-"""The bridge that runs a WSGI app on uvicorn (PEP 3333 over ASGI 3).
+"""Runs a WSGI app on uvicorn (PEP 3333 over ASGI 3).
 
 With one thread the app runs inline, in the event loop's thread, which is fastest. It then has one request at
 a time, from the call into the app to close(); none starts while a streamed response waits for its client.
@@ -28,15 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ENVIRON_WANTED", "WSGIBridge", "environ"]
 
-# The access log puts this key into a scope to be given the environ that the app saw (and wrote to).
+# The access log puts this key into a scope. The bridge then stores the environ there, with the app's changes.
 ENVIRON_WANTED = "multicore_server.environ"
 
 
 class WSGIBridge:
-    """An ASGI 3 app around a WSGI app.
+    """An ASGI 3 app that runs a WSGI app.
 
-    `errors` is ``wsgi.errors`` (stderr unless given); `script_name` a prefix under which the app is
-    mounted, taken off the path where the proxy has not done so; `spool_dir` where large request bodies go.
+    `threads` is the size of the thread pool; 1 means inline. `errors` is ``wsgi.errors``, by default stderr.
+    `script_name` is the prefix at which the app is mounted; it is removed from the path if the proxy did not
+    remove it. `drop_underscores` drops headers with a ``_`` in their name. `spool_dir` is the directory for
+    large request bodies.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class WSGIBridge:
         self._turn = asyncio.Lock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
         self._base: dict[str, Any] = {
-            "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's: apps (httpbin, say) sniff it for what it can
+            "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's, because apps (for example httpbin) check it
             "wsgi.version": (1, 0),
             "wsgi.errors": errors if errors is not None else sys.stderr,
             "wsgi.multithread": threads > 1,
@@ -68,7 +70,7 @@ class WSGIBridge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})  # before accept: a 403
+            await send({"type": "websocket.close", "code": 1000})  # before accept: the client gets a 403
             return
         if scope["type"] != "http":
             raise RuntimeError(f"a WSGI app has no {scope['type']} protocol")
@@ -79,7 +81,7 @@ class WSGIBridge:
             drop_underscores=self._drop_underscores,
         )
         body = await self._body(env, scope, receive)
-        if body is None:  # the client left before the request was complete
+        if body is None:  # the client disconnected before the request was complete
             return
         if ENVIRON_WANTED in scope:
             scope[ENVIRON_WANTED] = env
@@ -95,7 +97,7 @@ class WSGIBridge:
             body = await read_body(receive, self._spool_dir)
             if body is None:
                 return None
-            # RFC 3875 4.1.2: the length after the transfer coding is taken off. Django reads nothing without.
+            # RFC 3875 4.1.2: the length without the transfer coding. Without a length, Django reads nothing.
             env["CONTENT_LENGTH"] = str(rewind(body))
         else:
             body = io.BytesIO()
@@ -118,7 +120,7 @@ class WSGIBridge:
         try:
             await asyncio.wrap_future(job)
         except asyncio.CancelledError:
-            # The thread cannot be stopped, only told: it ends at its next block and calls close().
+            # A thread cannot be stopped from outside. It sees the abort at its next block, and calls close().
             exchange.abort()
             if job.cancel():
                 body.close()
@@ -128,7 +130,10 @@ class WSGIBridge:
 
 
 def _has_body(env: dict[str, Any], scope: Scope) -> bool:
-    """Tell whether receive() has to be called: RFC 9112 6.3; from HTTP/2 on a body is not announced."""
+    """Return whether receive() must be called (RFC 9112 6.3).
+
+    From HTTP/2 on, headers do not announce a body.
+    """
     length = env.get("CONTENT_LENGTH")
     if length is not None:
         return bool(length != "0")
@@ -148,13 +153,16 @@ async def _run_inline(response: Response, exchange: Exchange) -> None:
         if exchange.suspended is not None:
             await exchange.settle()
     finally:
-        if batch is not None:  # cut short: there is a close() to call
+        if batch is not None:  # the response ended early: close() is still to be called
             _close_hidden(steps, exchange)
         exchange.end()
 
 
 def _step_hidden(steps: Generator[Batch, None, None], exchange: Exchange) -> Batch | None:
-    """Run the app to its next block as if no loop ran here, or Django's ORM and asgiref refuse to work."""
+    """Run the app to its next block, with the running loop hidden.
+
+    Otherwise Django's ORM and asgiref refuse to work.
+    """
     exchange.hide_loop()
     try:
         return next(steps, None)

@@ -1,4 +1,4 @@
-"""From an ASGI scope to the CGI part of a WSGI environ.
+"""Makes the CGI part of a WSGI environ from an ASGI scope.
 
 Sources: PEP 3333 "environ Variables" and "URL Reconstruction", and RFC 3875 section 4.1. Where they leave a
 choice, this does what gunicorn does, because its users' apps run here.
@@ -11,19 +11,19 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import Scope
 
-# Real traffic uses a few dozen header names; the bound is there for clients that invent new ones.
+# Real traffic uses a few dozen header names. The limit is for clients that invent new ones.
 _KNOWN_NAMES = 512
 
 
 class _HeaderKeys(dict[bytes, str]):
-    """Header name (lower case, as ASGI has it) to environ key; "" for a header that is not passed on."""
+    """Maps a header name (lower case, as in ASGI) to its environ key; to "" if the header is dropped."""
 
     def __init__(self, drop_underscores: bool) -> None:
         super().__init__({b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"})
         self._drop_underscores = drop_underscores
 
     def __missing__(self, name: bytes) -> str:
-        # "X-Real_IP" and "X-Real-IP" become the same key, so a client could fake what a proxy sets.
+        # "X-Real_IP" and "X-Real-IP" have the same key, so a client could fake a header that a proxy sets.
         if self._drop_underscores and b"_" in name:
             return ""
         key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
@@ -43,7 +43,7 @@ def environ(scope: Scope) -> dict[str, Any]:
 def fill(
     env: dict[str, Any], scope: Scope, *, script_name: str = "", drop_underscores: bool = True
 ) -> dict[str, Any]:
-    """Add what the scope says to `env`, and return it."""
+    """Add the CGI variables of the scope to `env`, and return `env`."""
     env["REQUEST_METHOD"] = scope["method"]
     env["SERVER_PROTOCOL"] = "HTTP/" + scope["http_version"]
     scheme = env["wsgi.url_scheme"] = scope.get("scheme", "http")
@@ -72,11 +72,11 @@ def _add_headers(env: dict[str, Any], headers: list[tuple[bytes, bytes]], keys: 
         if key not in env:
             env[key] = value.decode("latin-1")
             continue
-        # Joined once, at the end: one by one would copy the growing value each time.
+        # Join the values once, at the end. Joining them one by one would copy the growing value each time.
         repeated = {} if repeated is None else repeated
         repeated.setdefault(key, [env[key]]).append(value.decode("latin-1"))
     for key, values in (repeated or {}).items():
-        # RFC 6265bis 5.7.3 and RFC 9113 8.2.3: cookies alone are joined by "; ".
+        # RFC 6265bis 5.7.3 and RFC 9113 8.2.3: only cookies are joined by "; ".
         env[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
 
 
@@ -87,7 +87,8 @@ def _add_paths(env: dict[str, Any], scope: Scope, script_name: str) -> None:
         target = target.removeprefix(root.encode("utf-8"))
     if target[:1] != b"/":
         target = _origin_form(target)
-    # PEP 3333, "Unicode Issues": bytes that are not UTF-8 arrive whole when each is one latin-1 character.
+    # PEP 3333, "Unicode Issues": each byte becomes one latin-1 character, so bytes that are not UTF-8
+    # survive.
     path = (unquote_to_bytes(target) if b"%" in target else target).decode("latin-1")
     if script_name:
         mount = script_name.rstrip("/").encode("utf-8").decode("latin-1")
@@ -103,7 +104,7 @@ def _add_paths(env: dict[str, Any], scope: Scope, script_name: str) -> None:
 
 
 def _origin_form(target: bytes) -> bytes:
-    """Take the path of ``GET http://host/path`` (RFC 9112 3.2.2), which uvicorn's h11 leaves whole."""
+    """Return the path of ``GET http://host/path`` (RFC 9112 3.2.2). With h11, uvicorn keeps the whole URL."""
     _, absolute, rest = target.partition(b"://")
     if not absolute:
         return target  # "*"
@@ -111,7 +112,10 @@ def _origin_form(target: bytes) -> bytes:
 
 
 def _server_from_host(host: str, scheme: str) -> tuple[str, str]:
-    """PEP 3333: SERVER_NAME and SERVER_PORT are never empty. A Unix socket has only the Host header."""
+    """Return SERVER_NAME and SERVER_PORT, which PEP 3333 never allows to be empty.
+
+    On a Unix socket, the Host header is the only source.
+    """
     name, colon, port = host.rpartition(":")
     if not colon or not port.isdecimal():  # no port, or the colons of an IPv6 address
         name, port = host, ""

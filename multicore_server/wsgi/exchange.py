@@ -39,10 +39,10 @@ class Exchange:
         self._in_flight: Future[None] | None = None
         self._backlog: list[Batch] = []
         self.suspended: _Suspended | None = None  # what write() could not finish
-        self.gone = False  # the client left, or the server gives the request up
+        self.gone = False  # the client disconnected, or the server aborts the request
 
     async def transmit(self, batch: Batch) -> None:
-        """Send a batch; unless it is the last, let the loop turn, so that it sees who leaves."""
+        """Send a batch. Unless it is the last one, let the loop run once, so that it sees a disconnect."""
         complete = bool(batch) and not batch[-1]["more_body"]
         if complete and self._watcher is not None:
             self._watcher.cancel()  # receive() takes a complete response for a disconnect
@@ -60,7 +60,7 @@ class Exchange:
         self.gone = True
 
     def end(self) -> None:
-        """Let go of the client."""
+        """Stop watching the client, and close a send that is not finished."""
         if self._watcher is not None:
             self._watcher.cancel()
         if self.suspended is not None:
@@ -83,7 +83,7 @@ class Exchange:
             asyncio.tasks._enter_task(self._loop, self._task)
 
     def push_inline(self, batch: Batch) -> None:
-        """Send from inside write(), which cannot await: what would wait is finished by `settle`."""
+        """Send from inside write(), which cannot await. `settle` finishes a send that would have to wait."""
         if self.suspended is not None:
             self._backlog.append(batch)
             return
@@ -98,7 +98,7 @@ class Exchange:
             await self._send(message)
 
     async def settle(self) -> None:
-        """Send what write() left behind."""
+        """Finish the sends that write() started."""
         if self.suspended is not None:
             await self.suspended.finish()
             self.suspended = None
@@ -106,14 +106,15 @@ class Exchange:
             await self._send_all(batch)
         self._backlog.clear()
 
-    # Threads: the app waits until its block is sent, which is the back-pressure.
+    # Threads: the app waits until its block is sent. This is the back-pressure.
 
     def push_from_thread(self, batch: Batch) -> None:
-        """`transmit`, waited for by a thread. Raises ClientLeft when the client has, or after `abort`."""
+        """Call `transmit` from a thread, and wait. Raises ClientLeft after a disconnect or an `abort`."""
         sending = self.transmit(batch)
         try:
             self._in_flight = asyncio.run_coroutine_threadsafe(sending, self._loop)
-            # abort() sets `gone` and then looks here, this the other way round: one of them sees the other.
+            # abort() sets `gone` and then reads `_in_flight`. This code sets `_in_flight` and then reads
+            # `gone`. So at least one of the two sees the other.
             if self.gone:
                 self._in_flight.cancel()
             self._in_flight.result()
@@ -135,7 +136,7 @@ class Exchange:
 
 
 class _Suspended:
-    """A coroutine that was driven by hand until it had to wait."""
+    """A coroutine that was run by hand until it had to wait."""
 
     __slots__ = ("_coroutine", "_waits_for")
 
@@ -145,12 +146,12 @@ class _Suspended:
 
     @coroutine
     def finish(self) -> Generator[Any, Any, None]:
-        """Pass on to the task what the coroutine waits for, and the answers back, until it is done."""
+        """Run the coroutine to its end: yield what it waits for to the task, and send the results back."""
         try:
             while True:
                 try:
                     answer = yield self._waits_for
-                except BaseException as exc:  # noqa: BLE001, PERF203 - a cancellation, mostly: the coroutine's
+                except BaseException as exc:  # noqa: BLE001, PERF203 - passed on; mostly a cancellation
                     self._waits_for = self._coroutine.throw(exc)
                 else:
                     self._waits_for = self._coroutine.send(answer)

@@ -1,7 +1,7 @@
 """One WSGI response: PEP 3333's rules as a plain generator of ASGI messages.
 
-Nothing here waits or knows of event loops: a driver (`wsgi.py`) runs the generator, inline or in a
-thread, and sends what it yields. All of the app's code runs inside ``next()`` and ``close()`` of it.
+This module does not wait and does not use an event loop. `bridge.py` runs the generator, inline or in a
+thread, and sends the messages. All of the app's code runs inside the generator's ``next()`` and ``close()``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("gunicorn.error")
 
-# RFC 9112 4: three digits and a phrase. RFC 9110 5.5: visible characters, obs-text, space and tab. The tab
-# is a control character, which PEP 3333 forbids, but real apps fold with it and gunicorn lets it pass.
+# RFC 9112 4: three digits and a phrase. RFC 9110 5.5: visible characters, obs-text, space and tab. PEP 3333
+# forbids control characters and so the tab, but real apps fold lines with it and gunicorn accepts it.
 _STATUS = re.compile(r"([1-5][0-9]{2})(?: [ \t\x21-\x7e\x80-\xff]*)?")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[ \t\x21-\x7e\x80-\xff]*")
-_KNOWN = 512  # bounds what is remembered of names and statuses that apps make up
+_KNOWN = 512  # at most so many names and statuses are remembered, because apps can invent new ones
 
 
 class _HeaderNames(dict[str, bytes]):
-    """Response header name to what is sent (nothing for a hop-by-hop header).
+    """Maps a response header name to the bytes that are sent (empty for a hop-by-hop header).
 
-    Checked once, for the same few names come every time.
+    A name is checked once, because an app uses the same few names every time.
     """
 
     def __missing__(self, name: str) -> bytes:
@@ -42,8 +42,8 @@ class _HeaderNames(dict[str, bytes]):
             raise TypeError(f"header name {name!r} is not a string")
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"invalid header name {name!r}")
-        # PEP 3333, "Other HTTP Features": a server SHOULD refuse hop-by-hop headers. gunicorn drops them, so
-        # apps that send "Connection: keep-alive" with an event stream are many, and they have to work here.
+        # PEP 3333, "Other HTTP Features": a server SHOULD refuse hop-by-hop headers. gunicorn drops them.
+        # Many apps send "Connection: keep-alive" with an event stream, and they must work here.
         encoded = b"" if is_hop_by_hop(name) else name.lower().encode("ascii")
         if len(self) < _KNOWN:
             self[name] = encoded
@@ -51,7 +51,7 @@ class _HeaderNames(dict[str, bytes]):
 
 
 class _Statuses(dict[str, int]):
-    """Status line to code, checked once."""
+    """Maps a status line to its code. A status line is checked once."""
 
     def __missing__(self, status: str) -> int:
         if not isinstance(status, str):
@@ -70,7 +70,7 @@ _STATUSES = _Statuses()
 
 
 def _check_headers(headers: Iterable[tuple[str, str]]) -> tuple[Headers, int | None]:
-    """Return the headers as they are sent, and the Content-Length among them."""
+    """Return the headers as they are sent, and the value of Content-Length."""
     checked: Headers = []
     length: int | None = None
     for name, value in headers:
@@ -89,14 +89,14 @@ def _check_headers(headers: Iterable[tuple[str, str]]) -> tuple[Headers, int | N
     return checked, length
 
 
-class ClientLeft(BrokenPipeError):  # noqa: N818 - it is what happened, and rarely an error
-    """There is nobody to send to; what write() raises in a thread, as a socket would."""
+class ClientLeft(BrokenPipeError):  # noqa: N818 - a disconnect is rarely an error
+    """The client disconnected. In a thread, write() raises it, as a socket would."""
 
 
 class Response:
-    """What `start_response`, `write` and the app's iterable make of one request.
+    """The response of one request, made by `start_response`, `write` and the app's iterable.
 
-    `push` is what write() sends through: it is called in the middle of the app.
+    write() sends through `push`, so `push` is called while the app's code runs.
     """
 
     __slots__ = (
@@ -125,9 +125,10 @@ class Response:
         self.complete = False
 
     def run(self) -> Generator[Batch, None, None]:
-        """Call the app and yield what is to be sent; an empty batch asks for a turn of the loop.
+        """Call the app and yield the messages to send. An empty batch asks for a turn of the loop.
 
-        Has it ended with `complete` false, the app failed after the headers: the connection is to be cut.
+        If `complete` is false at the end, the app failed after the headers were sent. Then the connection
+        must be closed.
         """
         try:
             yield from self._blocks()
@@ -149,21 +150,25 @@ class Response:
                 if self.headers_sent and exc_info[1] is not None:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # no cycle through the traceback
+                exc_info = None  # avoids a reference cycle through the traceback
         elif self._status:
             raise AssertionError("start_response() was called a second time without exc_info")
         code = _STATUSES[status]
         checked, length = _check_headers(headers)
         self._bodiless = code < 200 or code in (204, 304)
         if self._bodiless and length is not None:
-            # RFC 9110 8.6 forbids it for 1xx and 204; for 304 uvicorn would wait for that many bytes.
+            # RFC 9110 8.6 forbids Content-Length for 1xx and 204. For 304 uvicorn would wait for so many
+            # bytes.
             checked = [header for header in checked if header[0] != b"content-length"]
             length = None
         self._headers, self._remaining, self._status = checked, length, code
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333, "The write() Callable": send `data` before returning, or see to it that it goes."""
+        """PEP 3333, "The write()
+
+        Callable": send `data` before returning, or make sure that it will be sent.
+        """
         if self._remaining is not None and len(data) > self._remaining:
             raise ValueError("write() past the response's Content-Length")
         if batch := self._emit(data):
@@ -174,8 +179,8 @@ class Response:
         try:
             alone = _is_one_block(result)
             for block in result:
-                # Content-Length is reached: "should stop iterating". This one next() more lets a
-                # generator run the code after its last yield, as it does under other servers.
+                # Content-Length is reached: "should stop iterating". One more next() lets a generator run the
+                # code after its last yield, as under other servers.
                 if self.complete:
                     break
                 yield self._emit(block, alone)
@@ -185,7 +190,7 @@ class Response:
             self._close(result)
 
     def _emit(self, data: bytes, alone: bool = False) -> Batch:
-        """Return the messages for one block; none for an empty one, which holds the headers back."""
+        """Return the messages for one block. An empty block has no messages and does not send the headers."""
         if not isinstance(data, bytes):
             raise TypeError(f"the app gave {type(data).__name__} where bytes were expected")
         if not data or self.complete:
@@ -197,7 +202,7 @@ class Response:
         if self._remaining is not None:
             data = data[: self._remaining]  # PEP 3333: no more bytes than the header allows
             self._remaining -= len(data)
-        # uvicorn accepts no body with 204 and 304; nothing follows the headers of these and of HEAD.
+        # uvicorn accepts no body with 204 and 304. For these and for HEAD, nothing follows the headers.
         ended = self._bodiless or self._is_head
         self.complete = ended or self._remaining == 0
         body = b"" if ended else data
@@ -214,7 +219,7 @@ class Response:
         return self._with_head({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _set_length(self, length: int) -> None:
-        """PEP 3333, "Handling the Content-Length Header": of one block the length is known."""
+        """PEP 3333, "Handling the Content-Length Header": with a single block, the length is known."""
         self._headers.append((b"content-length", b"%d" % length))
         self._remaining = length
 

@@ -64,7 +64,7 @@ def run(process: Callable[[], None]) -> int:
 
 
 def our_worker(row: int, label_sets: int) -> None:
-    app_values.become(row)
+    app_values.take_row(row)
     use_app(label_sets)
 
 
@@ -151,7 +151,7 @@ def bury(ours: Ours, stock: Path, args: argparse.Namespace) -> None:
         slot = number % args.workers
         identifier = slot * ROWS_PER_SLOT
         run(lambda identifier=identifier: our_worker(identifier, few))  # type: ignore[misc]
-        ours.directory.forget_live(ours.directory.identifier(identifier))
+        ours.directory.remove_live(ours.directory.identifier(identifier))
         mark_process_dead(run(lambda: stock_worker(few)), str(stock))  # type: ignore[no-untyped-call]
     # Those that live now are as those that did before.
     for slot in range(args.workers):

@@ -61,7 +61,7 @@ def test_workers_in_the_environment(server: Server) -> None:
         ("UVICORN_LOOP", "nonsense", "'nonsense' (from the environment) is not known; give none,"),
         ("UVICORN_LIFESPAN", "nonsense", "'nonsense' is not one of 'auto', 'on', 'off'"),
         ("UVICORN_WS_MAX_SIZE", "big", "'big' is not a valid int"),
-        ("UVICORN_HEADERS", "nonsense", "'nonsense' (from the environment) is no header; give name:value"),
+        ("UVICORN_HEADERS", "nonsense", "'nonsense' (from the environment) is not a header; give name:value"),
     ],
 )
 def test_uvicorns_variables(server: Server, variable: str, value: str, said: str) -> None:
@@ -265,8 +265,8 @@ def test_a_port_below_1024_without_the_right(server: Server) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--certfile", "nowhere.pem"], "certfile: 'nowhere.pem' does not exist or is no file"),
-        (["--certfile", "."], "certfile: '.' does not exist or is no file"),
+        (["--certfile", "nowhere.pem"], "certfile: 'nowhere.pem' does not exist or is not a file"),
+        (["--certfile", "."], "certfile: '.' does not exist or is not a file"),
         (["--certfile", "app.py"], "certfile: 'app.py' cannot be used: "),
         (
             ["--certfile", "a.pem", "--keyfile", "b.key"],
@@ -281,7 +281,7 @@ def test_a_port_below_1024_without_the_right(server: Server) -> None:
             ["--certfile", "a.pem", "--keyfile", "a.key", "--ciphers", "NONE"],
             "ciphers: 'NONE' cannot be used: ",
         ),
-        (["--worker-tmp-dir", "nowhere"], "worker_tmp_dir: 'nowhere' is no directory; create it"),
+        (["--worker-tmp-dir", "nowhere"], "worker_tmp_dir: 'nowhere' is not a directory; create it"),
     ],
 )
 def test_files(server: Server, options: list[str], said: str) -> None:

@@ -172,7 +172,7 @@ def test_without_rich(operator: Operator) -> None:
 
 
 def test_an_interval_that_is_none(operator: Operator) -> None:
-    assert operator.refused("monit", "--interval", "often") == "--interval: 'often' is no duration"
+    assert operator.refused("monit", "--interval", "often") == "--interval: 'often' is not a duration"
     assert operator.refused("monit", "--interval", "0") == "--interval: '0' is not from 0.1 to 60 seconds"
 
 

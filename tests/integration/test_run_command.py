@@ -203,7 +203,7 @@ def refused(server: Server, status: int, said: str, *options: str, **more: Any) 
     ("options", "status", "said"),
     [
         (["--uds", "s.sock", "--fd", "3"], USAGE, "--fd and --uds are two addresses; give one of them"),
-        (["--max-memory-restart", "lots"], BAD_SETTING, "--max-memory-restart) is no size; give"),
+        (["--max-memory-restart", "lots"], BAD_SETTING, "--max-memory-restart) is not a size; give"),
         (["--timeout", "-1"], BAD_SETTING, "timeout: -1 (from run's options) cannot be used"),
         (["--timeout", "soon"], USAGE, "Invalid value for '-t' / '--timeout': 'soon' is not a valid integer"),
         (["--fd", "77"], BAD_SETTING, "cannot listen on fd://77: Bad file descriptor"),

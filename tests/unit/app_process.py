@@ -99,7 +99,7 @@ def started(path: str) -> AppMetrics:
 
 def as_worker(row: int) -> Any:
     """As in a worker, which imports prometheus_client with its app; the module."""
-    app_values.become(row)
+    app_values.take_row(row)
     import prometheus_client
 
     return prometheus_client

@@ -128,17 +128,17 @@ def test_nothing_is_made_when_it_is_not_wanted(tmp_path: Path) -> None:
     play(disabled_after_usr2, **{VARIABLE: old, MARK: old})
 
 
-def withdrawn(base: str) -> None:
+def disabled(base: str) -> None:
     at(base)
     path = made().path
-    app_directory.withdraw()
+    app_directory.disable()
     assert app_directory.current() is None
     assert not path.exists()
     assert not {VARIABLE, MARK} & os.environ.keys()
 
 
-def test_it_can_be_withdrawn(tmp_path: Path) -> None:
-    play(withdrawn, tmp_path)
+def test_it_can_be_disabled(tmp_path: Path) -> None:
+    play(disabled, tmp_path)
 
 
 def nowhere(base: str) -> None:
@@ -167,7 +167,7 @@ def users_own(name: str, path: str) -> None:
     assert directory.identifier(3) == f"{os.getpid()}-row3"
     assert os.environ[VARIABLE] == path
     assert MARK not in os.environ
-    directory.give_to(12345, 12345)
+    directory.chown(12345, 12345)
     directory.remove()
 
 
@@ -211,7 +211,7 @@ def test_live_gauges_of_the_dead_go_and_those_of_others_stay(tmp_path: Path) -> 
     kept = {"gauge_all_row1.db", "counter_row1.db", "gauge_liveall_row11.db", "gauge_livesum_row2-1.db"}
     for name in gone | kept:
         (tmp_path / name).touch()
-    directory.forget_live("row1")
+    directory.remove_live("row1")
     assert names(directory) == kept
 
 
@@ -220,14 +220,14 @@ def test_who_takes_a_row_over_starts_with_gauges_of_its_own(tmp_path: Path) -> N
     kept = {"gauge_max_row1.db", "counter_row1.db", "gauge_all_row11.db"}
     for name in kept | {"gauge_all_row1.db", "gauge_livesum_row1.db"}:
         (tmp_path / name).touch()
-    directory.begin("row1")
+    directory.reset("row1")
     assert names(directory) == kept
 
 
 def test_a_directory_that_is_gone_is_no_error(tmp_path: Path) -> None:
     directory = Directory(tmp_path / "gone", ours=True)
-    directory.begin("row1")
-    directory.forget_live("row1")
+    directory.reset("row1")
+    directory.remove_live("row1")
     directory.remove()
 
 
@@ -236,7 +236,7 @@ def test_workers_of_another_user_get_the_directory_but_not_the_lock(tmp_path: Pa
     directory = Directory(tmp_path, ours=True)
     for name in ("counter_arbiter.db", "server.lock"):
         (tmp_path / name).touch()
-    directory.give_to(12345, 12346)
+    directory.chown(12345, 12346)
     assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (12345, 12346)
     assert (tmp_path / "counter_arbiter.db").stat().st_uid == 12345
     assert (tmp_path / "server.lock").stat().st_uid == 0

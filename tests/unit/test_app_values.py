@@ -83,7 +83,7 @@ def preloaded(path: str) -> None:
     counter.inc(100)
 
     def act(row: int) -> None:
-        app_values.become(row)
+        app_values.take_row(row)
         assert counter._value.get() == 0
         counter.inc()
         lowest.set(5 + row)
@@ -207,7 +207,7 @@ def generations(path: str) -> None:
         row = number % 4
         run_and_kill(lambda row=row: act(row))  # type: ignore[misc]
         assert shown(metrics, living(row))["busy"] == 1
-        directory.forget_live(f"row{row}")
+        directory.remove_live(f"row{row}")
         after = shown(metrics)["hits_total"]
         assert after == total + 1
         total = after
@@ -288,7 +288,7 @@ def uninstalled(path: str) -> None:
     from prometheus_client import values
 
     assert values.ValueClass is values.MutexValue
-    app_values.become(0)
+    app_values.take_row(0)
 
 
 def test_it_can_be_uninstalled(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_uvicorns_part(given: dict[str, Any], uvicorn: dict[str, Any]) -> None:
     [
         ({"fd": 3, "uds": "x"}, "fd and uds are two addresses"),
         ({"http": "nonsense"}, "http: 'nonsense' .* is not known; give auto, h11"),
-        ({"headers": ("nonsense",)}, "headers: 'nonsense' .* is no header"),
+        ({"headers": ("nonsense",)}, "headers: 'nonsense' .* is not a header"),
         ({"log_config": "missing.json"}, "log_config: 'missing.json' cannot be read"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_log_config_that_is_none(tmp_path: Path, text: str, said: str) -> None
          "Error: --reload runs one worker, and --workers says 2; give one of them"),
         (["--max-requests", "1", "--limit-max-requests", "2"],
          "Error: --limit-max-requests and --max-requests are the same; give one of them"),
-        (["--header", "x"], "Error: --header: 'x' (from run's options) is no header; give name:value"),
+        (["--header", "x"], "Error: --header: 'x' (from run's options) is not a header; give name:value"),
         (["--loop", "x"], "Error: --loop: 'x' (from run's options) is not known"),
     ],
 )  # fmt: skip

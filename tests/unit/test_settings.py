@@ -168,7 +168,7 @@ def test_the_message_of_a_bad_variable() -> None:
     with pytest.raises(SettingError) as caught:
         settings(environ={"MULTICORE_MAX_MEMORY_RESTART": "300X"})
     assert str(caught.value) == (
-        "max_memory_restart: '300X' (from the environment, MULTICORE_MAX_MEMORY_RESTART) is no size; "
+        "max_memory_restart: '300X' (from the environment, MULTICORE_MAX_MEMORY_RESTART) is not a size; "
         "give bytes, 300M, 1.5G or 80%, or none"
     )
 
@@ -229,7 +229,7 @@ def test_a_removed_default_config_file_has_no_say(monkeypatch: pytest.MonkeyPatc
 
 def test_an_option_that_is_no_setting() -> None:
     with pytest.raises(
-        SettingError, match=r"^max_restart: 3 \(.*\) is no setting: did you mean max_restarts\?$"
+        SettingError, match=r"^max_restart: 3 \(.*\) is not a setting: did you mean max_restarts\?$"
     ):
         settings(options={"max_restart": 3})
 
@@ -358,7 +358,7 @@ def test_bad_workers_name_their_source(environ: dict[str, str], source: str) -> 
     with pytest.raises(SettingError) as caught:
         settings(environ=environ)
     assert str(caught.value) == (
-        f"workers: 'many' (from the environment, {source}) is no whole number; "
+        f"workers: 'many' (from the environment, {source}) is not a whole number; "
         "give N, max or 0 (one per usable CPU), or -1 (one fewer)"
     )
 
@@ -375,8 +375,8 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
         "PATH": "/bin",
     }
     assert unknown_environment(environ, DEFAULTS) == [
-        "MULTICORE_MAX_RESTART is no setting and is ignored: did you mean MULTICORE_MAX_RESTARTS?",
-        "MULTICORE_QQQ is no setting and is ignored",
+        "MULTICORE_MAX_RESTART is not a setting and is ignored: did you mean MULTICORE_MAX_RESTARTS?",
+        "MULTICORE_QQQ is not a setting and is ignored",
     ]
 
 

@@ -15,7 +15,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": BASE_DIR / "db.sqlite3",
-        # Several workers write: wait for each other, readers for nobody.
+        # Several workers write: a writer waits for other writers, a reader waits for nobody.
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",

@@ -1,1 +1,1 @@
-"""The app's own prometheus_client metrics: kept in files by row, merged over the workers."""
+"""The app's own prometheus_client metrics: each row has its files, and a scrape merges them."""

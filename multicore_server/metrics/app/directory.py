@@ -1,8 +1,9 @@
-"""The directory in which the app's processes keep their prometheus_client metrics, and whose it is.
+"""The directory with the files of the app's prometheus_client metrics, and its owner.
 
-Pure: the standard library alone. A private one is made for each server, in memory if the machine has
-``/dev/shm``, and goes with it. The arbiter holds a POSIX lock in it: the kernel gives that up at the
-arbiter's death, however it dies, and children do not inherit it. So where the lock is free, nobody is left.
+Pure: it imports only the standard library. Each server makes a private directory, in memory if the machine
+has ``/dev/shm``, and removes it when it exits. The arbiter holds a POSIX lock on a file in it. The kernel
+releases this lock when the arbiter dies, whatever the cause, and children do not inherit it. So a free lock
+means that the server is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 FORMER_VARIABLE = "prometheus_multiproc_dir"  # prometheus_client's name for it until 0.10
-# Tells the arbiter that USR2 starts, which inherits the environment, that the directory is not the user's.
+# The arbiter that USR2 starts inherits the environment. This variable tells it that the directory is not the
+# user's.
 MARK = "_MULTICORE_PROMETHEUS_DIR"
 LOCK = "server.lock"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory is made by mkdtemp
@@ -33,7 +35,10 @@ _prepared = False
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """``ours``: private to this server. ``prefix`` sets its files apart in one that others use too."""
+    """``ours``: private to this server.
+
+    ``prefix`` starts the names of its files if others share the directory.
+    """
 
     path: Path
     ours: bool
@@ -41,21 +46,23 @@ class Directory:
     pid: int = field(default_factory=os.getpid)  # the arbiter's
 
     def identifier(self, row: int) -> str:
-        """What the files of the worker with this row of the scoreboard are called by.
+        """Return the identifier in the file names of the worker with this row of the scoreboard.
 
-        Never a bare number: ``mark_process_dead(pid)``, which apps call from gunicorn's hooks, would take it
-        for a pid; nor with a ``_`` in it, where prometheus_client splits the names of files.
+        It is not a bare number: apps call ``mark_process_dead(pid)`` from gunicorn's hooks, which would take
+        the number for a pid. It has no ``_``: prometheus_client splits the names of files there.
         """
         return f"{self.prefix}row{row}"
 
     @property
     def arbiter(self) -> str:
-        """The identifier of the arbiter, which has metrics of its own when it preloads the app."""
+        """The identifier of the arbiter, which has metrics of its own if it preloads the app."""
         return f"{self.prefix}arbiter"
 
-    def give_to(self, uid: int, gid: int) -> None:
-        """Let workers that drop their privileges write here; the lock stays the arbiter's. A user's own
-        directory is the user's business."""
+    def chown(self, uid: int, gid: int) -> None:
+        """Let workers that drop their privileges write here. The lock file stays the arbiter's.
+
+        Does nothing in a user's own directory.
+        """
         if not self.ours:
             return
         try:
@@ -64,25 +71,31 @@ class Directory:
             os.chown(self.path, uid, gid)
         except OSError as exc:
             _log.warning(
-                "%s cannot be given to user %d (%s): the app's metrics stay in memory, unseen",
+                "%s cannot be given to user %d (%s): the app's metrics stay in memory and are not shown",
                 self.path,
                 uid,
                 exc.strerror,
             )
 
-    def begin(self, identifier: str) -> None:
-        """A process takes this identifier over: gauges of the former one that are shown by process go."""
+    def reset(self, identifier: str) -> None:
+        """Remove the former owner's gauges that are shown for each process.
+
+        A new process takes the identifier.
+        """
         self._remove(identifier, "gauge_all_", "gauge_live")
 
-    def forget_live(self, identifier: str) -> None:
-        """The process is dead: its gauges of the live modes go, and those of its children."""
+    def remove_live(self, identifier: str) -> None:
+        """Remove the live gauges of a process that has exited, and those of its children."""
         self._remove(identifier, "gauge_live")
         for name in list(self._names()):
             if name.startswith("gauge_live") and f"_{identifier}-" in name:
                 self._unlink(name)
 
     def remove(self) -> None:
-        """At the server's end; a user's own directory stays, and a child that comes here does nothing."""
+        """Remove the directory when the server exits.
+
+        Does nothing in a child or in a user's own directory.
+        """
         if self.ours and os.getpid() == self.pid:
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -92,7 +105,7 @@ class Directory:
                 self._unlink(name)
 
     def _names(self) -> Iterator[str]:
-        with contextlib.suppress(OSError):  # gone: there is nothing to remove
+        with contextlib.suppress(OSError):  # the directory is gone: there is nothing to remove
             yield from (entry.name for entry in os.scandir(self.path))
 
     def _unlink(self, name: str) -> None:
@@ -101,10 +114,10 @@ class Directory:
 
 
 def prepare(enabled: bool = True) -> None:
-    """Choose or make the directory and set the environment that prometheus_client reads, once in a process.
+    """Choose or make the directory, and set the environment for prometheus_client. Works once in a process.
 
-    Before anything imports the app. ``enabled``: as the setting ``app_metrics``. If there is none to be had,
-    a line in the log says so, and the app's metrics are plain ones.
+    Call it before anything imports the app. ``enabled`` is the setting ``app_metrics``. If no directory can
+    be used, one log line says so, and the app's metrics stay in each process.
     """
     global _current, _prepared
     if _prepared:
@@ -115,16 +128,16 @@ def prepare(enabled: bool = True) -> None:
         del os.environ[VARIABLE]
     if enabled:
         named = os.environ.get(VARIABLE) or os.environ.get(FORMER_VARIABLE)
-        _current = _of_the_user(named) if named else _private()
+        _current = _user_directory(named) if named else _private_directory()
 
 
 def current() -> Directory | None:
-    """The directory in use; None if there is none."""
+    """Return the directory in use, or None."""
     return _current
 
 
-def withdraw() -> None:
-    """The app's metrics are not wanted after all: undo what `prepare` did."""
+def disable() -> None:
+    """Undo `prepare`, because the settings turn the app's metrics off."""
     global _current
     if _current is not None and _current.ours:
         os.environ.pop(VARIABLE, None)
@@ -133,39 +146,39 @@ def withdraw() -> None:
     _current = None
 
 
-def _of_the_user(named: str) -> Directory | None:
+def _user_directory(named: str) -> Directory | None:
     path = Path(named).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(None, "it is not writable")
     except OSError as exc:
-        _give_up(f"{VARIABLE}={named}: {exc.strerror}; make it writable, or unset it")
+        _report_unusable(f"{VARIABLE}={named}: {exc.strerror}; make it writable, or unset it")
         return None
     os.environ[VARIABLE] = str(path)
     return Directory(path, ours=False, prefix=f"{os.getpid()}-")
 
 
-def _give_up(reason: str) -> None:
+def _report_unusable(reason: str) -> None:
     _log.error("the app's own metrics are not collected: %s", reason)
-    for name in (VARIABLE, FORMER_VARIABLE):  # or prometheus_client would raise in the app
+    for name in (VARIABLE, FORMER_VARIABLE):  # otherwise prometheus_client would raise in the app
         os.environ.pop(name, None)
 
 
-def _private() -> Directory | None:
+def _private_directory() -> Directory | None:
     reasons = []
     for base in (SHARED_MEMORY, Path(tempfile.gettempdir())):
         try:
-            path = _make(base)
+            path = _make_locked(base)
         except OSError as exc:
             reasons.append(f"{base}: {exc.strerror}")
             continue
         os.environ[VARIABLE] = os.environ[MARK] = str(path)
         directory = Directory(path, ours=True)
-        atexit.register(directory.remove)  # also when the start is given up
-        _sweep(base)
+        atexit.register(directory.remove)  # also if the start fails
+        _remove_abandoned(base)
         return directory
-    _give_up(f"no directory can be made ({', '.join(reasons)}); set {VARIABLE} to one")
+    _report_unusable(f"no directory can be made ({', '.join(reasons)}); set {VARIABLE} to one")
     return None
 
 
@@ -173,12 +186,12 @@ def _prefix() -> str:
     return f"multicore-server-{os.geteuid()}-"
 
 
-def _make(base: Path) -> Path:
-    """Make a directory that nobody ever sees without its lock held."""
-    hidden = Path(tempfile.mkdtemp(prefix=f".{_prefix()}", dir=base))  # of mode 0700
+def _make_locked(base: Path) -> Path:
+    """Make a directory whose lock is held before the directory gets its final name."""
+    hidden = Path(tempfile.mkdtemp(prefix=f".{_prefix()}", dir=base))  # has mode 0700
     path = base / hidden.name[1:]
     try:
-        # Stays open for good: closing any descriptor of the file would give the lock up.
+        # The file stays open: closing any of its descriptors would release the lock.
         lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(path)
@@ -188,16 +201,19 @@ def _make(base: Path) -> Path:
     return path
 
 
-def _sweep(base: Path) -> None:
+def _remove_abandoned(base: Path) -> None:
     """Remove the directories of servers that are gone."""
     for path in base.glob(f"{_prefix()}*"):
-        if str(path) != os.environ[MARK] and _abandoned(path / LOCK):
+        if str(path) != os.environ[MARK] and _is_abandoned(path / LOCK):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _abandoned(lock: Path) -> bool:
-    """Whether this is the lock of one of our user's servers, and nobody holds it. Names in a directory that
-    all may write to prove nothing: the lock's owner does, workers may own the rest."""
+def _is_abandoned(lock: Path) -> bool:
+    """Return whether this is the lock file of one of our user's servers, and nobody holds the lock.
+
+    In a directory that everybody can write to, a name proves nothing. The owner of the lock file does.
+    Workers may own the other files.
+    """
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

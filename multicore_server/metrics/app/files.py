@@ -1,10 +1,13 @@
-"""The files of prometheus_client's multiprocess mode: read by its collector too, but never a SIGBUS.
+"""Reads and writes the files of prometheus_client's multiprocess mode, without the risk of SIGBUS.
 
-Pure: the standard library alone. The format (``prometheus_client/mmap_dict.py``): how many bytes are used, as
-an int in the first 8; then entries of a key's length as an int, the key (JSON, padded with at least one space
-so that what follows is at a multiple of 8), its value and its time stamp as doubles. Entries are only added.
+Pure: it imports only the standard library. prometheus_client's own collector can read the files too. The
+format (``prometheus_client/mmap_dict.py``) starts with the number of bytes in use, as an int in the first 8
+bytes. Then come the entries. An entry has the length of its key as an int, the key (JSON, padded with at
+least one space so that the next field is at a multiple of 8), the value and the time stamp as doubles.
+Entries are only added, never removed.
 
-A page that a full file system cannot back kills whoever writes to it: blocks are allocated first here.
+If the file system is full, a write to a mapped page without a block kills the process by SIGBUS. So the
+blocks are allocated first here.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import TypeAlias
 
 HEADER_SIZE = 8  # bytes
 CELL_SIZE = 8  # bytes, a double
-INITIAL_SIZE = 1 << 14  # bytes: they are backed at once, prometheus_client's 64 KiB would be wasted
+INITIAL_SIZE = 1 << 14  # bytes, allocated at once; prometheus_client's 64 KiB would waste memory
 LARGEST = 1 << 26  # bytes
 
 Cells: TypeAlias = "memoryview[float] | array.array[float]"
@@ -31,7 +34,10 @@ _STAMPED = struct.Struct("dd")
 
 
 def used(data: bytes | mmap.mmap) -> int:
-    """How many bytes of the file are used, the header among them. Raises ValueError if that cannot be."""
+    """Return how many bytes of the file are in use, including the header.
+
+    Raises ValueError if it is invalid.
+    """
     if len(data) < HEADER_SIZE:
         raise ValueError("it is too short")
     (size,) = _INT.unpack_from(data)
@@ -41,9 +47,9 @@ def used(data: bytes | mmap.mmap) -> int:
 
 
 def entries(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[str, int]]:
-    """The keys between two offsets in bytes, and where their values are, counted in doubles.
+    """Yield the keys between two offsets in bytes, each with the index of its value, counted in doubles.
 
-    Raises ValueError where they are broken.
+    Raises ValueError at an invalid entry.
     """
     while start < end:
         (length,) = _INT.unpack_from(data, start)
@@ -62,7 +68,7 @@ def _entry(key: str) -> bytes:
 
 
 class MemoryFile:
-    """Where values go that no file has room for. Nobody else sees them."""
+    """Holds values that have no room in a file. Other processes do not see them."""
 
     def __init__(self) -> None:
         self.cells: Cells = array.array("d")
@@ -77,10 +83,10 @@ class MemoryFile:
 
 
 class ValueFile:
-    """One process's values of one kind; a value is at ``cells[index]``, its time stamp in the next cell.
+    """One process's values of one kind. A value is at ``cells[index]``, its time stamp in the next cell.
 
-    A file that is there goes on, one that cannot be read is replaced. Raises OSError or ValueError if there
-    can be none. No descriptor stays open but the mapping's own.
+    An existing file is used again. A file that cannot be read is replaced. Raises OSError or ValueError if no
+    file can be made. Only the mapping's own descriptor stays open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +98,10 @@ class ValueFile:
             self._open()
 
     def index(self, key: str) -> int:
-        """Where the value of ``key`` is, now and later on. Raises OSError or ValueError without room."""
+        """Return the index of the value of ``key``.
+
+        It never changes. Raises OSError or ValueError without room.
+        """
         found = self._indices.get(key)
         return self._add(key) if found is None else found
 
@@ -113,7 +122,7 @@ class ValueFile:
         _allocate(descriptor, size)
         memory = mmap.mmap(descriptor, size)
         self._memory = memory
-        # The former mapping is not closed but dropped: the memory view holds it.
+        # The former mapping is not closed, because a memory view may still use it.
         self.cells: Cells = memoryview(memory).cast("d")
 
     def _add(self, key: str) -> int:
@@ -142,13 +151,13 @@ class ValueFile:
 
 
 def _make(path: Path) -> None:
-    """Make it whole under another name: readers see all of it or none."""
+    """Make the file under another name and rename it. So readers see the whole file or none."""
     unfinished = path.with_suffix(".tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(unfinished, flags, 0o666)  # and the umask, as with prometheus_client's
+    descriptor = os.open(unfinished, flags, 0o666)  # minus the umask, as prometheus_client does
     try:
         _allocate(descriptor, INITIAL_SIZE)
-        # prometheus_client leaves the other 4 bytes alone; readers can tell a new file by them.
+        # prometheus_client does not use the other 4 bytes. Their random value marks a new file for readers.
         os.pwrite(descriptor, _HEADER.pack(HEADER_SIZE, os.urandom(4)), 0)
         unfinished.rename(path)
     except OSError:

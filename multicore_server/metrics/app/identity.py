@@ -1,7 +1,8 @@
-"""Which of the files in the directory are this process's, bounded however many processes come and go.
+"""Chooses the names of this process's metrics files, so that their number stays bounded.
 
-A worker's are called by its row of the scoreboard. A process that a worker forks takes the lowest number that
-no living one has: a POSIX lock on a file of that number tells, which the kernel gives up at its death.
+A worker's files are named by its row of the scoreboard. A process that a worker forks takes the lowest number
+that no living process has. It holds a POSIX lock on a file with that number, and the kernel releases the lock
+when the process dies.
 """
 
 from __future__ import annotations
@@ -16,22 +17,24 @@ from multicore_server.metrics.app.directory import Directory
 
 
 class Identity:
-    """Of the process that makes it, the arbiter; of a worker that was forked and has called `become`; of
-    any other process that was forked meanwhile."""
+    """The identifier of this process: the arbiter makes the object, and forked processes inherit it.
+
+    A worker calls `take_row` after its fork. Any other forked process claims a number of its own.
+    """
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self._base = self._name = directory.arbiter
         self._pid = os.getpid()
 
-    def become(self, row: int) -> None:
-        """This process is now the worker of this row."""
+    def take_row(self, row: int) -> None:
+        """Make this process the owner of a worker's row."""
         self._base = self._name = self.directory.identifier(row)
         self._pid = os.getpid()
-        self.directory.begin(self._name)
+        self.directory.reset(self._name)
 
     def path(self, kind: str) -> Path:
-        """This process's file for values of ``kind``, such as ``gauge_livesum``."""
+        """Return this process's file for values of ``kind``, such as ``gauge_livesum``."""
         if self._pid != os.getpid():
             self._claim()
         return self.directory.path / f"{kind}_{self._name}.db"
@@ -39,8 +42,8 @@ class Identity:
     def _claim(self) -> None:
         try:
             self._name = next(filter(self._is_free, map(self._child, count())))
-            self.directory.begin(self._name)
-        except OSError:  # no descriptors, or no room: then so be it that nobody uses the name again
+            self.directory.reset(self._name)
+        except OSError:  # no descriptors, or no room: use the pid, although nobody can use that name again
             self._name = f"{self._base}-p{os.getpid()}"
         self._pid = os.getpid()
 
@@ -48,7 +51,7 @@ class Identity:
         return f"{self._base}-{number}"
 
     def _is_free(self, name: str) -> bool:
-        """Whether nobody has the name; then it is ours."""
+        """Take the name if no living process has it, and return whether that worked."""
         return _lock(lock_of(self.directory.path, name))
 
 
@@ -57,8 +60,10 @@ def lock_of(directory: Path, identifier: str) -> Path:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a living process has the lock; True also if that cannot be told. Not for the holder to ask:
-    closing the file gives its lock up."""
+    """Return whether a living process holds the lock. True if this cannot be determined.
+
+    The holder must not call this: closing the file would release its lock.
+    """
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -74,8 +79,11 @@ def is_held(lock: Path) -> bool:
 
 
 def _lock(path: Path) -> bool:
-    """Take the lock for as long as this process lives, by leaving the file open. Raises OSError if there can
-    be no such file."""
+    """Try to take the lock, and return whether it worked.
+
+    The file stays open, so this process keeps the lock until it exits. Raises OSError if the file cannot be
+    made.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

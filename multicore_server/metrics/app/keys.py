@@ -1,6 +1,6 @@
-"""The keys in the files of the app's metrics, checked: everything in them is the app's, or its clients'.
+"""Parses and checks the keys in the metrics files, because their content comes from the app and its clients.
 
-Pure: the standard library alone. A key is JSON: the metric's name, the sample's, its labels, the HELP text.
+Pure: it imports only the standard library. A key is JSON: metric name, sample name, labels and HELP text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Series(NamedTuple):
-    """``labels`` are sorted by name, without a histogram's ``le``, which is ``bound``."""
+    """``labels`` are sorted by name. A histogram's ``le`` is not among them, it is ``bound``."""
 
     suffix: str
     labels: Labels
@@ -44,11 +44,11 @@ class Key(NamedTuple):
 
 @lru_cache(MOST_REMEMBERED)
 def read_key(kind: str, text: str) -> Key:
-    """Raises ValueError for what prometheus_client does not write."""
+    """Parse a key. Raises ValueError if prometheus_client would not write it."""
     family, sample, pairs, help_text = _parts(text)
     suffix = sample.removeprefix(family)
     if not sample.startswith(family) or suffix not in SUFFIXES[kind]:
-        raise ValueError(f"{sample!r} is no part of the {kind} {family!r}")
+        raise ValueError(f"{sample!r} is not part of the {kind} {family!r}")
     bound = None
     if suffix == "_bucket":
         bound = float(pairs.pop("le", "nan"))
@@ -63,30 +63,30 @@ def _parts(text: str) -> tuple[str, str, dict[str, str], str]:
         family, sample, pairs, help_text = json.loads(text)
         texts = (family, sample, help_text, *pairs, *pairs.values())
     except (AttributeError, TypeError, RecursionError) as exc:
-        raise ValueError("a key has another shape") from exc
+        raise ValueError("a key has a wrong structure") from exc
     if not family or not all(isinstance(part, str) for part in texts):
-        raise ValueError("a key has parts that are no text")
+        raise ValueError("a key has a part that is not text")
     if any(name.startswith("__") for name in pairs):
-        raise ValueError("a key has labels that are Prometheus' own")
+        raise ValueError("a key has a label that is reserved for Prometheus")
     return family, sample, pairs, help_text
 
 
 def _legal(name: str, extra: str) -> str:
-    """prometheus_client allows any text as a name; the formats that all of Prometheus reads do not."""
+    """Replace characters that the exposition formats do not allow. prometheus_client allows any text."""
     name = re.sub(f"[^a-zA-Z0-9{extra}]", "_", name)
     return f"_{name}" if not name or name[0].isdigit() else name
 
 
 @lru_cache(MOST_REMEMBERED)
 def written(own: Labels, worker: str | None = None, bound: float | None = None) -> str:
-    """Labels as text: the app's own, then the worker or a bucket's upper bound."""
+    """Return labels as text: the app's own, then the worker or a bucket's upper bound."""
     if worker is None:
         return labels(own if bound is None else (*own, ("le", number(bound))))
-    return labels((*_aside(own), (WORKER, worker)))
+    return labels((*_without_worker(own), (WORKER, worker)))
 
 
-def _aside(own: Labels) -> Labels:
-    """Make room for ours, as Prometheus does when a target has labels that it sets itself."""
+def _without_worker(own: Labels) -> Labels:
+    """Rename the app's label ``worker`` to ``exported_worker``, as Prometheus renames conflicting labels."""
     if WORKER not in dict(own):
         return own
     taken = re.compile(f"(exported_)*{WORKER}")

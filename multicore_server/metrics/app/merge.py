@@ -1,11 +1,11 @@
-"""The app's own metrics, merged over the processes that made them.
+"""Merges the app's own metrics over all processes.
 
-Pure: the standard library alone. As prometheus_client's MultiProcessCollector, but for this: gauges of the
-modes ``all`` and ``liveall`` have the label ``worker``, an instance number, in place of ``pid``, and are
-those of the slot's worker alone. Processes that an app forks or starts, and the arbiter that preloads it,
-have no such number: their gauges of these two modes are not shown, all else of theirs counts. Of a worker
-that is gone counters, histograms, summaries and the gauges of modes that are not live go on to count; the
-next one that takes its row goes on with them.
+Pure: it imports only the standard library. It does the same as prometheus_client's MultiProcessCollector,
+with one difference. Gauges with the modes ``all`` and ``liveall`` have the label ``worker``, an instance
+number, in place of ``pid``, and only the values of the slot's worker are shown. Processes that an app forks
+or starts, and the arbiter that preloads it, have no instance number. Their gauges with these two modes are
+not shown; all their other metrics count. When a worker exits, its counters, histograms, summaries and gauges
+without a live mode still count. The next worker with the same row continues them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ _log = logging.getLogger("gunicorn.error")
 
 
 class Owner(NamedTuple):
-    """Whose an identifier is: the worker's instance number as text, whether the process lives, and whether it
-    is the one of its slot that is shown."""
+    """The owner of an identifier.
+
+    ``worker`` is the instance number as text. ``alive`` says whether the process lives. ``shown`` says
+    whether it is the process whose gauges are shown for its slot.
+    """
 
     worker: str
     alive: bool
@@ -51,10 +54,10 @@ def owners(shared_report: Mapping[str, Any], identifier: Callable[[int], str]) -
 
 
 class AppMetrics:
-    """The metrics in a directory. ``reserved``: names of samples that the app's must not have.
+    """The metrics in a directory. ``reserved`` has the names of samples that the app's metrics cannot use.
 
-    Of the last `collect`: ``left_out`` files could not be read, ``collisions`` metrics have a name that is
-    another's.
+    After a `collect`, ``left_out`` is the number of files that could not be read, and ``collisions`` is the
+    number of metrics whose name is already in use.
     """
 
     def __init__(self, directory: Path, reserved: Container[str] = ()) -> None:
@@ -72,8 +75,11 @@ class AppMetrics:
         return self._sources.left_out
 
     def collect(self, owners: Mapping[str, Owner]) -> list[Family]:
-        """All families, by name, with what the files have now. Never raises for what is in the directory."""
-        sources = self._sources.look()
+        """Return all families, sorted by name, with the current values.
+
+        No content of the directory makes it raise.
+        """
+        sources = self._sources.read()
         workers = self._workers(owners)
         alive = [self._is_alive(source, owners) for source in sources]
         context = ([source.version for source in sources], alive, workers)
@@ -84,7 +90,10 @@ class AppMetrics:
         return [family for family in made if family.samples]
 
     def _workers(self, owners: Mapping[str, Owner]) -> dict[str, str]:
-        """Which identifier is shown for which worker: for one that has no process now, the last one's."""
+        """Return the worker of each identifier that is shown.
+
+        A worker without a process keeps the last one.
+        """
         shown = {owner.worker: identifier for identifier, owner in owners.items() if owner.shown}
         known = {owner.worker for owner in owners.values()}
         before = {worker: last for worker, last in self._last_shown.items() if worker in known}
@@ -92,8 +101,11 @@ class AppMetrics:
         return {identifier: worker for worker, identifier in self._last_shown.items()}
 
     def _is_alive(self, source: Source, owners: Mapping[str, Owner]) -> bool:
-        """Whether the process lives, if that counts. A worker's child is asked by its lock; what has no
-        lock is somebody else's, and counts while the file is there, as with prometheus_client."""
+        """Return whether the values of a source count; for live gauges only if the process lives.
+
+        A child of a worker lives while its lock is held. A file without a lock belongs to another process and
+        counts while it exists, as in prometheus_client.
+        """
         if not source.mode.startswith("live"):
             return True
         owner = owners.get(source.identifier)
@@ -101,7 +113,7 @@ class AppMetrics:
 
     def _make_plan(self, sources: list[Source], workers: Mapping[str, str]) -> None:
         members: dict[str, dict[Variant, list[Member]]] = {}
-        # Where a reload has changed what a metric is, what the living workers say comes first.
+        # If a reload changed the type of a metric, the type in the living workers comes first.
         for source in sorted(sources, key=lambda it: (it.identifier not in workers, it.kind, it.mode)):
             if source.mode not in ("all", "liveall") or source.identifier in workers:
                 for name, part in _parts(source).items():
@@ -122,11 +134,13 @@ class AppMetrics:
 def _parts(source: Source) -> dict[str, Part]:
     if source.kind != "gauge" or not source.identifier.endswith("arbiter"):
         return source.parts
-    # Gauges that were made where the app is preloaded, and not set there: they are no minimum.
+    # If the arbiter preloads the app, it makes gauges but may not set them. Their 0 must not count as a
+    # minimum.
     return {
-        name: Part(part.help, [_set(source, it) for it in part.layers]) for name, part in source.parts.items()
+        name: Part(part.help, [_nonzero(source, it) for it in part.layers])
+        for name, part in source.parts.items()
     }
 
 
-def _set(source: Source, places: dict[Series, int]) -> dict[Series, int]:
+def _nonzero(source: Source, places: dict[Series, int]) -> dict[Series, int]:
     return {series: index for series, index in places.items() if source.cells[index] != 0.0}

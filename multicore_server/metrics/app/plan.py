@@ -1,7 +1,7 @@
-"""How the files of the app's metrics become families: worked out anew only when there are other keys.
+"""Plans how the metrics files become families. A new plan is made only when the keys change.
 
-Pure: the standard library alone. For each file of a family there is an ``itemgetter`` that takes its values
-out in the family's order, so that a scrape only adds up, or compares, tuples.
+Pure: it imports only the standard library. For each file of a family, the plan has an ``itemgetter`` that
+returns its values in the family's order. So a scrape only adds or compares tuples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multicore_server.metrics.family import Family, Kind, Sample
 
 
 class Variant(NamedTuple):
-    """What makes two metrics of one name different ones."""
+    """The kind and mode of a metric. Two metrics with the same name can differ in them."""
 
     kind: Kind
     mode: str
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Where a file has the values of a family, each series once."""
+    """The places of a family's values in a file, each series once."""
 
     source: Source
     places: dict[Series, int]
@@ -36,14 +36,17 @@ class Layer(NamedTuple):
     def take(
         self, columns: Iterable[Series], missing: int, offset: int = 0
     ) -> Callable[[], tuple[float, ...]]:
-        """Takes the values of ``columns``, in their order, and one more."""
+        """Return a function that returns the values of ``columns``, in their order, and two zeros."""
         indices = [self.places[it] + offset if it in self.places else missing for it in columns]
-        get = operator.itemgetter(*indices, ZERO, ZERO)  # with a single index it would make no tuple
+        get = operator.itemgetter(*indices, ZERO, ZERO)  # with a single index it would not return a tuple
         return lambda: get(self.source.cells)
 
 
 class Member(NamedTuple):
-    """A file's part of a family; ``worker`` is the one whose gauges of the modes all and liveall it has."""
+    """A file's part of a family.
+
+    ``worker`` is the instance number shown for gauges with the modes all and liveall.
+    """
 
     source: Source
     part: Part
@@ -62,10 +65,10 @@ def families(
     reserved: Container[str],
     refuse: Callable[[str, Variant, str], None],
 ) -> Iterator[Callable[[], Family]]:
-    """What makes the families anew at each scrape, from the sources as they are then.
+    """Yield functions that make the families at each scrape from the current values of the sources.
 
-    ``members``: of each family, by kind and mode; the first kind or mode wins. ``refuse`` is told of the
-    others, and of families with a sample whose name is taken, or reserved.
+    ``members`` are the members of each family, by kind and mode. The first kind or mode is shown. ``refuse``
+    is called for the others, and for families with a sample name that is already in use or reserved.
     """
     taken: dict[str, str] = {}
     for name, variants in sorted(members.items()):
@@ -80,7 +83,7 @@ def families(
 
 
 def _owner_of_names(name: str, variant: Variant, taken: dict[str, str], reserved: Container[str]) -> str:
-    """Whose the names are that the family would be shown by; its own, and "" returned, if they are free."""
+    """Take the names that the family needs and return "", or return the owner of a name that is in use."""
     names = {name, *(name + suffix for suffix in SUFFIXES[variant.kind])}
     if any(it in reserved for it in names):
         return "the server"
@@ -101,7 +104,7 @@ def _columns(layers: Iterable[Layer]) -> list[Series]:
 
 
 def _texts(columns: Iterable[Series]) -> tuple[list[str], list[str]]:
-    """Suffixes and written labels."""
+    """Return the suffixes, and the labels as text."""
     return [it.suffix for it in columns], [written(it.labels, bound=it.bound) for it in columns]
 
 
@@ -125,13 +128,16 @@ def _layers(members: list[Member]) -> list[Layer]:
 
 
 def _histogram(members: list[Member]) -> Compute:
-    """Files have each observation in one bucket; shown are sums, the last of which is the count."""
+    """Add up the buckets. A file counts each observation in one bucket; the output has cumulative buckets.
+
+    The last cumulative bucket is the count.
+    """
     layers = _layers(members)
     columns: list[Series] = []
     runs: list[tuple[int, int]] = []
     for series in _by_labels(_columns(layers)).values():
         buckets = sorted((it for it in series if it.bound is not None), key=lambda it: it.bound or 0.0)
-        if not buckets or buckets[-1].bound != float("inf"):  # it is being made, or its maker was killed
+        if not buckets or buckets[-1].bound != float("inf"):  # its process is still making it, or was killed
             continue
         runs.append((len(columns), len(columns) + len(buckets)))
         count = Series("_count", buckets[0].labels, None)
@@ -168,7 +174,7 @@ def _most_recent(members: list[Member]) -> Compute:
         times = zip(*(row() for row in stamps), strict=True)
         for suffix, text, candidates, set_at in zip(suffixes, texts, values, times, strict=False):
             latest = max(set_at)
-            if latest > 0:  # it was never set: there is nothing to show
+            if latest > 0:  # otherwise the gauge was never set
                 yield Sample(suffix, text, candidates[set_at.index(latest)])
 
     return compute
@@ -180,7 +186,7 @@ def _by_worker(members: list[Member]) -> Compute:
 
 
 def _of_worker(member: Member) -> Compute:
-    # Of two values with the same labels the later one is in use.
+    # If two values have the same labels, the later one is in use.
     places = {series: index for layer in member.layers() for series, index in layer.places.items()}
     row = Layer(member.source, places).take(places, ZERO)
     texts = [written(series.labels, member.worker) for series in places]

@@ -1,8 +1,8 @@
-"""The files of the app's metrics as a scrape reads them: keys are parsed once, then only numbers are read.
+"""Reads the metrics files for a scrape. Keys are parsed once, then only numbers are read.
 
-Pure: the standard library alone. By ``read()``, not by mapping: a file that somebody shortens is an error
-then, not a SIGBUS. What cannot be read is left out, said once, and counted; a file that could be read before
-keeps its last values, so that no sum falls.
+Pure: it imports only the standard library. The files are read by ``read()`` and not mapped. So if somebody
+truncates a file, the result is an error and not a SIGBUS. A file that cannot be read is left out, counted,
+and logged once. If it could be read before, its last values stay, so that no sum falls.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from multicore_server.metrics.app.files import CELL_SIZE, HEADER_SIZE, LARGEST, 
 from multicore_server.metrics.app.keys import KINDS, MODES, Series, read_key
 from multicore_server.metrics.family import Kind
 
-# Cells behind the file's own: what a key that the file does not have counts as.
+# Indices of cells after the file's own cells. They hold the value of a key that the file does not have.
 ZERO, INFINITY, MINUS_INFINITY = -3, -2, -1
 _FILL = struct.pack("3d", 0.0, float("inf"), float("-inf"))
-_VALUE_SIZE = 2 * CELL_SIZE  # bytes: with its time stamp
+_VALUE_SIZE = 2 * CELL_SIZE  # bytes, including the time stamp
 
 _versions = count(1)
 _log = logging.getLogger("gunicorn.error")
@@ -31,9 +31,9 @@ _log = logging.getLogger("gunicorn.error")
 
 @dataclass(slots=True)
 class Part:
-    """What a file has of one family: in ``layers``, at which of its cells each series' value is.
+    """A file's part of one family. ``layers`` map each series to the index of its cell.
 
-    Each series is in a layer once. One that is in the file twice, under two HELP texts, is in two layers.
+    Each series is in a layer once. If the file has a series twice, with two HELP texts, it is in two layers.
     """
 
     help: str
@@ -48,9 +48,9 @@ class Part:
 
 
 class Source:
-    """One file, as it was when it was last read; its ``parts`` by family.
+    """One file, as it was at the last read. ``parts`` are its parts by family.
 
-    ``mode`` is a gauge's multiprocess_mode, or empty. ``version`` is another one when there are other keys.
+    ``mode`` is a gauge's multiprocess_mode, or empty. ``version`` changes when the keys change.
     """
 
     def __init__(self, name: str) -> None:
@@ -69,9 +69,9 @@ class Source:
         self._marks: list[tuple[slice, bytes]] = []
 
     def read(self, directory: Path) -> None:
-        """Raises OSError or ValueError, and stays as it was."""
+        """Read the file. If it raises OSError or ValueError, the values of the last read stay."""
         if not self._known:
-            raise ValueError("prometheus_client calls no file so")
+            raise ValueError("prometheus_client does not use this name")
         data, edition = _contents(directory / self.name)
         same = self._is_same(data, edition)
         start = self._parsed if same else HEADER_SIZE
@@ -85,11 +85,11 @@ class Source:
         self.cells = memoryview(data + _FILL).cast("d")
 
     def _is_same(self, data: bytes, edition: object) -> bool:
-        """Whether this is the file that was parsed before, and not another with its name and number."""
+        """Return whether this is the file that was parsed before. Its name and inode number can be reused."""
         return edition == self._edition and all(data[place] == text for place, text in self._marks)
 
     def _mark(self, data: bytes, start: int, values: list[int]) -> None:
-        """Remember how the first and the last of the keys that begin at ``start`` read."""
+        """Remember the text of the first and the last key in the entries from ``start`` on."""
         starts = [start, *(value + _VALUE_SIZE for value in values)]
         places = [
             slice(*place) for place in list(zip(starts, values, strict=False))[:: max(1, len(values) - 1)]
@@ -98,12 +98,12 @@ class Source:
 
 
 def _contents(path: Path) -> tuple[bytes, object]:
-    """What is used of the file, and something that tells it from another of this name."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # never wait for a FIFO
+    """Return the part of the file that is in use, and a value that identifies the file behind the name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # do not wait for a FIFO
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         head = os.pread(descriptor, HEADER_SIZE, 0)
         size = used(head)
         if size > min(found.st_size, LARGEST):
@@ -112,8 +112,9 @@ def _contents(path: Path) -> tuple[bytes, object]:
     finally:
         os.close(descriptor)
     if len(data) < size:
-        raise ValueError("it was cut short")
-    # File systems use the numbers of removed files again; app_files writes something random after the size.
+        raise ValueError("it was truncated")
+    # File systems reuse inode numbers. So files.py writes random bytes after the size, and they are compared
+    # too.
     return data, (found.st_dev, found.st_ino, head[4:])
 
 
@@ -124,10 +125,10 @@ class Sources:
         self._directory = directory
         self._sources: dict[str, Source] = {}
         self._reported: set[str] = set()
-        self.left_out = 0  # files, at the last look
+        self.left_out = 0  # files, at the last read
 
-    def look(self) -> list[Source]:
-        """Read everything that there is now."""
+    def read(self) -> list[Source]:
+        """Read all files that exist now, and return those with metrics."""
         self.left_out = 0
         names = self._names()
         self._sources = {name: self._sources.get(name) or Source(name) for name in names}
@@ -142,7 +143,7 @@ class Sources:
         except FileNotFoundError:
             self._report(str(self._directory), "it is gone")
             return []
-        except OSError as exc:  # no descriptors left, for one: go by what was there
+        except OSError as exc:  # for example, no descriptors are left: use the files of the last read
             self._report(str(self._directory), exc.strerror)
             return list(self._sources)
 
@@ -159,5 +160,5 @@ class Sources:
         if name not in self._reported:
             self._reported.add(name)
             _log.warning(
-                "%s of the app's metrics cannot be read (%s): /metrics goes on without it", name, reason
+                "%s of the app's metrics cannot be read (%s): /metrics is served without it", name, reason
             )

@@ -1,10 +1,11 @@
-"""The values of the app's prometheus_client metrics, in files that a scrape reads; never an error in the app.
+"""Stores the values of the app's prometheus_client metrics in files, and never raises in the app.
 
-prometheus_client makes each value with ``values.ValueClass``. Its own class for several processes looks up
-its pid at each ``inc()``, keeps its lock as a fork in another thread left it, raises what the file system
-raises, and dies of SIGBUS when that is full. Here a value that has no room in a file goes on in memory.
+prometheus_client makes each value with ``values.ValueClass``. Its own class for several processes reads the
+pid at each ``inc()``. Its lock can stay locked after a fork in another thread. It passes exceptions of the
+file system to the app, and a full file system kills the process by SIGBUS. Here a value without room in a
+file stays in memory.
 
-prometheus_client takes 14 ms and 2 MB to import: that is left to the apps that use it.
+The import of prometheus_client takes 14 ms and 2 MB. So this module imports it only if the app does.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ from multicore_server.metrics.app.identity import Identity
 
 MODULE = "prometheus_client.values"
 COMPLAINT_INTERVAL = 60.0  # seconds
-# Shown by process, and set once at import by many an app: workers have them from the arbiter that preloads.
+# Gauges that are shown for each process. Many apps set them once, at import. If the arbiter preloads the app,
+# the workers take over its values.
 CARRIED_OVER = ("gauge_all", "gauge_liveall")
 
 _log = logging.getLogger("gunicorn.error")
 
 
 class Book:
-    """All values of this process and their files. Use under its lock, after `refresh` if it is stale."""
+    """All values of this process and their files.
+
+    Hold ``lock`` to use it. If it is ``stale``, `refresh` it first.
+    """
 
     def __init__(self, identity: Identity) -> None:
         self.identity: Identity | None = identity
@@ -49,23 +54,26 @@ class Book:
         os.register_at_fork(after_in_child=self._renew)
 
     def _renew(self) -> None:
-        """After a fork: another thread may have held the lock, and the files are the parent's."""
-        self.lock = RLock()  # a signal handler or a destructor may come in between, in the same thread
+        """Make a new lock after a fork, because another thread may have held it.
+
+        The files are the parent's.
+        """
+        self.lock = RLock()  # reentrant: a signal handler or a destructor can interrupt the same thread
         self.stale = True
 
-    def become(self, row: int) -> None:
-        """This process is the worker of this row."""
+    def take_row(self, row: int) -> None:
+        """Make this process the owner of a worker's row."""
         if self.identity is not None:
-            self.identity.become(row)
+            self.identity.take_row(row)
             self.stale = self._carry_over = True
 
     def close(self) -> None:
-        """The metrics are not wanted: values that are there already go on in memory."""
+        """Stop writing to files. Existing values stay in memory."""
         self.identity = None
         self.stale = True
 
     def refresh(self) -> None:
-        """Move all values to the files of the process that this one has become."""
+        """Move all values to this process's own files, after a fork or after `take_row`."""
         with self.lock:
             if not self.stale:
                 return
@@ -84,7 +92,7 @@ class Book:
         return self._carry_over and value.kind in CARRIED_OVER
 
     def find(self, kind: str, key: str) -> tuple[ValueFile | MemoryFile, int]:
-        """The file and the index of a value: in memory, with a complaint, if there is no other way."""
+        """Return the file and the index of a value. If no file has room, use memory and keep a complaint."""
         if self.identity is not None:
             try:
                 if kind not in self._files:
@@ -96,19 +104,22 @@ class Book:
         return memory, memory.index(key)
 
     def complain(self) -> None:
-        """Say what went wrong, now and then. Not under the lock: a handler of the log may count lines."""
+        """Log what went wrong, at most once a minute.
+
+        Call it without the lock: a log handler may use a metric, for example to count lines.
+        """
         complaint, self._complaint = self._complaint, ""
         if complaint and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + COMPLAINT_INTERVAL
             _log.error(
-                "the app's metrics have no room in %s; new ones stay in the memory of process %d, unseen",
+                "the app's metrics have no room in %s; new ones stay in the memory of process %d, not shown",
                 complaint,
                 os.getpid(),
             )
 
 
 class Value:
-    """A number of a metric; what prometheus_client takes its own ``MutexValue`` for."""
+    """One number of a metric. It replaces prometheus_client's ``MutexValue``."""
 
     _multiprocess = True
     book: Book
@@ -145,7 +156,7 @@ class Value:
             self.file.cells[self.index] += amount
 
     def set(self, value: float, timestamp: float | None = None) -> None:
-        """``timestamp``: seconds since the epoch, of gauges in the mode mostrecent."""
+        """Set the value. ``timestamp`` is in seconds since the epoch, for gauges with the mode mostrecent."""
         if self.book.stale:
             self.book.refresh()
         with self.book.lock:
@@ -160,18 +171,18 @@ class Value:
             return self.file.cells[self.index]
 
     def set_exemplar(self, exemplar: Any) -> None:
-        """The files have no place for one."""
+        """Do nothing: the files cannot store exemplars."""
 
     def get_exemplar(self) -> None:
         return None
 
     @classmethod
     def close_all_files(cls) -> None:
-        """prometheus_client's, for tests: here a file is closed when no value is left in it."""
+        """Do nothing. In prometheus_client this is for tests; here a file is closed with its last value."""
 
 
 class _Finder(MetaPathFinder):
-    """Gives the module our class when it is imported, if it ever is."""
+    """Sets our class in prometheus_client's module when the app imports it."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != MODULE:
@@ -195,7 +206,7 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _use(module)
+        _set_value_class(module)
 
 
 _finder = _Finder()
@@ -203,33 +214,36 @@ _book: Book | None = None
 
 
 def install(directory: Directory) -> None:
-    """From now on the metrics that this process and its children make are kept in ``directory``.
+    """Store the metrics that this process and its children make from now on in ``directory``.
 
-    In the arbiter, before anything imports the app. Metrics that are there already stay as they are.
+    The arbiter calls it before anything imports the app. Existing metrics do not change.
     """
     global _book
     _book = Book(Identity(directory))
     module = sys.modules.get(MODULE)
     if module is not None:
-        _use(module)
+        _set_value_class(module)
     elif _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
 
-def become(row: int) -> None:
-    """This process has been forked to be the worker of this row of the scoreboard."""
+def take_row(row: int) -> None:
+    """Make this forked process the owner of a worker's row of the scoreboard."""
     if _book is not None:
-        _book.become(row)
+        _book.take_row(row)
 
 
-def settle() -> None:
-    """This worker has its user and group: metrics that the arbiter has made for it are shown from now on."""
+def open_files() -> None:
+    """Open this worker's files for metrics that the arbiter has made.
+
+    Call it after the change of user and group.
+    """
     if _book is not None and _book.values:
         _book.refresh()
 
 
 def uninstall() -> None:
-    """Back to what prometheus_client itself would choose now."""
+    """Undo `install`: prometheus_client uses its own value class again."""
     global _book
     if _book is None:
         return
@@ -242,6 +256,6 @@ def uninstall() -> None:
         module.ValueClass = module.get_value_class()
 
 
-def _use(module: Any) -> None:
+def _set_value_class(module: Any) -> None:
     if _book is not None:
         module.ValueClass = type("Value", (Value,), {"book": _book})
