@@ -60,7 +60,7 @@ def test_the_defaults_are_fine() -> None:
 def test_a_worker_tmp_dir_that_is_none_is_refused(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     assert refusal(worker_tmp_dir=missing) == (
-        f"worker_tmp_dir: {missing!r} is no directory; create it or give another one"
+        f"worker_tmp_dir: {missing!r} is not a directory; create it or give another one"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_gone_is_refused(tls: dict[str, str], tmp_path: Path) -> 
     gone = str(tmp_path / "gone.pem")
     cfg = config(certfile=tls["cert"], keyfile=tls["key"])
     cfg.settings["keyfile"].value = gone  # gunicorn itself refuses it, where it is given at the start
-    with pytest.raises(SettingError, match="does not exist or is no file"):
+    with pytest.raises(SettingError, match="does not exist or is not a file"):
         check(cfg)
 
 

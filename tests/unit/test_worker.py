@@ -98,7 +98,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
         monkeypatch.setattr(host, "RequestResponseCycle", host.RequestResponseCycle)
     for owner, name in ((cluster, "instance"), (cluster, "_on_ready")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    monkeypatch.setattr(app_values, "become", lambda number: None)
+    monkeypatch.setattr(app_values, "take_row", lambda number: None)
     monkeypatch.setattr(app_values, "settle", lambda: None)
     monkeypatch.setenv("MULTICORE_INSTANCE", "")
     made: list[Hired] = []
