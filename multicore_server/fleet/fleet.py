@@ -57,8 +57,9 @@ class Fleet:
         if not self._state.stopping:
             self._reloads.finish()
             self._expire_lifetimes()
-            self._fill_vacant()
-            self._start_replacements()
+            if not self._reloads.committing:  # which configuration is in force is known in a moment
+                self._fill_vacant()
+                self._start_replacements()
             self._check_all_resting()
         if self._shutdown is not None:
             self._shutdown.advance()
@@ -280,6 +281,8 @@ class Fleet:
         self.slots.forget_if_empty(slot)
 
     def _restart(self, restart: ev.Restart) -> None:
+        if self._state.stopping:
+            return
         for slot in self.slots.active():
             if restart.instances is None or slot.instance in restart.instances:
                 if slot.serving is not None:
@@ -288,6 +291,8 @@ class Fleet:
                     slot.revive()
 
     def _reset(self, _: ev.Reset) -> None:
+        if self._state.stopping:
+            return
         for slot in self.slots.active():
             slot.history = History()
             if slot.rest in (State.ERRORED, State.BACKOFF):

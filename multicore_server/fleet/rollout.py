@@ -125,6 +125,11 @@ class Reloads:
         crashed = slot.vacant and before.rest is None
         return self.committed if crashed and rollout.phase is Phase.TRIAL else rollout.version
 
+    @property
+    def committing(self) -> bool:
+        """Whether the shell is putting a new configuration in force."""
+        return self.current is not None and self.current.phase is Phase.COMMITTING
+
     def on_trial(self, process: Process) -> bool:
         rollout = self.current
         return rollout is not None and rollout.phase is Phase.TRIAL and process.version == rollout.version

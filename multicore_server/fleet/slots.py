@@ -32,13 +32,40 @@ class State(str, Enum):
         return self.value
 
 
-# The rule: a process only moves onward, and from every state it may end at any moment. What a slot becomes
-# when its last starting or ready process has ended is the verdict on that end: forked anew, or backoff,
-# stopped or errored, and from these three only a start leads out.
+RESTS = (State.BACKOFF, State.STOPPED, State.ERRORED)
+# What a process may become. It only moves onward, and from every state it may end at any moment.
 MOVES: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.READY, State.DRAINING}),
     State.READY: frozenset({State.DRAINING}),
     State.DRAINING: frozenset(),
+}
+# What a slot may become from one tick to the next, and by what. None: it is not there. A slot is what its
+# process is that serves or, failing that, starts; without one, it rests, or its last processes drain.
+SLOT_MOVES: dict[State | None, dict[State | None, str]] = {
+    None: {State.STARTING: "server start, scale up"},
+    State.STARTING: {
+        State.READY: "ready",
+        State.DRAINING: "told to stop",
+        State.BACKOFF: "boot failed",
+        State.STOPPED: "boot failed, autorestart or stop_exit_codes",
+        State.ERRORED: "boot failed, max_restarts",
+        None: "scale down, exit",
+    },
+    State.READY: {
+        State.STARTING: "exit, restart at once",
+        State.DRAINING: "told to stop",
+        State.BACKOFF: "exit, restart after a delay",
+        State.STOPPED: "exit, autorestart or stop_exit_codes",
+        State.ERRORED: "exit, max_restarts",
+        None: "scale down, exit",
+    },
+    State.DRAINING: {
+        State.STARTING: "room for the next generation",
+        None: "the last process has exited",
+    },
+    State.BACKOFF: {State.STARTING: "delay over, HUP, restart, reset", None: "scale down"},
+    State.STOPPED: {State.STARTING: "HUP, restart", None: "scale down"},
+    State.ERRORED: {State.STARTING: "HUP, restart, reset", None: "scale down"},
 }
 
 
@@ -138,7 +165,12 @@ class Slot:
         self.rest = self.not_before = None
 
     def hold(self, rest: State, not_before: float | None = None) -> None:
-        """Let the slot rest: in backoff until ``not_before``, or stopped or errored until it is revived."""
+        """Let the slot rest: in backoff until ``not_before``, or stopped or errored until it is revived.
+
+        Raises ValueError if ``rest`` is none of these, or a process of it serves or starts.
+        """
+        if not self.vacant or rest not in RESTS:
+            raise ValueError(f"a {self.state} slot cannot rest as {rest}")
         self.rest = rest
         self.not_before = not_before
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.policy import Options, RestartPolicy
-from multicore_server.fleet.slots import Process, State
+from multicore_server.fleet.slots import SLOT_MOVES, Process, State
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 
 MIB = 2**20
@@ -62,6 +62,8 @@ class Simulation:
         self.halted: ev.Halt | None = None
         self.events: list[ev.Event] = []
         self.actions: list[ev.Action] = []
+        self.moves: set[tuple[State | None, State | None]] = set()  # of slots, from tick to tick
+        self._states: dict[int, State] = {}
         self._history: list[str] = []
         self._held: list[ev.Fork] = []
         self._due: list[Due] = []
@@ -176,6 +178,7 @@ class Simulation:
         """Tick and carry out until nothing is left to do."""
         for _ in range(MOST_ROUNDS):
             actions, self._deadline = self.fleet.tick(self.now)
+            self._check_moves()
             if not actions:
                 assert self._deadline is None or self._deadline > self.now, "a busy loop"
                 return
@@ -184,6 +187,16 @@ class Simulation:
                 self.actions.append(action)
                 self._carry_out(action)
         raise AssertionError("never settles")
+
+    def _check_moves(self) -> None:
+        """Slots move by the table."""
+        states = {instance: slot.state for instance, slot in self.fleet.slots.items()}
+        for instance in states.keys() | self._states.keys():
+            before, after = self._states.get(instance), states.get(instance)
+            if before is not after:
+                assert after in SLOT_MOVES[before], f"instance {instance} from {before} to {after}"
+                self.moves.add((before, after))
+        self._states = states
 
     def _carry_out(self, action: ev.Action) -> None:
         if isinstance(action, ev.Event):

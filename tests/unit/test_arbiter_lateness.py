@@ -66,3 +66,11 @@ def test_a_worker_that_drains_gets_its_time_too() -> None:
     assert not world.said("killed")
     world.run(2)
     assert world.said("killed")
+
+
+def test_a_worker_that_serves_has_no_deadline_to_move() -> None:
+    world = new(1)
+    world.run(2)
+    paused(world, 60.0)
+    world.run(60)
+    assert world.history()[1:] == ["0 fork 0.1", "1 ready 0.1"]

@@ -284,3 +284,21 @@ def test_processes_only_move_onward() -> None:
 def test_identity() -> None:
     assert identity(2, 3, 4711) == "instance=2 gen=3 pid=4711"
     assert str(ev.Event("reload", "reload done")) == "reload done"
+
+
+def test_a_worker_that_the_kernel_killed_for_memory() -> None:
+    world = serving(1)
+    pid = world.pid("0.1")
+    del world.alive[pid]
+    world.observe(ev.Exited(pid, signal="SIGKILL", oom=True))
+    (text,) = world.said("exited")
+    assert text.startswith("was killed by SIGKILL (out of memory) after")
+    assert world.fleet.restarts == {"oom": 1}
+
+
+def test_connections_go_to_the_rows_of_ready_workers() -> None:
+    world = serving(2)
+    world.observe(ev.Restart())
+    assert world.fleet.serving_rows() == {0, 4}
+    world.run(9)
+    assert world.fleet.serving_rows() == {1, 5}

@@ -19,8 +19,8 @@ def test_reload() -> None:
         2 try 0.2
         3 ready 0.2
         3 commit
-        3 fork 1.2
         3 TERM 0.1
+        3 fork 1.2
         3.5 end 0.1
         4 ready 1.2
         4 fork 2.2
@@ -195,3 +195,46 @@ def test_what_was_scaled_stays_so_unless_the_configuration_has_another_number() 
     hup(world, 4)
     world.run(9)
     assert (world.fleet.workers, len(world.fleet.slots)) == (4, 4)
+
+
+def test_a_configuration_that_cannot_be_put_in_force_leaves_the_old_one_in_force() -> None:
+    world = serving(2)
+    world.commit_fails = "cannot write the pidfile"
+    hup(world, 3, graceful_timeout=1.0)
+    world.run(5)
+    assert world.said("reload") == [
+        "reload failed: cannot write the pidfile; the old configuration stays in force"
+    ]
+    assert world.fleet.reload_results == {"failed": 1}
+    assert (world.fleet.workers, world.fleet.options.graceful_timeout) == (2, 5.0)
+    assert world.history() == lines("""
+        2 prepare
+        2 try 0.2
+        3 ready 0.2
+        3 commit
+        3 TERM 0.1
+        3 fork 0.3
+        3.5 end 0.1
+        4 ready 0.3
+        4 TERM 0.2
+        4.5 end 0.2
+    """)
+
+
+def test_a_reload_that_waited_follows_one_that_could_not_be_put_in_force() -> None:
+    world = serving(1)
+    world.commit_fails = "cannot write the pidfile"
+    hup(world, 1)
+    world.observe(ev.Reload())
+    world.run(1)
+    world.commit_fails = ""
+    world.run(9)
+    assert world.fleet.reload_results == {"failed": 1, "ok": 1}
+    assert not world.fleet.reloading
+
+
+@pytest.mark.parametrize("answer", [ev.Committed(), ev.CommitFailed("too late")])
+def test_an_answer_without_a_reload_changes_nothing(answer: ev.Observation) -> None:
+    world = serving(1)
+    world.observe(answer)
+    assert (world.history(), world.events[-1].kind) == ([], "ready")

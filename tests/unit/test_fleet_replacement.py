@@ -283,3 +283,19 @@ def test_a_vacant_slot_without_a_row_waits() -> None:
     world.end("0.3", 0)
     world.run(2)
     assert world.ready() == ["0.5"]
+
+
+def test_a_worker_that_starts_is_what_a_restart_leads_to() -> None:
+    world = new(1)
+    world.run(0.5)
+    world.observe(ev.Restart())
+    world.run(5)
+    assert world.history()[1:] == ["0 fork 0.1", "1 ready 0.1"]
+
+
+def test_a_worker_that_starts_is_not_replaced_when_it_asks() -> None:
+    world = new(1)
+    world.run(0.5)
+    world.observe(ev.AskedToRetire(world.pid("0.1"), "max_requests"))
+    world.run(5)
+    assert world.history()[1:] == ["0 fork 0.1", "1 ready 0.1"]

@@ -92,8 +92,8 @@ def test_a_crash_during_the_trial_restarts_with_what_is_in_force() -> None:
         3.5 ready 1.2
         7 ready 0.2
         7 commit
-        7 fork 1.3
         7 TERM 0.1
+        7 fork 1.3
         8 ready 1.3
         8 TERM 1.2
     """)
@@ -160,10 +160,10 @@ def test_a_worker_that_cannot_be_replaced_after_the_commit_goes_on() -> None:
     hup(world, max_restarts=3)
     world.run(30)
     assert world.history()[4:] == lines("""
-        3 fork 1.2
         3 TERM 0.1
-        3.5 end 1.2
+        3 fork 1.2
         3.5 end 0.1
+        3.5 end 1.2
         3.5 fork 1.3
         4 end 1.3
         4.1 fork 1.4
@@ -201,8 +201,8 @@ def test_scale_up_during_the_trial() -> None:
         4 ready 1.1
         5 ready 0.2
         5 commit
-        5 fork 1.2
         5 TERM 0.1
+        5 fork 1.2
         6 ready 1.2
         6 TERM 1.1
     """)
@@ -247,3 +247,15 @@ def test_scale_to_none_during_the_trial() -> None:
     world.run(9)
     assert world.history()[-3:] == ["2 TERM 0.2", "2.5 end 0.1", "2.5 end 0.2"]
     assert not world.fleet.reloading
+
+
+def test_a_rollback_leaves_a_worker_that_crashed_meanwhile_in_its_backoff() -> None:
+    world = serving(2, restart_delay=5.0)
+    world.plans = {"0.2": Plan(boot=2.0, fails=1)}
+    hup(world, 2, restart_delay=5.0)
+    world.end("1.1", 1)
+    world.run(2)
+    assert world.states() == ["ready", "backoff"]
+    world.history()
+    world.run(9)
+    assert world.history() == ["7 fork 1.2", "8 ready 1.2"]
