@@ -99,7 +99,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     for owner, name in ((cluster, "instance"), (cluster, "_on_ready")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(app_values, "take_row", lambda number: None)
-    monkeypatch.setattr(app_values, "settle", lambda: None)
+    monkeypatch.setattr(app_values, "open_files", lambda: None)
     monkeypatch.setenv("MULTICORE_INSTANCE", "")
     made: list[Hired] = []
 
