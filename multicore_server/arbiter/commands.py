@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -79,10 +80,10 @@ def _number(workers: int, wanted: int | str) -> int:
         return wanted
     if wanted == "max":
         return usable_cpus()
-    try:
-        return workers + int(wanted)
-    except ValueError:
-        raise RefusedError("workers: give a number, a change such as +2, or max") from None
+    # The monitor has checked it; but it is less privileged than we are, and may have been taken over.
+    if not re.fullmatch(r"[+-]\d{1,6}", wanted, re.ASCII):
+        raise RefusedError("workers: give a number, a change such as +2, or max")
+    return workers + int(wanted)
 
 
 COMMANDS: dict[type[Command], Callable[[Commands, Any], Answer]] = {

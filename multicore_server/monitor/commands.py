@@ -15,7 +15,8 @@ from multicore_server.ipc import messages
 from multicore_server.ipc.messages import MAX_MESSAGE, Answer, MessageError, decode, encode
 
 PATIENCE = 10.0  # seconds that the arbiter has for its answer
-_CHANGE = re.compile(r"[+-][1-9]\d{0,5}")
+_CHANGE = re.compile(r"[+-][1-9]\d{0,5}", re.ASCII)
+MOST = 1_000_000  # workers, and instances: nothing is that large
 
 
 class NoAnswerError(Exception):
@@ -52,7 +53,7 @@ def _shown(name: str) -> str:
 def _instances(value: object) -> list[int] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not value or not all(_is_whole(it) and it >= 0 for it in value):
+    if not isinstance(value, list) or not value or not all(_is_whole(it) and 0 <= it < MOST for it in value):
         raise ValueError("instances: give a list of instance numbers such as [0, 2], or leave it out for all")
     return sorted(set(value))
 
@@ -64,7 +65,7 @@ def _workers(value: object) -> int | str:
             return text
         if re.fullmatch(r"\d{1,6}", text, re.ASCII):
             value = int(text)
-    if isinstance(value, int) and _is_whole(value) and 1 <= value < 1_000_000:
+    if isinstance(value, int) and _is_whole(value) and 1 <= value < MOST:
         return value
     raise ValueError('workers: give a number from 1, a change such as "+2" or "-1", or "max"')
 
@@ -129,6 +130,8 @@ class ArbiterClient:
     def _send(self, command: messages.Command) -> None:
         try:
             self._channel.send(encode(command))
+        except ValueError as exc:
+            raise NoAnswerError(f"the command is too long: {exc}") from None
         except BlockingIOError:
             raise NoAnswerError("the arbiter has too much to do; try again") from None
         except OSError as exc:

@@ -91,6 +91,14 @@ def test_what_is_refused_changes_nothing(desk: Desk, name: str, body: str, text:
     assert desk.world.ready() == ["0.1", "1.1"]
 
 
+@pytest.mark.parametrize("workers", ["", "+", "4", "-0x1", "+" + "9" * 4300, "+1e9", "+\u0661", "x" * 60_000])
+def test_a_monitor_that_checks_nothing_is_refused(desk: Desk, workers: str) -> None:
+    """Python raises where a number of more than 4300 digits becomes text."""
+    answer = desk.answer(ScaleCommand(1, workers))
+    assert answer == Answer(1, False, "workers: give a number, a change such as +2, or max")
+    assert desk.observed == []
+
+
 def test_an_answer_has_the_number_of_its_command_and_what_a_scaling_leads_to(desk: Desk) -> None:
     assert desk.answer(ScaleCommand(7, "+2")) == Answer(7, True, "scaling from 2 to 4", 4)
     assert desk.answer(ReloadCommand(8)) == Answer(8, True, "reloading", None)

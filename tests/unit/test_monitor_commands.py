@@ -39,7 +39,7 @@ def test_what_is_right(command: str, body: str, arguments: dict[str, Any]) -> No
 
 
 NO_WORKERS: list[Any] = [0, -1, True, 1.5, None, [], "0", "+0", "+", "--1", "many", "1e3", 10**9, "\u0661"]
-NO_LISTS: list[Any] = [[], 1, "0", [-1], [True], [1.0], [None], {}]
+NO_LISTS: list[Any] = [[], 1, "0", [-1], [True], [1.0], [None], {}, [10**6], [10**30]]
 
 
 @pytest.mark.parametrize(
