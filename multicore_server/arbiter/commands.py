@@ -86,6 +86,7 @@ def _number(workers: int, wanted: int | str) -> int:
     return workers + int(wanted)
 
 
+# Any: each function takes the class of commands that it stands beside.
 COMMANDS: dict[type[Command], Callable[[Commands, Any], Answer]] = {
     ReloadCommand: Commands._reload,
     RestartCommand: Commands._restart,

@@ -94,11 +94,11 @@ class Full(ReadOnly):
     def command(self, name: str) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             try:
-                arguments = parse(name, await _body(request))
+                command = parse(name, await _body(request))
             except ValueError as exc:
                 return _outcome(400, str(exc))
             try:
-                answer = await self.arbiter.ask(name, arguments)
+                answer = await self.arbiter.ask(command)
             except NoAnswerError as exc:
                 return _outcome(503, str(exc))
             except TimeoutError as exc:
