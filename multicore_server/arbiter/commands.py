@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -79,12 +80,13 @@ def _number(workers: int, wanted: int | str) -> int:
         return wanted
     if wanted == "max":
         return usable_cpus()
-    try:
-        return workers + int(wanted)
-    except ValueError:
-        raise RefusedError("workers: give a number, a change such as +2, or max") from None
+    # The monitor has checked it; but it is less privileged than we are, and may have been taken over.
+    if not re.fullmatch(r"[+-]\d{1,6}", wanted, re.ASCII):
+        raise RefusedError("workers: give a number, a change such as +2, or max")
+    return workers + int(wanted)
 
 
+# Any: each function takes the class of commands that it stands beside.
 COMMANDS: dict[type[Command], Callable[[Commands, Any], Answer]] = {
     ReloadCommand: Commands._reload,
     RestartCommand: Commands._restart,

@@ -6,13 +6,13 @@ import json
 import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import Any
 
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.event_log import EventLog
-from multicore_server.arbiter.report import report, shown
+from multicore_server.arbiter.report import fleet_report, shown
 from multicore_server.fleet.events import Event
+from multicore_server.ipc.report import ArbiterReport, Report
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.version import __version__
 
@@ -35,16 +35,18 @@ class Publisher:
         self._memory_limit = memory_limit
         self.event_log = EventLog()
         self.shared_report = SharedReport(ROOM + ROOM_PER_SLOT * context.fleet.capacity)
-        self._facts = self._make_facts(name)
+        self._name = name.partition("(")[0]  # without the arguments of an app factory
+        self._arbiter = self._about_arbiter()
         self._published = b""
 
-    def _make_facts(self, name: str) -> dict[str, Any]:
-        versions = {name: version(name) for name in ("gunicorn", "uvicorn")}
-        started = round(self._context.system.time(), 3)
-        python = platform.python_version()
-        about = {"pid": self._context.pid, "started": started, "python": python, **versions}
-        name = name.partition("(")[0]  # without the arguments of an app factory
-        return {"version": __version__, "name": name, "arbiter": about}
+    def _about_arbiter(self) -> ArbiterReport:
+        return {
+            "pid": self._context.pid,
+            "started": round(self._context.system.time(), 3),
+            "python": platform.python_version(),
+            "gunicorn": version("gunicorn"),
+            "uvicorn": version("uvicorn"),
+        }
 
     def record(self, events: Iterable[Event]) -> None:
         """Publish events before they are logged: a reader of the log then finds them in /status."""
@@ -64,13 +66,18 @@ class Publisher:
         deployment, system = self._in_force(), self._context.system
         # Worked out anew each time: the wall clock may be set.
         epoch = system.time() - system.monotonic()
-        state = self._facts | report(self._context.fleet, epoch)
-        state["addresses"] = [str(listener) for listener in deployment.listeners]
-        state["worker_memory_limit"] = self._memory_limit()
-        state["settings"] = shown(deployment.settings)
-        state["events"] = list(self.event_log.entries)
+        report: Report = {
+            "version": __version__,
+            "name": self._name,
+            "arbiter": self._arbiter,
+            **fleet_report(self._context.fleet, epoch),
+            "addresses": [str(listener) for listener in deployment.listeners],
+            "worker_memory_limit": self._memory_limit(),
+            "settings": shown(deployment.settings),
+            "events": list(self.event_log.entries),
+        }
         # Whatever bytes a path or an exception has brought, and in as little room as there may be.
-        text = json.dumps(state, ensure_ascii=False).encode(errors="surrogatepass")
+        text = json.dumps(report, ensure_ascii=False).encode(errors="surrogatepass")
         if text != self._published:
             self.shared_report.publish(text)
             self._published = text

@@ -1,21 +1,22 @@
-"""The report: the fleet as its operators see it, in plain data, for the shared_report.
+"""The fleet and the settings as operators see them: parts of the report, see ipc/report.py.
 
-Pure. Nothing of the environment or of command lines is in it. Times are seconds since the epoch.
+Pure.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_args
+from typing import cast, get_args
 
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.slots import Process, Slot
 from multicore_server.ipc.names import Reason, ReloadResult
+from multicore_server.ipc.report import FleetReport, ProcessReport, ProcessState, SlotReport
 from multicore_server.settings.quantities import Jitter, Size
 from multicore_server.settings.table import Settings
 
 
-def report(fleet: Fleet, epoch: float) -> dict[str, Any]:
+def fleet_report(fleet: Fleet, epoch: float) -> FleetReport:
     """What the fleet is and does; ``epoch`` is when its monotonic clock was 0."""
     return {
         "configured": fleet.workers,
@@ -28,13 +29,13 @@ def report(fleet: Fleet, epoch: float) -> dict[str, Any]:
     }
 
 
-def _slot(slot: Slot, epoch: float) -> dict[str, Any]:
+def _slot(slot: Slot, epoch: float) -> SlotReport:
     return {
         "instance": slot.instance,
-        "state": str(slot.state),
-        "since": _moment(_since(slot), epoch),
+        "state": slot.state.value,
+        "since": _wall_clock(_since(slot), epoch),
         "unstable": slot.history.unstable,
-        "next_restart": _moment(slot.not_before, epoch),
+        "next_restart": None if slot.not_before is None else _wall_clock(slot.not_before, epoch),
         "wanted": slot.wanted,
         "restarts": dict(slot.endings),
         "processes": [_process(process, epoch) for process in slot.processes if process.pid],
@@ -49,19 +50,19 @@ def _since(slot: Slot) -> float:
     return slot.since if current is None else current.since
 
 
-def _process(process: Process, epoch: float) -> dict[str, Any]:
+def _process(process: Process, epoch: float) -> ProcessReport:
     return {
         "generation": process.generation,
         "pid": process.pid,
         "row": process.row,
-        "state": str(process.state),
-        "started": _moment(process.started, epoch),
-        "ready_at": _moment(process.ready_at, epoch),
+        "state": cast("ProcessState", process.state.value),  # the others are of slots alone
+        "started": _wall_clock(process.started, epoch),
+        "ready_at": None if process.ready_at is None else _wall_clock(process.ready_at, epoch),
     }
 
 
-def _moment(moment: float | None, epoch: float) -> float | None:
-    return None if moment is None else round(moment + epoch, 3)
+def _wall_clock(moment: float, epoch: float) -> float:
+    return round(moment + epoch, 3)
 
 
 def shown(settings: Settings) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Figures that take two looks: CPU, requests a second, and quantiles of the durations between them."""
+"""Figures that take two readings: CPU, requests a second, and quantiles of the durations between them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
-from multicore_server.cli.servers import RunningServer, Status
+from multicore_server.cli.servers import RunningServer
+from multicore_server.ipc.report import Status, WorkerStatus
 
 Buckets = dict[float, float]  # upper bounds in seconds, to how many took at most that long
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a server was at a moment (of the monotonic clock); the CPU seconds of its processes by pid."""
+class Reading:
+    """A server's /status at a moment of the monotonic clock, and its workers' CPU seconds by pid."""
 
     at: float
     status: Status
@@ -37,23 +37,27 @@ class Rates:
     p99: float | None = None
 
 
-def look(server: RunningServer) -> Look:
-    """Look now. Raises Trouble."""
+def take_reading(server: RunningServer) -> Reading:
+    """Raises Trouble."""
     status = server.status()
-    return Look(time.monotonic(), status, _cpu(status))
+    return Reading(time.monotonic(), status, _cpu(status))
 
 
 def _cpu(status: Status) -> dict[int, float]:
-    used = ((worker["pid"], _used(worker)) for worker in status["workers"] if worker["pid"])
-    return {pid: seconds for pid, seconds in used if seconds is not None}
+    found = {}
+    for worker in status["workers"]:
+        pid, started = worker["pid"], worker["started"]
+        if pid is not None and started is not None and (used := _used(pid, started)) is not None:
+            found[pid] = used
+    return found
 
 
-def _used(worker: Mapping[str, Any]) -> float | None:
-    """The kernel's figure: the server's own is a second old, too much between two looks."""
+def _used(pid: int, started: float) -> float | None:
+    """The kernel's figure: the server's own is a second old, too much between two readings."""
     try:
-        process = psutil.Process(worker["pid"])
+        process = psutil.Process(pid)
         # In another container the pid is somebody else's.
-        if abs(process.create_time() - worker["started"]) > 5:
+        if abs(process.create_time() - started) > 5:
             return None
         times = process.cpu_times()
         return float(times.user + times.system)
@@ -61,8 +65,8 @@ def _used(worker: Mapping[str, Any]) -> float | None:
         return None
 
 
-def rates(before: Look | None, after: Look) -> dict[int, Rates]:
-    """By instance, between two looks."""
+def rates(before: Reading | None, after: Reading) -> dict[int, Rates]:
+    """By instance, between two readings."""
     if before is None:
         return {}
     seconds = max(1e-3, after.at - before.at)
@@ -79,13 +83,13 @@ def rates(before: Look | None, after: Look) -> dict[int, Rates]:
     return found
 
 
-def _cpu_between(pid: int, before: Look, after: Look, seconds: float) -> float | None:
-    if pid not in before.cpu or pid not in after.cpu:
+def _cpu_between(pid: int | None, before: Reading, after: Reading, seconds: float) -> float | None:
+    if pid is None or pid not in before.cpu or pid not in after.cpu:
         return None
     return max(0.0, after.cpu[pid] - before.cpu[pid]) / seconds * 100
 
 
-def _requests(old: Mapping[int, Any], worker: Mapping[str, Any], seconds: float) -> float | None:
+def _requests(old: Mapping[int, WorkerStatus], worker: WorkerStatus, seconds: float) -> float | None:
     was = old.get(worker["instance"])
     if was is None:
         return None
@@ -95,14 +99,14 @@ def _requests(old: Mapping[int, Any], worker: Mapping[str, Any], seconds: float)
 # --- durations ---
 
 
-def _buckets(worker: Mapping[str, Any] | None) -> Buckets:
+def _buckets(worker: WorkerStatus | None) -> Buckets:
     """The cumulative buckets of a worker's durations."""
     durations = worker["requests"]["durations"] if worker else {}
     return {float(bound): float(count) for bound, count in durations.items()}
 
 
-def quantiles(shares: Iterable[float], before: Look | None, after: Look) -> list[float | None]:
-    """Of all workers that both looks have, together."""
+def quantiles(shares: Iterable[float], before: Reading | None, after: Reading) -> list[float | None]:
+    """Of all workers that both readings have, together."""
     if before is None:
         return [None for _ in shares]
     there = _instances(before) & _instances(after)
@@ -110,20 +114,20 @@ def quantiles(shares: Iterable[float], before: Look | None, after: Look) -> list
     return [quantile(share, was, is_now) for share in shares]
 
 
-def _instances(look: Look) -> set[int]:
-    return {worker["instance"] for worker in look.status["workers"]}
+def _instances(reading: Reading) -> set[int]:
+    return {worker["instance"] for worker in reading.status["workers"]}
 
 
-def _all_buckets(look: Look, instances: AbstractSet[int]) -> Buckets:
+def _all_buckets(reading: Reading, instances: AbstractSet[int]) -> Buckets:
     total: Counter[float] = Counter()
-    for worker in look.status["workers"]:
+    for worker in reading.status["workers"]:
         if worker["instance"] in instances:
             total.update(_buckets(worker))
     return dict(total)
 
 
 def quantile(share: float, before: Buckets, after: Buckets) -> float | None:
-    """The duration in seconds that this share of the requests between two looks did not exceed, as
+    """The duration in seconds that this share of the requests between two readings did not exceed, as
     Prometheus' histogram_quantile() reckons it; None where there were none."""
     counts = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
     if not counts or counts[-1][1] <= 0:

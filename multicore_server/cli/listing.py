@@ -5,27 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
 import click
 
 from multicore_server.cli import table
-from multicore_server.cli.figures import Look, Rates, look, rates
-from multicore_server.cli.servers import RunningServer, Status, Trouble
+from multicore_server.cli.figures import Rates, Reading, rates, take_reading
+from multicore_server.cli.servers import RunningServer, Trouble
 from multicore_server.cli.table import Cell, Column
 from multicore_server.cli.text import (
     clock,
     duration,
+    event_text,
     memory,
     milliseconds,
     moment,
     percent,
     plain,
     rate,
-    told,
 )
+from multicore_server.ipc.report import EventReport, MemoryStatus, Status, WorkerStatus
 
-BETWEEN = 0.5  # seconds between the two looks
+Name = TypeVar("Name", bound=str)
+
+BETWEEN = 0.5  # seconds between the two readings
 EVENTS = 10  # that `show` shows
 
 COLORS = {"ready": "green", "starting": "cyan", "draining": "cyan", "backoff": "yellow", "errored": "red"}
@@ -42,14 +45,14 @@ WORKERS = (
 # --- ps ---
 
 
-def show(servers: list[RunningServer]) -> list[Trouble]:
-    """Print a table of the servers' workers; what keeps servers from being in it."""
-    before = _look_at(servers)
-    there = [server for server, it in before.items() if isinstance(it, Look)]
+def print_workers(servers: list[RunningServer]) -> list[Trouble]:
+    """Print a table of the servers' workers. Returns what keeps servers from being in it."""
+    before = _take_readings(servers)
+    there = [server for server, it in before.items() if isinstance(it, Reading)]
     if there:
         time.sleep(BETWEEN)
-    after = before | _look_at(there)
-    seen = {server: it for server, it in after.items() if isinstance(it, Look)}
+    after = before | _take_readings(there)
+    seen = {server: it for server, it in after.items() if isinstance(it, Reading)}
     rows = {server: _rows(it, before[server]) for server, it in seen.items()}
     color = table.in_color()
     every = [row for group in rows.values() for row in group]
@@ -62,15 +65,15 @@ def show(servers: list[RunningServer]) -> list[Trouble]:
     return [it for it in after.values() if isinstance(it, Trouble)]
 
 
-def _look_at(servers: list[RunningServer]) -> dict[RunningServer, Look | Trouble]:
-    """All at once: one that hangs takes as long as it may."""
+def _take_readings(servers: list[RunningServer]) -> dict[RunningServer, Reading | Trouble]:
+    """All at once: one server that hangs delays the others by its own time limit, and no more."""
     with ThreadPoolExecutor(8) as pool:
-        return dict(zip(servers, pool.map(_look, servers), strict=True))
+        return dict(zip(servers, pool.map(_reading_or_trouble, servers), strict=True))
 
 
-def _look(server: RunningServer) -> Look | Trouble:
+def _reading_or_trouble(server: RunningServer) -> Reading | Trouble:
     try:
-        return look(server)
+        return take_reading(server)
     except Trouble as exc:
         return exc
 
@@ -82,19 +85,20 @@ def _heading(status: Status, *, color: bool) -> str:
         " ".join(map(plain, status["addresses"])),
         f"{status['ready']} of {status['configured']} ready",
         f"up {duration(status['arbiter']['uptime'])}",
-        *(word for word in ("reloading", "stopping") if status[word]),
+        *(["reloading"] if status["reloading"] else []),
+        *(["stopping"] if status["stopping"] else []),
     ]
     text = "  ".join(pieces)
     return click.style(text, fg="cyan", bold=True) if color else text
 
 
-def _rows(now: Look, before: Look | Trouble) -> list[list[Cell]]:
-    found = rates(before if isinstance(before, Look) else None, now)
+def _rows(now: Reading, before: Reading | Trouble) -> list[list[Cell]]:
+    found = rates(before if isinstance(before, Reading) else None, now)
     name = plain(now.status["name"])
     return [_row(name, worker, found.get(worker["instance"], Rates())) for worker in now.status["workers"]]
 
 
-def _row(name: str, worker: Mapping[str, Any], its: Rates) -> list[Cell]:
+def _row(name: str, worker: WorkerStatus, its: Rates) -> list[Cell]:
     texts = (
         worker["instance"], name, worker["pid"] or "-", duration(worker["uptime"]),
         sum(worker["restarts"].values()), worker["state"], percent(its.cpu),
@@ -108,11 +112,11 @@ def _row(name: str, worker: Mapping[str, Any], its: Rates) -> list[Cell]:
 # --- show ---
 
 
-def describe(server: RunningServer) -> None:
+def print_server(server: RunningServer) -> None:
     """Print all about one server. Raises Trouble."""
-    before = look(server)
+    before = take_reading(server)
     time.sleep(BETWEEN)
-    now = look(server)
+    now = take_reading(server)
     color = table.in_color()
     for title, lines in _sections(now, rates(before, now), color=color):
         click.echo(click.style(title, bold=True) if color else title)
@@ -120,7 +124,7 @@ def describe(server: RunningServer) -> None:
             click.echo(f"  {line}")
 
 
-def _sections(now: Look, found: Mapping[int, Rates], *, color: bool) -> Iterator[tuple[str, list[str]]]:
+def _sections(now: Reading, found: Mapping[int, Rates], *, color: bool) -> Iterator[tuple[str, list[str]]]:
     status = now.status
     yield plain(status["name"]), _pairs(_about(status))
     for worker in status["workers"]:
@@ -147,7 +151,7 @@ def _about(status: Status) -> dict[str, str]:
     }
 
 
-def _about_worker(worker: Mapping[str, Any], its: Rates) -> dict[str, str]:
+def _about_worker(worker: WorkerStatus, its: Rates) -> dict[str, str]:
     requests = worker["requests"]
     about = {
         "pid": f"{worker['pid'] or '-'}, generation {worker['generation'] or '-'}",
@@ -167,12 +171,12 @@ def _about_worker(worker: Mapping[str, Any], its: Rates) -> dict[str, str]:
     return about
 
 
-def _memory(amounts: Mapping[str, Any]) -> str:
+def _memory(amounts: MemoryStatus) -> str:
     unique = f", {memory(amounts['unique'])} of its own" if amounts["unique"] else ""
     return f"{memory(amounts['resident'])}{unique}, limit {memory(amounts['limit'])}"
 
 
-def _counts(counts: Mapping[str, int]) -> str:
+def _counts(counts: Mapping[Name, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "none"
 
 
@@ -184,9 +188,9 @@ def _pairs(pairs: Mapping[str, str]) -> list[str]:
 # --- events ---
 
 
-def event_line(event: Mapping[str, Any], *, color: bool | None = None) -> str:
+def event_line(event: EventReport, *, color: bool | None = None) -> str:
     """Without any control character; ``color`` None: as stdout can."""
     color = table.in_color() if color is None else color
-    text = f"{plain(event['level']):8} {told(dict(event))}"
+    text = f"{plain(event['level']):8} {event_text(event)}"
     shown = LEVELS.get(event["level"])
     return f"{clock(event['at'])}  {click.style(text, fg=shown) if color and shown else text}"

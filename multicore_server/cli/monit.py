@@ -1,4 +1,4 @@
-"""`monit`: looks at a server again and again, and does what keys ask for. Needs rich."""
+"""`monit`: shows a server live, and carries out the commands of its keys. Needs rich."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from rich.console import Console
 from rich.live import Live
 
 from multicore_server.cli import monit_view
-from multicore_server.cli.figures import Look, look
+from multicore_server.cli.figures import Reading, take_reading
 from multicore_server.cli.keys import Keys
 from multicore_server.cli.monit_view import Scene
 from multicore_server.cli.servers import Begun, GoneError, RunningServer, Trouble
 
-TICK = 0.1  # seconds that a key, a signal or news wait at most
+TICK = 0.1  # seconds that a key, a signal or an update waits at most
 
 
 def watch(server: RunningServer, interval: float) -> None:
-    """Show the server, looking every ``interval`` seconds, until somebody quits or it ends. The terminal is
-    left as it was. Raises Trouble."""
-    scene = Scene(now=look(server))  # before the screen is taken: it may fail
+    """Show the server until somebody quits or it ends, with a reading every ``interval`` seconds.
+
+    The terminal is left as it was. Raises Trouble.
+    """
+    scene = Scene(now=take_reading(server))  # before the screen is taken: it may fail
     # Without the ways in which rich finds meaning in a text.
     console = Console(markup=False, highlight=False, emoji=False)
     watching = Monit(server, interval, scene)
@@ -38,7 +40,7 @@ def watch(server: RunningServer, interval: float) -> None:
 
 
 class Monit:
-    """Whatever may take its time happens in threads that nobody waits for; this one draws."""
+    """Requests to the server run in two daemon threads; the main thread draws and reads keys."""
 
     def __init__(self, server: RunningServer, interval: float, scene: Scene) -> None:
         self.server = server
@@ -46,16 +48,16 @@ class Monit:
         self.scene = scene
         self.gone = False
         self._quit = False
-        self._news: SimpleQueue[Look | Trouble | str] = SimpleQueue()
-        self._asked: SimpleQueue[Callable[[], Begun]] = SimpleQueue()
+        self._updates: SimpleQueue[Reading | Trouble | str] = SimpleQueue()
+        self._commands: SimpleQueue[Callable[[], Begun]] = SimpleQueue()
 
     def run(self, keys: Keys, live: Live) -> None:
-        for work in (self._look_on, self._carry_out):
+        for work in (self._poll, self._carry_out):
             threading.Thread(target=work, daemon=True).start()
         drawn: object = None
         while not (self._quit or self.gone or keys.ended):
             size = _size()
-            changed = self._take_news()
+            changed = self._apply_updates()
             if changed or drawn != size:
                 live.update(monit_view.draw(self.scene, size), refresh=True)
                 drawn = size
@@ -85,43 +87,43 @@ class Monit:
             "+": lambda: server.command("scale", workers="+1"),
             "-": lambda: server.command("scale", workers="-1"),
         }
-        self._asked.put(asked[key])
+        self._commands.put(asked[key])
 
     # --- threads ---
 
     def _carry_out(self) -> None:
         while True:
-            command = self._asked.get()
+            command = self._commands.get()
             try:
-                self._news.put(command().text)
+                self._updates.put(command().text)
             except Trouble as exc:
-                self._news.put(exc.message)
+                self._updates.put(exc.message)
 
-    def _look_on(self) -> None:
+    def _poll(self) -> None:
         while True:
             time.sleep(self.interval)
             try:
-                self._news.put(look(self.server))
+                self._updates.put(take_reading(self.server))
             except Trouble as exc:
-                self._news.put(exc)
+                self._updates.put(exc)
 
-    def _take_news(self) -> bool:
+    def _apply_updates(self) -> bool:
         changed = False
-        while not self._news.empty():
-            self._take(self._news.get())
+        while not self._updates.empty():
+            self._apply(self._updates.get())
             changed = True
         return changed
 
-    def _take(self, news: Look | Trouble | str) -> None:
-        if isinstance(news, Look):
-            self.scene.see(news)
-        elif isinstance(news, GoneError):
+    def _apply(self, update: Reading | Trouble | str) -> None:
+        if isinstance(update, Reading):
+            self.scene.update(update)
+        elif isinstance(update, GoneError):
             self.gone = not self.server.lives()
-            self.scene.trouble = news.message
-        elif isinstance(news, Trouble):
-            self.scene.trouble = news.message
+            self.scene.trouble = update.message
+        elif isinstance(update, Trouble):
+            self.scene.trouble = update.message
         else:
-            self.scene.note = news
+            self.scene.note = update
 
 
 def _size() -> os.terminal_size:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import terminal_size
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from multicore_server.cli.figures import Look, Rates, quantiles, rates
+from multicore_server.cli.figures import Rates, Reading, quantiles, rates
 from multicore_server.cli.listing import COLORS, LEVELS
-from multicore_server.cli.text import clock, duration, memory, milliseconds, percent, plain, rate, told
+from multicore_server.cli.text import clock, duration, event_text, memory, milliseconds, percent, plain, rate
+from multicore_server.ipc.report import MemoryStatus, WorkerStatus
 
 KEYS = "q quit   r reload   R restart selected   + - scale   up/down select"
 HEAD = 3  # lines above the workers
@@ -29,10 +29,10 @@ LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
 
 @dataclass
 class Scene:
-    """What there is to see: the last two looks, the instance that is selected, what came of a key."""
+    """What is shown: the last two readings, the selected instance, and the answer to the last key."""
 
-    now: Look
-    before: Look | None = None
+    now: Reading
+    before: Reading | None = None
     selected: int | None = None
     note: str = ""
     trouble: str = ""
@@ -40,8 +40,8 @@ class Scene:
     def __post_init__(self) -> None:
         self._keep_selected()
 
-    def see(self, news: Look) -> None:
-        self.before, self.now, self.trouble = self.now, news, ""
+    def update(self, reading: Reading) -> None:
+        self.before, self.now, self.trouble = self.now, reading, ""
         self._keep_selected()
 
     def select(self, step: int) -> None:
@@ -73,9 +73,9 @@ def draw(scene: Scene, size: terminal_size) -> Group:
     )
 
 
-def _visible(scene: Scene, room: int) -> list[dict[str, Any]]:
+def _visible(scene: Scene, room: int) -> list[WorkerStatus]:
     """The workers that there is room for, around the selected one."""
-    workers: list[dict[str, Any]] = scene.now.status["workers"]
+    workers = scene.now.status["workers"]
     place = next((at for at, it in enumerate(workers) if it["instance"] == scene.selected), 0)
     first = max(0, min(place - room // 2, len(workers) - room))
     return workers[first : first + max(1, room)]
@@ -109,7 +109,7 @@ def _totals(scene: Scene) -> str:
     )
 
 
-def _sum(values: Any) -> float | None:
+def _sum(values: Iterable[float | None]) -> float | None:
     """Of those that are known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
@@ -118,7 +118,7 @@ def _sum(values: Any) -> float | None:
 # --- its workers ---
 
 
-def _table(scene: Scene, workers: list[dict[str, Any]], width: int) -> Table:
+def _table(scene: Scene, workers: list[WorkerStatus], width: int) -> Table:
     table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
     shown = [place for place, (_, least) in enumerate(COLUMNS) if width >= least]
     for place in shown:
@@ -133,7 +133,7 @@ def _table(scene: Scene, workers: list[dict[str, Any]], width: int) -> Table:
     return table
 
 
-def _cells(worker: Mapping[str, Any], its: Rates, metric: str | None) -> list[Text]:
+def _cells(worker: WorkerStatus, its: Rates, metric: str | None) -> list[Text]:
     state = plain(worker["state"])
     lag = worker["loop_lag"]
     slow = "red" if lag >= LAG[1] else "yellow" if lag >= LAG[0] else ""
@@ -154,7 +154,7 @@ def _cells(worker: Mapping[str, Any], its: Rates, metric: str | None) -> list[Te
     ]
 
 
-def _memory(amounts: Mapping[str, Any], metric: str | None) -> Text:
+def _memory(amounts: MemoryStatus, metric: str | None) -> Text:
     """Against its limit, by what the limit goes by: memory of its own, as soon as that was measured."""
     limit = amounts["limit"]
     used = (amounts["unique"] if metric == "uss" and limit else None) or amounts["resident"]
@@ -172,5 +172,5 @@ def _events(scene: Scene, room: int) -> list[Text]:
     """The last ones, oldest first, and empty lines for those that there are not."""
     events = scene.now.status["events"]
     last = events[max(0, len(events) - max(0, room - 1)) :]
-    lines = [_line(f"{clock(it['at'])} {told(it)}", LEVELS.get(it["level"], "")) for it in last]
+    lines = [_line(f"{clock(it['at'])} {event_text(it)}", LEVELS.get(it["level"], "")) for it in last]
     return [Text(""), *lines, *(Text("") for _ in range(room - 1 - len(lines)))][: max(0, room)]

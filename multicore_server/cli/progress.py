@@ -76,7 +76,7 @@ def _follow(server: RunningServer, command: Wait, progress: Progress) -> Outcome
                 return Outcome(False, exc.message)
         else:
             heard = time.monotonic()
-            step = command.look(status)
+            step = command.check(status)
             progress.show(step)
             if step.outcome is not None:
                 return step.outcome

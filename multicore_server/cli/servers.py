@@ -7,22 +7,21 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import click
 import psutil
 
 from multicore_server.cli.text import plain
+from multicore_server.ipc.report import EventReport, Status
 from multicore_server.monitor.address import SUFFIX, AddressError, command_directory
 
 PATIENCE = 5.0  # seconds for an answer that needs no arbiter
 COMMAND_PATIENCE = 12.0  # the arbiter has 10 s, see monitor/commands.py
 _PORT = re.compile(r":(\d{1,5})/?$")
-
-Status = dict[str, Any]
 
 
 class Trouble(click.ClickException):
@@ -33,7 +32,7 @@ class Trouble(click.ClickException):
     def __init__(self, text: str) -> None:
         super().__init__(plain(text))
 
-    def show(self, file: Any = None) -> None:
+    def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"multicore-server: {self.message}", file=file, err=True)
 
 
@@ -96,7 +95,14 @@ class RunningServer:
         document = _parsed(body)
         if code != 200:
             raise NoAnswerError(f"{self}: {document.get('error', f'/status answers {code}')}")
-        return document
+        return self._checked(document)
+
+    def _checked(self, document: dict[str, object]) -> Status:
+        """Raises NoAnswerError for the /status of another version that has other parts."""
+        if missing := sorted(Status.__required_keys__ - document.keys()):
+            runs = document.get("version", "an unknown version")
+            raise NoAnswerError(f"{self} runs multicore_server {runs}: its /status has no {missing[0]!r}")
+        return cast("Status", document)
 
     def metrics(self) -> bytes:
         """What GET /metrics says, in Prometheus' text format."""
@@ -105,7 +111,7 @@ class RunningServer:
             raise NoAnswerError(f"{self}: /metrics answers {code}")
         return body
 
-    def command(self, name: str, **arguments: Any) -> Begun:
+    def command(self, name: str, **arguments: object) -> Begun:
         """Have a command begun. Raises Trouble where it is refused."""
         body = json.dumps(arguments).encode()
         code, answer = self._ask("POST", f"/commands/{name}", body, COMMAND_PATIENCE)
@@ -113,9 +119,10 @@ class RunningServer:
         text = str(document.get("text", f"/commands/{name} answers {code}"))
         if code != 200:
             raise Trouble(f"{name}: {text}")
-        return Begun(text, document.get("workers"))
+        workers = document.get("workers")
+        return Begun(text, workers if isinstance(workers, int) else None)
 
-    def events(self, last: int) -> Iterator[dict[str, Any]]:
+    def events(self, last: int) -> Iterator[EventReport]:
         """The last events that there were, then each new one until the connection ends."""
         with self._connected(f"/events?last={last}", timeout=60.0) as response:
             while line := response.readline():
@@ -179,7 +186,7 @@ def _process(pid: int) -> psutil.Process | None:
         return None
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def _parsed(body: bytes) -> dict[str, object]:
     try:
         document = json.loads(body)
     except ValueError:
@@ -265,7 +272,7 @@ def ports(status: Status) -> list[str]:
     return [match[1] for match in found if match]
 
 
-def _listed(servers: Any, answers: dict[RunningServer, Status | Trouble]) -> str:
+def _listed(servers: Iterable[RunningServer], answers: dict[RunningServer, Status | Trouble]) -> str:
     return ", ".join(_described(server, answers[server]) for server in servers)
 
 

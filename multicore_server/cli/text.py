@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime
-from typing import Any
+
+from multicore_server.ipc.identity import identity
+from multicore_server.ipc.report import EventReport
 
 NOTHING = "-"
 
@@ -91,8 +93,7 @@ def clock(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
 
 
-def told(event: dict[str, Any]) -> str:
+def event_text(event: EventReport) -> str:
     """An event's text with its worker before it."""
-    parts = (("instance", event.get("instance")), ("gen", event.get("generation")), ("pid", event.get("pid")))
-    who = " ".join(f"{name}={value}" for name, value in parts if value is not None)
+    who = identity(event["instance"], event["generation"], event["pid"])
     return plain(f"{who} {event['text']}" if who else event["text"])

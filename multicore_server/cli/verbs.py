@@ -27,6 +27,7 @@ from multicore_server.cli.servers import (
 )
 from multicore_server.cli.text import plain
 from multicore_server.cli.waiting import Outcome, Reloading, Restarting, Scaling, Wait
+from multicore_server.ipc.report import EventReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +57,7 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return when it has begu
 def ps(server: str | None, as_json: bool) -> None:
     """List the workers of all running servers of this user, or of one of them."""
     servers = running() if server is None else [choose(server)]
-    silent = _list_json(servers) if as_json else listing.show(servers)
+    silent = _list_json(servers) if as_json else listing.print_workers(servers)
     if not servers:
         click.echo("no server of this user is running", err=True)
     for trouble in silent:
@@ -80,7 +81,7 @@ def show(server: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(chosen.status())
     else:
-        listing.describe(chosen)
+        listing.print_server(chosen)
 
 
 @click.command()
@@ -145,7 +146,7 @@ def _follow_once(server: RunningServer, seen: int, as_json: bool) -> int:
     return seen
 
 
-def _print_event(event: dict[str, Any], as_json: bool) -> None:
+def _print_event(event: EventReport, as_json: bool) -> None:
     click.echo(json.dumps(event) if as_json else listing.event_line(event))
     sys.stdout.flush()
 

@@ -5,12 +5,11 @@ Pure. Each takes the status from before the command, then those from after it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection
+from typing import NamedTuple, Protocol
 
-from multicore_server.cli.text import told
-
-Status = Mapping[str, Any]
+from multicore_server.cli.text import event_text
+from multicore_server.ipc.report import EventReport, Status, WorkerStatus
 
 
 class Outcome(NamedTuple):
@@ -29,7 +28,7 @@ class Step(NamedTuple):
 class Wait(Protocol):
     what: str  # the bar counts
 
-    def look(self, status: Status) -> Step: ...
+    def check(self, status: Status) -> Step: ...
 
 
 class Reloading:
@@ -42,8 +41,8 @@ class Reloading:
         self._ready = ready(before)
         self._wanted = 2 if before["reloading"] else 1
 
-    def look(self, status: Status) -> Step:
-        events = news(status, self._mark)
+    def check(self, status: Status) -> Step:
+        events = events_after(status, self._mark)
         if any(it["kind"] == "reload_queued" for it in events):
             self._wanted = 2
         results = [it for it in events if it["kind"] == "reload"]
@@ -52,7 +51,7 @@ class Reloading:
         outcome = None
         if len(results) >= self._wanted:
             result = results[self._wanted - 1]
-            outcome = Outcome(result["reason"] == "ok", told(result))
+            outcome = Outcome(result["reason"] == "ok", event_text(result))
         return Step(done, max(done, status["configured"]), outcome)
 
 
@@ -66,7 +65,7 @@ class Restarting:
         slots = [it for it in before["workers"] if instances is None or it["instance"] in instances]
         self._needed = {slot["instance"]: _next_generation(slot) for slot in slots}
 
-    def look(self, status: Status) -> Step:
+    def check(self, status: Status) -> Step:
         there = {slot["instance"] for slot in status["workers"]}
         needed = {it: generation for it, generation in self._needed.items() if it in there}
         new = ready(status)
@@ -77,7 +76,7 @@ class Restarting:
         if done == total:
             return Outcome(True, f"restarted: {_workers(total)} replaced")
         failed = [it for it in boots_failed(status, self._mark) if it["instance"] in self._needed]
-        return Outcome(False, f"restart failed: {told(failed[0])}") if failed else None
+        return Outcome(False, f"restart failed: {event_text(failed[0])}") if failed else None
 
 
 class Scaling:
@@ -89,20 +88,20 @@ class Scaling:
         self._mark = last_event(before)
         self._wanted = wanted
 
-    def look(self, status: Status) -> Step:
+    def check(self, status: Status) -> Step:
         done = len(ready(status))
         return Step(min(done, self._wanted), self._wanted, self._outcome(status, done))
 
     def _outcome(self, status: Status, done: int) -> Outcome | None:
-        refused = [it for it in news(status, self._mark) if it["kind"] == "refused"]
+        refused = [it for it in events_after(status, self._mark) if it["kind"] == "refused"]
         if refused:
-            return Outcome(False, f"scale failed: {told(refused[0])}")
+            return Outcome(False, f"scale failed: {event_text(refused[0])}")
         workers = status["workers"]
         if status["configured"] == len(workers) == self._wanted and all(map(_is_settled, workers)):
             left = "".join(f", instance {it['instance']} is {it['state']}" for it in workers if _rests(it))
             return Outcome(True, f"scaled: {_workers(done)} ready{left}")
         failed = boots_failed(status, self._mark)
-        return Outcome(False, f"scale incomplete: {told(failed[0])}") if failed else None
+        return Outcome(False, f"scale incomplete: {event_text(failed[0])}") if failed else None
 
 
 # --- reading a status ---
@@ -113,13 +112,13 @@ def last_event(status: Status) -> int:
     return max((it["id"] for it in status["events"]), default=0)
 
 
-def news(status: Status, mark: int) -> list[dict[str, Any]]:
+def events_after(status: Status, mark: int) -> list[EventReport]:
     """The events after the one with this number."""
     return [it for it in status["events"] if it["id"] > mark]
 
 
-def boots_failed(status: Status, mark: int) -> list[dict[str, Any]]:
-    return [it for it in news(status, mark) if it["kind"] == "boot"]
+def boots_failed(status: Status, mark: int) -> list[EventReport]:
+    return [it for it in events_after(status, mark) if it["kind"] == "boot"]
 
 
 def ready(status: Status) -> dict[int, int]:
@@ -132,19 +131,19 @@ def ready(status: Status) -> dict[int, int]:
     }
 
 
-def _next_generation(slot: Mapping[str, Any]) -> int:
+def _next_generation(slot: WorkerStatus) -> int:
     """What a restart leads to: one that is starting already will do."""
     states = {process["generation"]: process["state"] for process in slot["processes"]}
     starting = [generation for generation, state in states.items() if state == "starting"]
     return max(starting) if starting else max(states, default=0) + 1
 
 
-def _rests(slot: Mapping[str, Any]) -> bool:
+def _rests(slot: WorkerStatus) -> bool:
     """Whether nothing is started there before somebody asks for it."""
     return slot["state"] in ("errored", "stopped")
 
 
-def _is_settled(slot: Mapping[str, Any]) -> bool:
+def _is_settled(slot: WorkerStatus) -> bool:
     return slot["state"] == "ready" or _rests(slot)
 
 

@@ -9,12 +9,14 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Generic, NamedTuple
 
 from multicore_server.ipc.messages import (
     MAX_MESSAGE,
     MAX_TRACE,
     MAX_WORDS,
+    Answer,
     Command,
     LastWords,
     M,
@@ -31,7 +33,7 @@ from multicore_server.ipc.messages import (
     decode,
     encode,
 )
-from multicore_server.ipc.names import Reason
+from multicore_server.ipc.names import Interface, Reason
 
 # macOS has no SOCK_SEQPACKET for Unix sockets.
 KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
@@ -79,10 +81,6 @@ class Channel(Generic[M]):
                     self._complained = True
                     yield Unreadable(str(exc))
 
-    def answer(self, message: Message) -> None:
-        """To the child. If its end is full or closed, the message is lost: whoever waits has a time limit."""
-        _send(self.arbiter_end, message)
-
 
 class WorkerChannel(Channel[WorkerMessage]):
     """A worker's: it tells its arbiter that it is ready, that it wants to be replaced, and its last words.
@@ -93,7 +91,7 @@ class WorkerChannel(Channel[WorkerMessage]):
     def __init__(self) -> None:
         super().__init__(WorkerReady, RetireRequest, LastWords)
 
-    def ready(self, interface: str) -> None:
+    def ready(self, interface: Interface) -> None:
         _send(self.child_end, WorkerReady(interface))
 
     def retire(self, reason: Reason, *, draining: bool = False) -> None:
@@ -109,8 +107,13 @@ class MonitorChannel(Channel[Command]):
     def __init__(self) -> None:
         super().__init__(ReloadCommand, RestartCommand, ScaleCommand, StopCommand, ResetCommand)
 
+    def answer(self, answer: Answer) -> None:
+        """To the monitor. If its end is full or closed, the answer is lost: who waits has a time limit."""
+        _send(self.arbiter_end, replace(answer, text=answer.text[:MAX_WORDS]))
+
 
 def _send(end: socket.socket, message: Message) -> None:
-    # If the other process is gone or stopped, others find out: the lifeline, the reaping, time limits.
-    with contextlib.suppress(OSError):
+    # OSError: the other process is gone or stopped; lifeline, reaping and time limits find that out.
+    # ValueError: the message is too long, or the end is closed (a negative descriptor).
+    with contextlib.suppress(OSError, ValueError):
         end.send(encode(message))

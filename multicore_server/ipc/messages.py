@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from multicore_server.ipc.names import Reason
+from multicore_server.ipc.names import Interface, Reason
 
 MAX_MESSAGE = 65536  # bytes
-MAX_WORDS = 2000  # characters of the last words
+MAX_WORDS = 2000  # characters of the last words, and of an answer
 MAX_TRACE = 8000  # characters of a traceback: JSON may take six bytes for one
 
 
@@ -30,9 +30,9 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """The worker serves; ``interface`` is how its app is called: asgi3, asgi2 or wsgi."""
+    """The worker serves; ``interface`` is how its app is called."""
 
-    interface: str
+    interface: Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,19 @@ def _check(annotation: Any) -> Callable[[object], bool]:
         return lambda value: isinstance(value, list) and all(map(each, value))
     if annotation is int:
         return lambda value: type(value) is int and abs(value) < 2**63
-    if annotation in (str, bool, NoneType):
+    if annotation is str:
+        return _is_text
+    if annotation in (bool, NoneType):
         return lambda value: type(value) is annotation
     raise TypeError(f"messages have no fields of type {annotation}")
+
+
+def _is_text(value: object) -> bool:
+    """Text that can be written anywhere: JSON can have half a surrogate pair, which no log file takes."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 # For each class of messages, the check of each of its fields.

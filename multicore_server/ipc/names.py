@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+# How an app is called.
+Interface = Literal["asgi3", "asgi2", "wsgi"]
 # Why a worker ended or is replaced: the values of the metric label `reason`.
 Reason = Literal[
     "exit", "signal", "oom", "timeout", "boot", "memory",

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from multicore_server.ipc.heartbeat import BEAT
+from multicore_server.ipc.report import ProcessReport, Report, serving
 from multicore_server.ipc.scoreboard import (
     BUCKETS,
     CODES,
@@ -31,31 +32,30 @@ from multicore_server.metrics.family import Family, Sample, labels
 
 Samples: TypeAlias = Iterable[Sample]
 Values: TypeAlias = Mapping[str, float]
+Pairs: TypeAlias = Iterable[tuple[str, float]]
 
 
 def families(
-    scoreboard: Scoreboard, state: Mapping[str, Any], now: float, left_out: Values | None = None
+    scoreboard: Scoreboard, report: Report | None, now: float, left_out: Values | None = None
 ) -> list[Family]:
-    """Every metric of the table, in its order; one that has nothing to say yet has no samples.
+    """Every metric of the table, in its order; one that has no value yet has no samples.
 
-    ``state`` is the parsed shared_report, empty before its first publish. ``now`` is of CLOCK_MONOTONIC, in
-    seconds. ``left_out`` is what is missing of the app's own metrics: how much, by reason.
+    ``report`` is None before the arbiter publishes its first one. ``now`` is of CLOCK_MONOTONIC, in seconds.
+    ``left_out`` is what is missing of the app's own metrics: how much, by reason.
     """
-    view = View(scoreboard, state, now, left_out or {})
-    return [metric.family(_SAMPLES[name](view)) for name, metric in TABLE.items()]
+    scrape = Scrape(scoreboard, report, now, left_out or {})
+    return [metric.family(_SAMPLES[name](scrape)) for name, metric in TABLE.items()]
 
 
-class View:
-    """One look at everything, so that all metrics of a scrape come from the same numbers."""
+class Scrape:
+    """A copy of all numbers at one moment, so that all metrics of a scrape agree with each other."""
 
-    def __init__(
-        self, scoreboard: Scoreboard, state: Mapping[str, Any], now: float, left_out: Values
-    ) -> None:
-        self.state = state
+    def __init__(self, scoreboard: Scoreboard, report: Report | None, now: float, left_out: Values) -> None:
+        self.report = report
         self.now = now
         self.left_out = left_out
         self.head = scoreboard.head.tolist()
-        self.slots = sorted(state.get("slots", ()), key=lambda slot: slot["instance"])
+        self.slots = [] if report is None else report["slots"]
         # A slot is published as used once it serves; its zeros are shown before.
         highest = max((slot["instance"] + 1 for slot in self.slots), default=0)
         self.used = max(scoreboard.used_slots, highest)
@@ -72,13 +72,11 @@ class View:
         for slot in self.slots:
             yield slot["instance"], [process["row"] for process in slot["processes"]]
 
-    def workers(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each slot's instance number and its worker: the process that is ready, else the newest one."""
+    def workers(self) -> Iterator[tuple[int, ProcessReport]]:
+        """Each slot's instance number and its worker, where it has one."""
         for slot in self.slots:
-            processes = slot["processes"]
-            ready = [process for process in processes if process["state"] == "ready"]
-            if processes:
-                yield slot["instance"], (ready or processes)[-1]
+            if (process := serving(slot["processes"])) is not None:
+                yield slot["instance"], process
 
 
 @cache
@@ -89,79 +87,94 @@ def _worker(instance: int) -> str:
 # --- the shapes that metrics have ---
 
 
-def _in_progress(view: View) -> Samples:
+def _in_progress(scrape: Scrape) -> Samples:
     return [
-        Sample("", _worker(instance), max(0.0, sum(requests_in_progress(view.rows[row]) for row in rows)))
-        for instance, rows in view.living()
+        Sample("", _worker(instance), max(0.0, sum(requests_in_progress(scrape.rows[row]) for row in rows)))
+        for instance, rows in scrape.living()
     ]
 
 
-def _gauge(item: Item) -> Callable[[View], Samples]:
+def _gauge(item: Item) -> Callable[[Scrape], Samples]:
     """By worker: the sum over the slot's living processes."""
-    return lambda view: [
-        Sample("", _worker(instance), sum((view.rows[row][item] for row in rows), 0.0))
-        for instance, rows in view.living()
+    return lambda scrape: [
+        Sample("", _worker(instance), sum((scrape.rows[row][item] for row in rows), 0.0))
+        for instance, rows in scrape.living()
     ]
 
 
-def _measured(item: Item) -> Callable[[View], Samples]:
+def _measured(item: Item) -> Callable[[Scrape], Samples]:
     """By worker: what was measured of the slot's worker, nothing while that is 0."""
-    return lambda view: [
+    return lambda scrape: [
         Sample("", _worker(instance), value)
-        for instance, process in view.workers()
-        if (value := view.rows[process["row"]][item])
+        for instance, process in scrape.workers()
+        if (value := scrape.rows[process["row"]][item])
     ]
 
 
-def _counter(item: Item) -> Callable[[View], Samples]:
+def _counter(item: Item) -> Callable[[Scrape], Samples]:
     """By worker: the sum over the slot's rows."""
-    return lambda view: [
-        Sample("_total", _worker(slot), sum(row[item] for row in _rows_of(view, slot)))
-        for slot in range(view.used)
+    return lambda scrape: [
+        Sample("_total", _worker(slot), sum(row[item] for row in _rows_of(scrape, slot)))
+        for slot in range(scrape.used)
     ]
 
 
-def _rows_of(view: View, slot: int) -> list[Sequence[float]]:
-    return view.rows[slot * ROWS_PER_SLOT : (slot + 1) * ROWS_PER_SLOT]
+def _rows_of(scrape: Scrape, slot: int) -> list[Sequence[float]]:
+    return scrape.rows[slot * ROWS_PER_SLOT : (slot + 1) * ROWS_PER_SLOT]
 
 
-def _total(item: Item) -> Callable[[View], Samples]:
-    return lambda view: [Sample("_total", "", view.totals[item])]
+def _total(item: Item) -> Callable[[Scrape], Samples]:
+    return lambda scrape: [Sample("_total", "", scrape.totals[item])]
 
 
-def _arbiter(item: Head, suffix: str = "") -> Callable[[View], Samples]:
+def _arbiter(item: Head, suffix: str = "") -> Callable[[Scrape], Samples]:
     """Of the arbiter's process, nothing until it has looked at itself."""
-    return lambda view: [Sample(suffix, "", view.head[item])] if view.head[Head.START_TIME] else []
+    return lambda scrape: [Sample(suffix, "", scrape.head[item])] if scrape.head[Head.START_TIME] else []
 
 
-def _known(key: str) -> Callable[[View], Samples]:
+def _reported(number: Callable[[Report], float | None]) -> Callable[[Scrape], Samples]:
     """A number of the report, nothing while it has none."""
-    return lambda view: [Sample("", "", float(value)) for value in [view.state.get(key)] if value is not None]
+
+    def samples(scrape: Scrape) -> Samples:
+        value = None if scrape.report is None else number(scrape.report)
+        return [] if value is None else [Sample("", "", float(value))]
+
+    return samples
 
 
-def _by(label: str, known: Iterable[str], values: Values, suffix: str = "") -> Samples:
+def _counts(
+    label: str, known: Iterable[str], counts: Callable[[Report], Pairs]
+) -> Callable[[Scrape], Samples]:
+    """Counts of the report by the values of a label."""
+    return lambda scrape: _by(label, known, [] if scrape.report is None else counts(scrape.report), "_total")
+
+
+def _by(label: str, known: Iterable[str], values: Pairs, suffix: str = "") -> Samples:
     """A sample for each value of a label; those that are known are shown from the start, as 0."""
-    shown: dict[str, float] = {**dict.fromkeys(known, 0), **values}
+    shown: dict[str, float] = dict.fromkeys(known, 0.0)
+    shown.update(values)
     return [Sample(suffix, labels([(label, key)]), float(value)) for key, value in shown.items()]
 
 
 # --- those with a shape of their own ---
 
 
-def _workers(view: View) -> Samples:
-    return _by("state", STATES, Counter(slot["state"] for slot in view.slots))
+def _workers(scrape: Scrape) -> Samples:
+    return _by("state", STATES, Counter(slot["state"] for slot in scrape.slots).items())
 
 
-def _start_times(view: View) -> Samples:
-    return [Sample("", _worker(instance), float(process["started"])) for instance, process in view.workers()]
+def _start_times(scrape: Scrape) -> Samples:
+    return [
+        Sample("", _worker(instance), float(process["started"])) for instance, process in scrape.workers()
+    ]
 
 
-def _lags(view: View) -> Samples:
+def _lags(scrape: Scrape) -> Samples:
     """A worker that boots has no event loop yet, and its row the heartbeat of the one before it."""
-    for instance, process in view.workers():
+    for instance, process in scrape.workers():
         if process["state"] != "starting":
-            row = view.rows[process["row"]]
-            overdue = view.now - row[Item.HEARTBEAT] - BEAT
+            row = scrape.rows[process["row"]]
+            overdue = scrape.now - row[Item.HEARTBEAT] - BEAT
             yield Sample("", _worker(instance), max(row[Item.LOOP_LAG], overdue))
 
 
@@ -169,35 +182,38 @@ _REQUESTS = [labels([("code", code), ("method", method)]) for method in METHODS 
 _BOUNDS = [labels([("le", bound)]) for bound in (*map(str, BUCKETS), "+Inf")]
 
 
-def _requests(view: View) -> Samples:
-    cells = view.totals[Item.REQUESTS : Item.REQUESTS + len(_REQUESTS)]
+def _requests(scrape: Scrape) -> Samples:
+    cells = scrape.totals[Item.REQUESTS : Item.REQUESTS + len(_REQUESTS)]
     return [Sample("_total", text, value) for text, value in zip(_REQUESTS, cells, strict=True)]
 
 
-def _durations(view: View) -> Samples:
-    cells = list(accumulate(view.totals[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)]))
+def _durations(scrape: Scrape) -> Samples:
+    cells = list(accumulate(scrape.totals[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)]))
     buckets = [Sample("_bucket", text, value) for text, value in zip(_BOUNDS, cells, strict=True)]
-    return [*buckets, Sample("_count", "", cells[-1]), Sample("_sum", "", view.totals[Item.DURATION_SUM])]
+    return [*buckets, Sample("_count", "", cells[-1]), Sample("_sum", "", scrape.totals[Item.DURATION_SUM])]
 
 
-def _build(view: View) -> Samples:
-    arbiter = view.state.get("arbiter")
-    if arbiter is None:
+def _build(scrape: Scrape) -> Samples:
+    if scrape.report is None:
         return []
-    versions = {name: arbiter[name] for name in ("gunicorn", "python", "uvicorn")}
-    return [Sample("", labels([*versions.items(), ("version", view.state["version"])]), 1.0)]
+    arbiter = scrape.report["arbiter"]
+    versions = [
+        ("gunicorn", arbiter["gunicorn"]),
+        ("python", arbiter["python"]),
+        ("uvicorn", arbiter["uvicorn"]),
+        ("version", scrape.report["version"]),
+    ]
+    return [Sample("", labels(versions), 1.0)]
 
 
-_SAMPLES: Mapping[str, Callable[[View], Samples]] = {
+_SAMPLES: Mapping[str, Callable[[Scrape], Samples]] = {
     "multicore_workers": _workers,
-    "multicore_workers_configured": _known("configured"),
-    "multicore_worker_restarts_total": lambda view: _by(
-        "reason", REASONS, view.state.get("restarts", {}), "_total"
-    ),
+    "multicore_workers_configured": _reported(lambda report: report["configured"]),
+    "multicore_worker_restarts_total": _counts("reason", REASONS, lambda report: report["restarts"].items()),
     "multicore_worker_start_time_seconds": _start_times,
     "multicore_worker_resident_memory_bytes": _measured(Item.RESIDENT_MEMORY),
     "multicore_worker_unique_memory_bytes": _measured(Item.UNIQUE_MEMORY),
-    "multicore_worker_memory_limit_bytes": _known("worker_memory_limit"),
+    "multicore_worker_memory_limit_bytes": _reported(lambda report: report["worker_memory_limit"]),
     "multicore_worker_cpu_seconds_total": _counter(Item.CPU_SECONDS),
     "multicore_connections": _gauge(Item.CONNECTIONS),
     "multicore_connections_accepted_total": _counter(Item.ACCEPTED),
@@ -208,9 +224,9 @@ _SAMPLES: Mapping[str, Callable[[View], Samples]] = {
     "multicore_http_request_duration_seconds": _durations,
     "multicore_websockets": _gauge(Item.WEBSOCKETS),
     "multicore_event_loop_lag_seconds": _lags,
-    "multicore_listen_backlog": lambda view: [Sample("", "", view.head[Head.LISTEN_BACKLOG])],
-    "multicore_reloads_total": lambda view: _by("result", RESULTS, view.state.get("reloads", {}), "_total"),
-    "multicore_app_metrics_left_out": lambda view: _by("reason", LEFT_OUT, view.left_out),
+    "multicore_listen_backlog": lambda scrape: [Sample("", "", scrape.head[Head.LISTEN_BACKLOG])],
+    "multicore_reloads_total": _counts("result", RESULTS, lambda report: report["reloads"].items()),
+    "multicore_app_metrics_left_out": lambda scrape: _by("reason", LEFT_OUT, scrape.left_out.items()),
     "multicore_build_info": _build,
     "process_cpu_seconds_total": _arbiter(Head.CPU_SECONDS, "_total"),
     "process_resident_memory_bytes": _arbiter(Head.RESIDENT_MEMORY),

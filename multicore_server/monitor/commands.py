@@ -7,29 +7,41 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from multicore_server.ipc import messages
-from multicore_server.ipc.messages import MAX_MESSAGE, Answer, MessageError, decode, encode
+from multicore_server.ipc.messages import (
+    MAX_MESSAGE,
+    Answer,
+    Command,
+    MessageError,
+    ReloadCommand,
+    ResetCommand,
+    RestartCommand,
+    ScaleCommand,
+    StopCommand,
+    decode,
+    encode,
+)
 
 PATIENCE = 10.0  # seconds that the arbiter has for its answer
-_CHANGE = re.compile(r"[+-][1-9]\d{0,5}")
+_CHANGE = re.compile(r"[+-][1-9]\d{0,5}", re.ASCII)
+NO_ID = 0  # of a command that is not sent yet
+MOST = 1_000_000  # workers, and instances: nothing is that large
 
 
 class NoAnswerError(Exception):
     """The arbiter cannot be asked, or does not answer: one line."""
 
 
-# --- what is right ---
+# --- what an operator has sent ---
 
 
-def parse(command: str, body: bytes) -> dict[str, Any]:
-    """The arguments of one of `COMMANDS`, checked, from a JSON object; an empty body is an empty object.
-
-    Raises ValueError with one line.
-    """
+def parse(name: str, body: bytes) -> Command:
+    """The command with this name of `COMMANDS`, of a JSON object with its arguments; an empty body is an
+    empty object. `ArbiterClient.ask` gives the command its id. Raises ValueError with one line."""
     try:
         given = json.loads(body) if body.strip() else {}
     except ValueError:  # also of what is no UTF-8
@@ -38,11 +50,11 @@ def parse(command: str, body: bytes) -> dict[str, Any]:
         raise ValueError("the body is nested too deeply") from None
     if not isinstance(given, dict):
         raise ValueError('the body is no JSON object such as {"workers": 4}')
-    known = COMMANDS[command].checks
-    if strange := sorted(given.keys() - known.keys()):
-        accepted = ", ".join(known) or "nothing"
-        raise ValueError(f"{command} takes {accepted}, not {_shown(strange[0])}")
-    return {name: check(given.get(name)) for name, check in known.items()}
+    parser = COMMANDS[name]
+    if strange := sorted(given.keys() - set(parser.arguments)):
+        accepted = ", ".join(parser.arguments) or "nothing"
+        raise ValueError(f"{name} takes {accepted}, not {_shown(strange[0])}")
+    return parser.make(given.get)
 
 
 def _shown(name: str) -> str:
@@ -52,7 +64,7 @@ def _shown(name: str) -> str:
 def _instances(value: object) -> list[int] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not value or not all(_is_whole(it) and it >= 0 for it in value):
+    if not isinstance(value, list) or not value or not all(_is_whole(it) and 0 <= it < MOST for it in value):
         raise ValueError("instances: give a list of instance numbers such as [0, 2], or leave it out for all")
     return sorted(set(value))
 
@@ -64,7 +76,7 @@ def _workers(value: object) -> int | str:
             return text
         if re.fullmatch(r"\d{1,6}", text, re.ASCII):
             value = int(text)
-    if isinstance(value, int) and _is_whole(value) and 1 <= value < 1_000_000:
+    if isinstance(value, int) and _is_whole(value) and 1 <= value < MOST:
         return value
     raise ValueError('workers: give a number from 1, a change such as "+2" or "-1", or "max"')
 
@@ -81,19 +93,19 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-class Command(NamedTuple):
-    """A command's message, and how each of its arguments is checked; None stands for one not given."""
+class Parser(NamedTuple):
+    """``make`` gets a function that returns the value of an argument, None where it was not given."""
 
-    message: Callable[..., messages.Command]
-    checks: Mapping[str, Callable[[object], Any]]
+    arguments: tuple[str, ...]
+    make: Callable[[Callable[[str], object]], Command]
 
 
 COMMANDS = {
-    "reload": Command(messages.ReloadCommand, {}),
-    "restart": Command(messages.RestartCommand, {"instances": _instances}),
-    "scale": Command(messages.ScaleCommand, {"workers": _workers}),
-    "stop": Command(messages.StopCommand, {"graceful": _graceful}),
-    "reset": Command(messages.ResetCommand, {}),
+    "reload": Parser((), lambda _: ReloadCommand(NO_ID)),
+    "restart": Parser(("instances",), lambda given: RestartCommand(NO_ID, _instances(given("instances")))),
+    "scale": Parser(("workers",), lambda given: ScaleCommand(NO_ID, _workers(given("workers")))),
+    "stop": Parser(("graceful",), lambda given: StopCommand(NO_ID, _graceful(given("graceful")))),
+    "reset": Parser((), lambda _: ResetCommand(NO_ID)),
 }
 
 
@@ -113,22 +125,24 @@ class ArbiterClient:
         """Take answers from now on; in the running loop."""
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
 
-    async def ask(self, command: str, arguments: dict[str, Any]) -> Answer:
-        """The arbiter's answer. Raises NoAnswerError, and TimeoutError where none comes in time."""
+    async def ask(self, command: Command) -> Answer:
+        """The arbiter's answer to a command, whatever id that has. Raises NoAnswerError, and TimeoutError where none comes in time."""
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            self._send(COMMANDS[command].message(number, **arguments))
+            self._send(replace(command, id=number))
             return await asyncio.wait_for(answer, self._patience)
         except asyncio.TimeoutError:  # before 3.11 it is no TimeoutError
             raise TimeoutError(f"the arbiter has not answered within {self._patience:g} s") from None
         finally:
             del self._waiting[number]
 
-    def _send(self, command: messages.Command) -> None:
+    def _send(self, command: Command) -> None:
         try:
             self._channel.send(encode(command))
+        except ValueError as exc:
+            raise NoAnswerError(f"the command is too long: {exc}") from None
         except BlockingIOError:
             raise NoAnswerError("the arbiter has too much to do; try again") from None
         except OSError as exc:

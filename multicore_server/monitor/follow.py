@@ -6,15 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
+from multicore_server.ipc.report import EventReport
 from multicore_server.monitor.view import ReportView
 
 POLL = 0.25  # seconds between two looks at the report, while somebody follows
 KEEP_ALIVE = 15.0  # seconds without an event until a comment says that we are still there
-LAST = 6  # digits of ?last=
-
-Event = dict[str, Any]
+MAX_DIGITS = 6  # of ?last=
 
 
 class Follower:
@@ -26,11 +24,11 @@ class Follower:
         self._backlog = events[len(events) - min(last, len(events)) :]
         self._seen = events
 
-    def news(self) -> list[Event]:
+    def new_events(self) -> list[EventReport]:
         """What has happened since the last call."""
         events, seen = self._events(), self._seen
         self._seen = events
-        return [] if events is seen else fresh(seen, events)
+        return [] if events is seen else new_since(seen, events)
 
     async def stream(self) -> AsyncIterator[bytes]:
         yield b": the events of this server\n\n"  # at once: the client sees that it is connected
@@ -39,20 +37,19 @@ class Follower:
             now = time.monotonic()
             if events:
                 quiet_since = now
-                yield b"".join(map(written, events))
+                yield b"".join(map(server_sent, events))
             elif now - quiet_since >= KEEP_ALIVE:
                 quiet_since = now
                 yield b": still here\n\n"
             await asyncio.sleep(POLL)
-            events = self.news()
+            events = self.new_events()
 
-    def _events(self) -> list[Event]:
-        state = self._view.state
-        events: list[Event] = [] if state is None else state["events"]
-        return events
+    def _events(self) -> list[EventReport]:
+        report = self._view.report
+        return [] if report is None else report["events"]
 
 
-def fresh(seen: list[Event], events: list[Event]) -> list[Event]:
+def new_since(seen: list[EventReport], events: list[EventReport]) -> list[EventReport]:
     """What ``events`` has behind the last of the ``seen`` ones; all of it where that is no longer there."""
     if seen:
         for place in range(len(events), 0, -1):
@@ -61,6 +58,6 @@ def fresh(seen: list[Event], events: list[Event]) -> list[Event]:
     return events
 
 
-def written(event: Event) -> bytes:
+def server_sent(event: EventReport) -> bytes:
     """As a server-sent event; JSON has no line breaks of its own."""
     return f"data: {json.dumps(event)}\n\n".encode()

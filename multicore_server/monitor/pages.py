@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from multicore_server.ipc.report import MonitorStatus, unready
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import exposition
 from multicore_server.monitor import live
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
-from multicore_server.monitor.follow import LAST, Follower
+from multicore_server.monitor.follow import MAX_DIGITS, Follower
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.snapshot import Form, Snapshots
 from multicore_server.monitor.status import status
@@ -37,7 +37,7 @@ class ReadOnly:
         self.view = view
         self.snapshots = snapshots
         self.arbiter_pid = os.getppid()
-        self.monitor = {"pid": os.getpid(), "started": time.time()}
+        self.monitor: MonitorStatus = {"pid": os.getpid(), "started": time.time()}
 
     def app(self) -> Gate:
         return _app(self.routes())
@@ -61,11 +61,11 @@ class ReadOnly:
         return Response(body, headers=headers)
 
     async def status(self, request: Request) -> Response:
-        state = self.view.state
-        if state is None:
+        report = self.view.report
+        if report is None:
             error = "the arbiter has not published anything yet"
             return _json({"error": error, "monitor": self.monitor}, 503)
-        return _json(status(state, self.scoreboard, now=time.time(), monitor=self.monitor))
+        return _json(status(report, self.scoreboard, now=time.time(), monitor=self.monitor))
 
     async def healthz(self, request: Request) -> Response:
         # A process whose parent has ended gets another one.
@@ -74,7 +74,7 @@ class ReadOnly:
         return _line("ok")
 
     async def readyz(self, request: Request) -> Response:
-        why = unready(self.view.state)
+        why = unready(self.view.report)
         return _line("ok") if why is None else _line(why, 503)
 
 
@@ -94,11 +94,11 @@ class Full(ReadOnly):
     def command(self, name: str) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             try:
-                arguments = parse(name, await _body(request))
+                command = parse(name, await _body(request))
             except ValueError as exc:
                 return _outcome(400, str(exc))
             try:
-                answer = await self.arbiter.ask(name, arguments)
+                answer = await self.arbiter.ask(command)
             except NoAnswerError as exc:
                 return _outcome(503, str(exc))
             except TimeoutError as exc:
@@ -111,23 +111,12 @@ class Full(ReadOnly):
     async def events(self, request: Request) -> Response:
         """Server-sent events: the ``last`` ones that there were, then each new one."""
         last = request.query_params.get("last", "0")
-        if not (last.isascii() and last.isdecimal() and len(last) <= LAST):
+        if not (last.isascii() and last.isdecimal() and len(last) <= MAX_DIGITS):
             return _outcome(400, "last: give a number of events")
         follower = Follower(self.view, int(last))
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         return StreamingResponse(follower.stream(), media_type="text/event-stream")
-
-
-def unready(state: dict[str, Any] | None) -> str | None:
-    """Why the server does not want requests, in one line; None if it does."""
-    if state is None:
-        return "the server is starting"
-    if state["stopping"]:
-        return "the server is stopping"
-    if not any(slot["state"] == "ready" for slot in state["slots"]):
-        return "no worker is ready"
-    return None
 
 
 def _app(routes: list[Route]) -> Gate:
@@ -161,7 +150,7 @@ def _header(request: Request, name: str) -> str | None:
     return ",".join(request.headers.getlist(name)) or None
 
 
-def _line(text: str, status_code: int = 200, headers: Any = None) -> Response:
+def _line(text: str, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return PlainTextResponse(text + "\n", status_code, headers)
 
 
@@ -169,6 +158,6 @@ def _outcome(status_code: int, text: str, **values: int) -> Response:
     return _json({"ok": status_code == 200, "text": text, **values}, status_code)
 
 
-def _json(document: dict[str, Any], status_code: int = 200) -> Response:
+def _json(document: Mapping[str, object], status_code: int = 200) -> Response:
     """In ASCII: an exception's text may have half a surrogate pair, which Starlette's JSON cannot."""
     return Response(json.dumps(document), status_code, media_type="application/json")

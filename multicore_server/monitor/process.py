@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
 
 import uvicorn
 
@@ -24,6 +23,7 @@ from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app.merge import AppMetrics
 from multicore_server.monitor.address import BACKLOG
 from multicore_server.monitor.commands import ArbiterClient
+from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.guard import Guarded, GuardedState, Limits
 from multicore_server.monitor.pages import Full, ReadOnly
 from multicore_server.monitor.scrape import Merge
@@ -112,7 +112,7 @@ class Monitor:
 class MonitorServer(uvicorn.Server):
     """uvicorn's, which ends by an event, quickly, and whose connections are guarded."""
 
-    def __init__(self, app: Any, limits: Limits, ended: asyncio.Event) -> None:
+    def __init__(self, app: Gate, limits: Limits, ended: asyncio.Event) -> None:
         config = uvicorn.Config(
             app,
             http=Guarded,

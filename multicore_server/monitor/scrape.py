@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any
 
+from multicore_server.ipc.report import Report
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import collection, exposition
 from multicore_server.metrics.app.merge import AppMetrics, owners
@@ -43,18 +43,18 @@ class Merge:
         return {form: _write(families, form) for form in forms}
 
     def _collect(self) -> list[Family]:
-        state = self._view.state or {}
+        report = self._view.report
         # The app's first: what is left out of them is one of our own metrics.
-        app = [] if self._app is None else self._of_app(self._app, state)
-        own = collection.families(self._scoreboard, state, time.monotonic(), self._left_out())
+        app = [] if self._app is None else self._of_app(self._app, report)
+        own = collection.families(self._scoreboard, report, time.monotonic(), self._left_out())
         return [*own, *app]
 
     def _left_out(self) -> dict[str, float]:
         return {} if self._app is None else {"file": self._app.left_out, "collision": self._app.collisions}
 
-    def _of_app(self, app: AppMetrics, state: dict[str, Any]) -> list[Family]:
+    def _of_app(self, app: AppMetrics, report: Report | None) -> list[Family]:
         try:
-            found = app.collect(owners(state, self._identifier))
+            found = app.collect(owners(report, self._identifier))
         except Exception as exc:  # noqa: BLE001 -- files that the app writes: whatever is wrong with them
             self._report(f"{type(exc).__name__}: {exc}")
             return []

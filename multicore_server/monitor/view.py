@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from multicore_server.ipc.report import Report
 from multicore_server.ipc.shared_report import SharedReport
 
 
 class ReportView:
     def __init__(self, shared_report: SharedReport) -> None:
-        self._bulletin = shared_report
-        self._seen: tuple[int, dict[str, Any] | None] = (-1, None)  # one item: two threads read it
+        self._shared_report = shared_report
+        self._seen: tuple[int, Report | None] = (-1, None)  # one item: two threads read it
 
     @property
-    def state(self) -> dict[str, Any] | None:
+    def report(self) -> Report | None:
         """The report; None before there is one. Nobody changes it: others have the same object."""
-        changes = self._bulletin.changes
-        seen, state = self._seen
+        changes = self._shared_report.changes
+        seen, report = self._seen
         if changes != seen and (text := self._read()):
-            state = json.loads(text)
-            self._seen = (changes, state)
-        return state
+            report = json.loads(text)
+            self._seen = (changes, report)
+        return report
 
     def _read(self) -> bytes:
         try:
-            return self._bulletin.read()
+            return self._shared_report.read()
         except RuntimeError:  # its writer was stopped in the middle: what was there before is still true
             return b""

@@ -24,6 +24,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from multicore_server.connections.protocol import MovableProtocol, movable
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
+from multicore_server.ipc.names import Interface
 from multicore_server.settings.gunicorn import is_set
 from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker import meter
@@ -47,7 +48,7 @@ FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 def make_config(
     cfg: Any, log: Any, app: Any, overrides: dict[str, Any], surround: Callable[[Any, str], Any]
-) -> tuple[Config, str]:
+) -> tuple[Config, Interface]:
     """Return the loaded uvicorn configuration of a worker and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn

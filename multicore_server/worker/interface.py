@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-Interface: TypeAlias = Literal["asgi3", "asgi2", "wsgi"]
+from multicore_server.ipc.names import Interface
+
 Detected: TypeAlias = Literal["asgi3", "asgi2", "wsgi", "factory"]
 
 INTERFACES: tuple[Interface, ...] = ("asgi3", "asgi2", "wsgi")

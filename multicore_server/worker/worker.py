@@ -19,7 +19,7 @@ from gunicorn.workers import base
 
 from multicore_server import cluster, hosts
 from multicore_server.ipc.identity import identity
-from multicore_server.ipc.names import Reason
+from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
@@ -43,7 +43,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self.context: WorkerContext  # set by the arbiter between this and the fork
         self.server: WorkerServer | None = None
-        self.interface = ""
+        self.interface: Interface = "asgi3"  # until the app is loaded
         self.ready = False  # the arbiter has been told
         self.asked = False  # a replacement has been asked for
         self._app_ready = False  # cluster.ready() was called

@@ -24,11 +24,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from multicore_server.ipc.report import Report
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from multicore_server.metrics.app import values as app_values
 from multicore_server.metrics.app.directory import VARIABLE, Directory
 from multicore_server.metrics.app.merge import AppMetrics, Owner, owners
 from multicore_server.metrics.exposition import text
+from tests.support.reports import report, slot
 
 LABELS = ("method", "path", "code")
 SHM = "/dev/shm"
@@ -73,12 +75,8 @@ def stock_worker(label_sets: int) -> None:
     use_app(label_sets)
 
 
-def shared_report(workers: int) -> dict[str, Any]:
-    slots = [
-        {"instance": number, "processes": [{"row": number * ROWS_PER_SLOT, "state": "ready"}]}
-        for number in range(workers)
-    ]
-    return {"slots": slots}
+def report_of(workers: int) -> Report:
+    return report(slots=[slot(number) for number in range(workers)])
 
 
 def milliseconds(scrape: Callable[[], bytes]) -> float:
@@ -121,7 +119,7 @@ class Ours:
         self.path = path
         self.directory = Directory(path, ours=True)
         self.metrics = AppMetrics(path)
-        self.owners: Mapping[str, Owner] = owners(shared_report(workers), self.directory.identifier)
+        self.owners: Mapping[str, Owner] = owners(report_of(workers), self.directory.identifier)
 
     def scrape(self) -> bytes:
         return text(self.metrics.collect(self.owners))

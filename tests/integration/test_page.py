@@ -116,7 +116,7 @@ def test_whatever_is_html_is_text(tmp_path: Path, open_tab: OpenTab) -> None:
     try:
         tab = open_tab(f"http://{LOCAL}:{monitor.port}/")
         tab.wait_for(lambda: "has not published anything yet" in tab.text("#trouble"), "the reason")
-        bad = {**slot(0, EVIL), "wanted": EVIL, "restarts": {EVIL: 1}, "next_restart": 2000.0}
+        bad = {**slot(0), "state": EVIL, "wanted": EVIL, "restarts": {EVIL: 1}, "next_restart": 2000.0}
         names = {
             "name": EVIL,
             "version": EVIL,

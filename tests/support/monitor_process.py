@@ -26,7 +26,7 @@ from multicore_server.monitor.address import bind_command, bind_metrics
 from multicore_server.monitor.guard import Limits
 from multicore_server.monitor.process import MonitorContext, run
 from tests.support.raw_client import Connection
-from tests.support.reports import shared_report
+from tests.support.reports import report
 from tests.support.waiting import PATIENCE, wait_for
 
 REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
@@ -86,7 +86,7 @@ class Monitor:
     # --- the arbiter's part ---
 
     def publish(self, **changes: Any) -> None:
-        self.shared_report.publish(json.dumps(shared_report(**changes)).encode())
+        self.shared_report.publish(json.dumps(report(**changes)).encode())
         self.scoreboard.publish(frozenset({0, 4}))
 
     def count(self, requests: int) -> None:

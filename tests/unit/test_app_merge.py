@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from multicore_server.ipc.report import ProcessState, Report
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from multicore_server.metrics.app.keys import MODES
 from multicore_server.metrics.app.merge import AppMetrics, Owner, owners
 from multicore_server.metrics.family import labels
+from tests.support.reports import process, report, slot
 from tests.unit.app_entries import BOUNDS, Entry, counter, gauge, write, write_stock
 from tests.unit.app_process import living, shown
 
@@ -94,28 +95,29 @@ def test_it_shows_what_prometheus_clients_collector_shows(
 # --- workers
 
 
-def shared_report(*slots: list[tuple[int, str]]) -> dict[str, Any]:
+def report_of(*slots: list[tuple[int, ProcessState]]) -> Report:
     """By slot, the rows and the states of its processes."""
-    return {
-        "slots": [
-            {"instance": number, "processes": [{"row": row, "state": state} for row, state in processes]}
+    return report(
+        slots=[
+            slot(number, processes=[process(row=row, state=state) for row, state in processes])
             for number, processes in enumerate(slots)
         ]
-    }
+    )
 
 
 def test_owners_are_the_rows_of_the_slots() -> None:
-    state = shared_report([(0, "draining"), (1, "ready"), (2, "starting")], [(5, "starting")], [])
-    found = owners(state, "x-row{}".format)
+    found = owners(
+        report_of([(0, "draining"), (1, "ready"), (2, "starting")], [(5, "starting")], []), "x-row{}".format
+    )
     assert len(found) == 3 * ROWS_PER_SLOT
     assert [it for it, owner in found.items() if owner.shown] == ["x-row1", "x-row5"]
     assert [it for it, owner in found.items() if owner.alive] == ["x-row0", "x-row1", "x-row2", "x-row5"]
     assert found["x-row7"].worker == "1"
-    assert owners({}, str) == {}
+    assert owners(None, str) == {}
 
 
-def scraped(metrics: AppMetrics, *slots: list[tuple[int, str]]) -> dict[str, float]:
-    return shown(metrics, owners(shared_report(*slots), "row{}".format))
+def scraped(metrics: AppMetrics, *slots: list[tuple[int, ProcessState]]) -> dict[str, float]:
+    return shown(metrics, owners(report_of(*slots), "row{}".format))
 
 
 @pytest.mark.parametrize("mode", ["all", "liveall"])
@@ -123,6 +125,8 @@ def test_the_slots_worker_is_the_one_that_is_shown(mode: str, tmp_path: Path) ->
     metrics = AppMetrics(tmp_path)
     for row in range(3):
         write(tmp_path, f"row{row}", [gauge(row + 1, mode)])
+    before: list[tuple[int, ProcessState]]
+    after: list[tuple[int, ProcessState]]
     before, after = [(0, "ready"), (1, "starting")], [(0, "draining"), (1, "ready")]
     assert scraped(metrics, before) == {'size{worker="0"}': 1}
     assert scraped(metrics, after) == {'size{worker="0"}': 2}

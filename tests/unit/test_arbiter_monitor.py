@@ -18,6 +18,7 @@ from multicore_server.arbiter.monitor_process import FAREWELL, POLICY, SILENCE, 
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.messages import Answer, Command, ReloadCommand, ScaleCommand, decode, encode
+from multicore_server.ipc.report import Report
 from multicore_server.ipc.scoreboard import Head
 from multicore_server.monitor import address
 from multicore_server.settings.table import TABLE, Settings
@@ -331,8 +332,8 @@ def test_a_worker_closes_them_all(watch: Watch, free_port: int) -> None:
 # --- what is published ---
 
 
-def published(publisher: Publisher) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(publisher.shared_report.read())
+def published(publisher: Publisher) -> Report:
+    found: Report = json.loads(publisher.shared_report.read())
     return found
 
 
@@ -385,11 +386,11 @@ def _first_fork(made: Shell) -> tuple[int, int]:
 
 def test_a_report_without_room_costs_one_log_line(publisher: Publisher, watch: Watch) -> None:
     publisher.publish()
-    publisher._facts["name"] = "x" * (publishing.ROOM * 2)
+    publisher._name = "x" * (publishing.ROOM * 2)
     for _ in range(3):
         publisher.publish()
     assert len(watch.log.said("the monitor could not be told")) == 1
-    publisher._facts["name"] = "short"
+    publisher._name = "short"
     publisher.publish()
     assert published(publisher)["name"] == "short"
 

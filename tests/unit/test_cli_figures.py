@@ -1,30 +1,31 @@
-"""Figures between two looks."""
+"""Figures between two readings."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from typing import Any
 
 import psutil
 import pytest
 
 from multicore_server.cli import figures
-from multicore_server.cli.figures import Look, Rates, quantile, quantiles, rates
+from multicore_server.cli.figures import Rates, Reading, quantile, quantiles, rates
+from multicore_server.ipc.report import WorkerStatus
+from tests.support import reports
 
 
-def worker(instance: int, pid: int | None, total: int, started: float = 0.0) -> dict[str, Any]:
+def worker(instance: int, pid: int | None, total: int, started: float = 0.0) -> WorkerStatus:
     durations = {"0.1": total, "1.0": total, "+Inf": total}
-    requests = {"total": total, "durations": durations}
-    return {"instance": instance, "pid": pid, "requests": requests, "started": started}
+    requests = {"in_progress": 0, "total": total, "durations": durations}
+    return reports.worker(instance, pid=pid, requests=requests, started=started)
 
 
-def seen(at: float, workers: list[dict[str, Any]], cpu: dict[int, float]) -> Look:
-    return Look(at, {"workers": workers}, cpu)
+def seen(at: float, workers: list[WorkerStatus], cpu: dict[int, float]) -> Reading:
+    return Reading(at, reports.status(*workers), cpu)
 
 
-def test_rates_between_two_looks() -> None:
+def test_rates_between_two_readings() -> None:
     before = seen(10.0, [worker(0, 100, 50), worker(1, 101, 7)], {100: 1.0, 101: 3.0})
     after = seen(12.0, [worker(0, 100, 80), worker(1, 102, 9), worker(2, 103, 4)], {100: 2.5, 102: 0.5})
     assert rates(before, after) == {
@@ -36,21 +37,21 @@ def test_rates_between_two_looks() -> None:
     }
 
 
-def test_the_first_look_has_nothing_to_compare() -> None:
+def test_the_first_reading_has_nothing_to_compare() -> None:
     assert rates(None, seen(10.0, [worker(0, 100, 50)], {100: 1.0})) == {}
 
 
 def test_cpu_is_the_process_own_and_of_no_other_with_its_pid() -> None:
     me, started = os.getpid(), psutil.Process().create_time()
-    used = figures._cpu({"workers": [worker(0, me, 0, started), worker(1, None, 0)]})
+    used = figures._cpu(reports.status(worker(0, me, 0, started), worker(1, None, 0)))
     assert used[me] == pytest.approx(time.process_time(), abs=0.5)
-    assert figures._cpu({"workers": [worker(0, me, 0, started - 1000)]}) == {}
+    assert figures._cpu(reports.status(worker(0, me, 0, started - 1000))) == {}
 
 
 # --- quantiles ---
 
 
-def test_all_workers_together_but_those_that_only_one_look_has() -> None:
+def test_all_workers_together_but_those_that_only_one_reading_has() -> None:
     before = seen(10.0, [worker(0, 100, 50), worker(1, 101, 7)], {})
     after = seen(12.0, [worker(0, 100, 80), worker(2, 103, 4)], {})
     assert quantiles((0.5, 1.0), before, after) == pytest.approx([0.05, 0.1])

@@ -10,33 +10,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from multicore_server.cli.figures import Look
+from multicore_server.cli.figures import Reading
 from multicore_server.cli.monit_view import Scene, draw
+from tests.support.reports import event, status, worker
 
 
-def worker(instance: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "instance": instance, "pid": 4711 + instance, "state": "ready", "uptime": 125.0, "started": 1.0,
-        "restarts": {"exit": 2, "reload": 1}, "in_hand": 3, "connections": 12, "loop_lag": 0.0021,
-        "memory": {"resident": 90 * 2**20, "unique": 60 * 2**20, "limit": 100 * 2**20},
-        "requests": {"total": 100, "durations": {}}, **changes,
-    }  # fmt: skip
-
-
-def event(text: str) -> dict[str, Any]:
-    return {"at": 0.0, "level": "info", "text": text, "instance": 0, "generation": 1, "pid": 4711}
-
-
-def seen(workers: int = 2, at: float = 10.0, **changes: Any) -> Look:
-    status = {
-        "name": "app:app", "arbiter": {"pid": 4000, "uptime": 7300.0}, "addresses": ["http://127.0.0.1:8000"],
-        "stopping": False, "reloading": False, "ready": workers, "configured": workers,
-        "settings": {"memory_metric": "uss"}, "events": [event("ready")],
-        "workers": [worker(instance) for instance in range(workers)], **changes,
-    }  # fmt: skip
-    for each in status["workers"]:
-        each["requests"] = {"total": 100, "durations": {"0.1": at, "1.0": at, "+Inf": at}}
-    return Look(at, status, {4711: at / 10})
+def seen(workers: int = 2, at: int = 10, **changes: Any) -> Reading:
+    requests = {"in_progress": 0, "total": 100, "durations": {"0.1": at, "1.0": at, "+Inf": at}}
+    known = {"settings": {"memory_metric": "uss"}, "events": [event("ready", pid=4711)]}
+    made = status(*(worker(it, requests=requests) for it in range(workers)), **{**known, **changes})
+    return Reading(float(at), made, {4711: at / 10})
 
 
 def drawn(scene: Scene, columns: int = 100, lines: int = 24, *, raw: bool = False) -> str:
@@ -49,8 +32,8 @@ def drawn(scene: Scene, columns: int = 100, lines: int = 24, *, raw: bool = Fals
 
 
 def test_a_server() -> None:
-    scene = Scene(seen(at=10.0))
-    scene.see(seen(at=20.0, workers=2))
+    scene = Scene(seen(at=10))
+    scene.update(seen(at=20, workers=2))
     shown = drawn(scene)
     assert "app:app  pid 4000  http://127.0.0.1:8000" in shown
     assert "2/2 ready  up 2h  cpu 10%  0 req/s  p50 50.0ms  p99 99.0ms  6 in hand  24 conns" in shown
@@ -84,12 +67,12 @@ def test_the_selection_stays_within_the_workers() -> None:
     for _ in range(9):
         scene.select(+1)
     assert scene.selected == 2
-    scene.see(seen(2))
+    scene.update(seen(2))
     assert scene.selected == 1
-    scene.see(seen(0))
+    scene.update(seen(0))
     assert scene.selected is None
     scene.select(+1)
-    scene.see(seen(2))
+    scene.update(seen(2))
     assert scene.selected == 0
 
 
@@ -106,5 +89,5 @@ def test_what_an_app_says_means_nothing_to_the_terminal() -> None:
 def test_trouble_hides_what_came_of_a_key() -> None:
     scene = replace(Scene(seen()), note="reloading", trouble="it does not answer")
     assert "it does not answer" in drawn(scene)
-    scene.see(seen())
+    scene.update(seen())
     assert "reloading" in drawn(scene)

@@ -14,7 +14,7 @@ import pytest
 
 from multicore_server.cli import servers
 from multicore_server.cli.servers import NoAnswerError, RunningServer, Trouble, choose, names, ports, running
-from tests.support.reports import shared_report
+from tests.support.reports import status
 
 Answer = Callable[[bytes], bytes]
 
@@ -67,7 +67,7 @@ def response(document: object, code: int = 200) -> bytes:
 
 
 def named(name: str, *addresses: str) -> bytes:
-    return response(shared_report(name=name, addresses=list(addresses)))
+    return response(status(name=name, addresses=list(addresses)))
 
 
 def said(function: Callable[[], object]) -> str:
@@ -113,8 +113,8 @@ def test_one_name_of_two_servers(listen: Callable[..., None]) -> None:
 
 
 def test_ports() -> None:
-    status = shared_report(addresses=["http://0.0.0.0:80", "https://[::]:443", "unix:/run/app.sock"])
-    assert ports(status) == ["80", "443"]
+    found = status(addresses=["http://0.0.0.0:80", "https://[::]:443", "unix:/run/app.sock"])
+    assert ports(found) == ["80", "443"]
 
 
 # --- what is no good ---
@@ -156,6 +156,16 @@ def test_an_answer_that_is_none(listen: Callable[..., None], answer: bytes, mess
     with pytest.raises(NoAnswerError) as raised:
         running()[0].status()
     assert raised.value.message.endswith(message)
+
+
+def test_a_status_of_another_version_is_one_line(listen: Callable[..., None]) -> None:
+    other = {name: value for name, value in status(version="9.1").items() if name not in ("ready", "workers")}
+    listen(101, response(other))
+    with pytest.raises(NoAnswerError) as raised:
+        running()[0].status()
+    assert raised.value.message == (
+        "the server with pid 101 runs multicore_server 9.1: its /status has no 'ready'"
+    )
 
 
 def test_a_name_with_control_characters_is_escaped(listen: Callable[..., None]) -> None:

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multicore_server.cli.text import columns, cut, duration, memory, milliseconds, percent, plain, rate, told
+from multicore_server.cli.text import (
+    columns,
+    cut,
+    duration,
+    event_text,
+    memory,
+    milliseconds,
+    percent,
+    plain,
+    rate,
+)
+from tests.support.reports import event
 
 
 @pytest.mark.parametrize(
@@ -63,6 +74,6 @@ def test_amounts() -> None:
 
 
 def test_an_event_names_its_worker() -> None:
-    event = {"text": "ready\x1b[m", "instance": 0, "generation": 3, "pid": None}
-    assert told(event) == "instance=0 gen=3 ready\\x1b[m"
-    assert told({"text": "reload done", "instance": None}) == "reload done"
+    made = event("ready\x1b[m", generation=3, pid=None)
+    assert event_text(made) == "instance=0 gen=3 ready\\x1b[m"
+    assert event_text(event("reload done", instance=None, generation=None, pid=None)) == "reload done"

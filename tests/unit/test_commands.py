@@ -33,7 +33,7 @@ class Desk:
         self._observe(ev.Stop(graceful))
 
     def command(self, name: str, body: str = "") -> tuple[bool, str]:
-        answer = self.answer(CHECKED[name].message(1, **parse(name, body.encode())))
+        answer = self.answer(parse(name, body.encode()))
         return answer.ok, answer.text
 
     def answer(self, command: Command) -> Answer:
@@ -48,7 +48,8 @@ def desk() -> Desk:
 
 
 def test_every_command_that_is_checked_can_be_carried_out() -> None:
-    assert COMMANDS.keys() == {command.message for command in CHECKED.values()}
+    bodies = {"scale": b'{"workers": 1}'}
+    assert COMMANDS.keys() == {type(parse(name, bodies.get(name, b""))) for name in CHECKED}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,14 @@ def test_what_is_refused_changes_nothing(desk: Desk, name: str, body: str, text:
     assert desk.command(name, body) == (False, text)
     assert desk.observed == []
     assert desk.world.ready() == ["0.1", "1.1"]
+
+
+@pytest.mark.parametrize("workers", ["", "+", "4", "-0x1", "+" + "9" * 4300, "+1e9", "+\u0661", "x" * 60_000])
+def test_a_monitor_that_checks_nothing_is_refused(desk: Desk, workers: str) -> None:
+    """Python raises where a number of more than 4300 digits becomes text."""
+    answer = desk.answer(ScaleCommand(1, workers))
+    assert answer == Answer(1, False, "workers: give a number, a change such as +2, or max")
+    assert desk.observed == []
 
 
 def test_an_answer_has_the_number_of_its_command_and_what_a_scaling_leads_to(desk: Desk) -> None:

@@ -89,6 +89,11 @@ def test_fields_of_other_types_are_refused(data: st.DataObject) -> None:
         b'["WorkerReady", {}]',
         b'["WorkerReady", {"interface": "wsgi", "more": 1}]',
         b'["WorkerReady", {"interface": 1}]',
+        b'["WorkerReady", {"interface": "asgi4"}]',
+        rb'["LastWords", {"words": "\ud83d", "trace": ""}]',
+        rb'["LastWords", {"words": "", "trace": "\ude00\ud83d"}]',
+        b'["LastWords", {"words": "", "trace": "\xed\xa0\x80"}]',
+        b'["LastWords", {"words": "x", "words": 1, "trace": ""}]',
         b'["RetireRequest", {"reason": "boredom", "draining": true}]',
         b'["RetireRequest", {"reason": "cron", "draining": 1}]',
         b'["StopCommand", {"id": true, "graceful": true}]',
@@ -97,7 +102,7 @@ def test_fields_of_other_types_are_refused(data: st.DataObject) -> None:
         b'["StopCommand", {"id": ' + b"9" * 5000 + b', "graceful": true}]',
         b'["RestartCommand", {"id": 1, "instances": [null]}]',
         b'[["WorkerReady"], {"interface": "wsgi"}]',
-        encode(WorkerReady("x" * 100)) + b" " * MAX_MESSAGE,
+        encode(WorkerReady("wsgi")) + b" " * MAX_MESSAGE,
     ],
 )
 def test_what_is_refused(data: bytes) -> None:
@@ -113,7 +118,7 @@ def test_only_what_is_accepted_here() -> None:
 
 def test_what_is_too_long_is_not_sent() -> None:
     with pytest.raises(ValueError, match="is longer than 65536"):
-        encode(WorkerReady("x" * MAX_MESSAGE))
+        encode(LastWords("x" * MAX_MESSAGE, ""))
 
 
 # --- channels ---
@@ -158,6 +163,20 @@ def test_a_child_that_is_gone() -> None:
     channel.answer(Answer(1, True, "nobody hears it"))
     channel.close()
     assert list(channel.received()) == []
+
+
+def test_nothing_that_is_sent_raises() -> None:
+    worker, monitor = WorkerChannel(), MonitorChannel()
+    monitor.answer(Answer(1, False, "\U0001f600" * 90_000))
+    answer = decode(monitor.child_end.recv(MAX_MESSAGE), Answer)
+    assert (answer.id, answer.ok, len(answer.text)) == (1, False, MAX_WORDS)
+    for channel in (worker, monitor):
+        channel.close()
+    worker.ready("wsgi")
+    worker.retire("cron")
+    worker.last_words("x" * 90_000)
+    monitor.answer(Answer(1, True, "nobody hears it"))
+    assert [*worker.received(), *monitor.received()] == []
 
 
 def test_a_channel_that_is_full_loses_what_is_sent_and_says_nothing() -> None:

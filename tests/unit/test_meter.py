@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row, Scoreboard
 from multicore_server.worker import meter
-from tests.unit.bulletins import cell
+from tests.unit.rows import cell
 
 PATIENCE = 10.0  # seconds
 

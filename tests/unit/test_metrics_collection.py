@@ -1,4 +1,4 @@
-"""What a scrape says, exactly, of rows and bulletins made by hand."""
+"""What a scrape says, exactly, of rows and reports made by hand."""
 
 from __future__ import annotations
 
@@ -9,23 +9,38 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
+from multicore_server.ipc.names import StateName
+from multicore_server.ipc.report import ProcessReport, ProcessState, Report, SlotReport
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, ROWS_PER_SLOT, Head, Item, Scoreboard
 from multicore_server.metrics.collection import families
 from multicore_server.metrics.definitions import REASONS, RESULTS, STATES, TABLE
 from multicore_server.metrics.exposition import openmetrics, text
-from tests.unit.bulletins import cell, process, shared_report, slot
+from tests.support.reports import process, report, slot
+from tests.unit.rows import cell
 
 read_openmetrics: Any = openmetrics_parser.text_string_to_metric_families  # has no types
 NOW = 1000.0  # seconds of CLOCK_MONOTONIC
 
 
-def scrape(board: Scoreboard, state: dict[str, Any], **left_out: int) -> dict[str, float]:
+def scrape(board: Scoreboard, published: Report | None, **left_out: int) -> dict[str, float]:
     """Samples as they are written: ``name{labels}`` and their values."""
     return {
         family.name + sample.suffix + sample.labels: sample.value
-        for family in families(board, state, NOW, left_out)
+        for family in families(board, published, NOW, left_out)
         for sample in family.samples
     }
+
+
+def a_process(row: int, state: ProcessState = "ready", started: float = 0.0) -> ProcessReport:
+    return process(row // ROWS_PER_SLOT, state=state, row=row % ROWS_PER_SLOT, started=started)
+
+
+def a_slot(instance: int, state: StateName, *processes: ProcessReport) -> SlotReport:
+    return slot(instance, state, list(processes))
+
+
+def a_report(*slots: SlotReport, **changes: Any) -> Report:
+    return report(slots=list(slots), **{"restarts": {}, "reloads": {}, **changes})
 
 
 def of(found: dict[str, float], name: str) -> dict[str, float]:
@@ -42,7 +57,7 @@ def fill(board: Scoreboard, row: int, **items: float) -> None:
 
 
 def test_before_the_first_publish_what_is_known_is_zero() -> None:
-    found = scrape(Scoreboard(4), {})
+    found = scrape(Scoreboard(4), None)
     assert set(found.values()) == {0.0}
     assert {key.partition("{")[0] for key in found} == {
         "multicore_workers",
@@ -64,20 +79,21 @@ def test_before_the_first_publish_what_is_known_is_zero() -> None:
 
 
 def test_every_metric_of_the_table_is_there_in_its_order() -> None:
-    found = families(Scoreboard(1), {}, NOW)
+    found = families(Scoreboard(1), None, NOW)
     assert [family.name for family in found] == [metric.base for metric in TABLE.values()]
 
 
 def test_workers_by_state() -> None:
-    slots = [slot(i, state) for i, state in enumerate(["ready", "ready", "backoff", "errored"])]
-    assert of(scrape(Scoreboard(4), shared_report(*slots)), "multicore_workers") == {
+    states: list[StateName] = ["ready", "ready", "backoff", "errored"]
+    slots = [a_slot(i, state) for i, state in enumerate(states)]
+    assert of(scrape(Scoreboard(4), a_report(*slots)), "multicore_workers") == {
         '{state="starting"}': 0.0, '{state="ready"}': 2.0, '{state="draining"}': 0.0,
         '{state="backoff"}': 1.0, '{state="stopped"}': 0.0, '{state="errored"}': 1.0,
     }  # fmt: skip
 
 
 def test_numbers_of_the_bulletin() -> None:
-    state = shared_report(
+    state = a_report(
         configured=8, worker_memory_limit=2**30, restarts={"oom": 3, "exit": 1}, reloads={"rolled_back": 2}
     )
     found = scrape(Scoreboard(4), state, file=5)
@@ -90,12 +106,12 @@ def test_numbers_of_the_bulletin() -> None:
     }  # fmt: skip
     assert of(found, "multicore_app_metrics_left_out") == {'{reason="file"}': 5, '{reason="collision"}': 0}
     assert of(found, "multicore_build_info") == {
-        '{gunicorn="27.0.1",python="3.11.2",uvicorn="0.54.0",version="0.1.0"}': 1
+        '{gunicorn="27",python="3",uvicorn="0.5",version="0.1.0"}': 1
     }
 
 
 def test_without_a_memory_limit_there_is_none() -> None:
-    assert "multicore_worker_memory_limit_bytes" not in scrape(Scoreboard(4), shared_report())
+    assert "multicore_worker_memory_limit_bytes" not in scrape(Scoreboard(4), a_report())
 
 
 def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -> None:
@@ -104,8 +120,8 @@ def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -
     fill(board, 5, CONNECTIONS=4, WEBSOCKETS=0, IN_HAND=1, RESIDENT_MEMORY=2e8, UNIQUE_MEMORY=5e7,
          HEARTBEAT=NOW)  # fmt: skip
     fill(board, 6, CONNECTIONS=7, RESIDENT_MEMORY=3e8)
-    processes = [process(6, "draining", 1.0), process(4, "ready", 2.0), process(5, "starting", 3.0)]
-    found = scrape(board, shared_report(slot(1, "ready", *processes)))
+    processes = [a_process(6, "draining", 1.0), a_process(4, "ready", 2.0), a_process(5, "starting", 3.0)]
+    found = scrape(board, a_report(a_slot(1, "ready", *processes)))
     assert of(found, "multicore_connections") == {'{worker="1"}': 14}
     assert of(found, "multicore_websockets") == {'{worker="1"}': 1}
     assert of(found, "multicore_requests_in_progress") == {'{worker="1"}': 3}
@@ -114,25 +130,25 @@ def test_a_worker_is_its_ready_process_and_gauges_are_all_of_its_living_ones() -
     assert of(found, "multicore_worker_unique_memory_bytes") == {}
     processes[1]["state"] = "draining"
     processes[2]["state"] = "ready"
-    found = scrape(board, shared_report(slot(1, "ready", *processes)))
+    found = scrape(board, a_report(a_slot(1, "ready", *processes)))
     assert of(found, "multicore_worker_start_time_seconds") == {'{worker="1"}': 3}
     assert of(found, "multicore_worker_unique_memory_bytes") == {'{worker="1"}': 5e7}
 
 
 def test_workers_are_in_order() -> None:
-    found = scrape(Scoreboard(3), shared_report(*(slot(i, "backoff") for i in (2, 0, 1))))
+    found = scrape(Scoreboard(3), a_report(*(a_slot(i, "backoff") for i in range(3))))
     assert list(of(found, "multicore_connections")) == [f'{{worker="{i}"}}' for i in range(3)]
 
 
 def test_without_a_ready_process_the_newest_is_the_worker() -> None:
-    processes = [process(0, "draining", 1.0), process(1, "starting", 2.0)]
-    found = scrape(Scoreboard(1), shared_report(slot(0, "starting", *processes)))
+    processes = [a_process(0, "draining", 1.0), a_process(1, "starting", 2.0)]
+    found = scrape(Scoreboard(1), a_report(a_slot(0, "starting", *processes)))
     assert of(found, "multicore_worker_start_time_seconds") == {'{worker="0"}': 2}
     assert of(found, "multicore_event_loop_lag_seconds") == {}
 
 
 def test_a_slot_without_a_process_has_no_connections_and_no_memory() -> None:
-    found = scrape(Scoreboard(1), shared_report(slot(0, "errored")))
+    found = scrape(Scoreboard(1), a_report(a_slot(0, "errored")))
     assert of(found, "multicore_connections") == {'{worker="0"}': 0}
     assert of(found, "multicore_worker_resident_memory_bytes") == {}
     assert of(found, "multicore_worker_start_time_seconds") == {}
@@ -150,7 +166,7 @@ def test_a_slot_without_a_process_has_no_connections_and_no_memory() -> None:
 def test_the_loop_lag_grows_while_the_loop_is_blocked(lag: float, heartbeat: float, expected: float) -> None:
     board = Scoreboard(1)
     fill(board, 0, LOOP_LAG=lag, HEARTBEAT=heartbeat)
-    found = scrape(board, shared_report(slot(0, "ready", process(0))))
+    found = scrape(board, a_report(a_slot(0, "ready", a_process(0))))
     assert found['multicore_event_loop_lag_seconds{worker="0"}'] == pytest.approx(expected)
 
 
@@ -163,7 +179,7 @@ def test_requests_and_durations_are_summed_over_all_rows() -> None:
         board.row(row)[Item.DURATIONS] = count
         board.row(row)[Item.DURATIONS + len(BUCKETS)] = 100 * count
         board.row(row)[Item.DURATION_SUM] = count / 4
-    found = scrape(board, shared_report())
+    found = scrape(board, a_report())
     requests = of(found, "multicore_http_requests_total")
     assert requests['{code="5xx",method="POST"}'] == 7
     assert requests['{code="499",method="other"}'] == 70
@@ -181,7 +197,7 @@ def test_every_cell_of_a_request_has_its_own_labels() -> None:
     board.publish(frozenset({0}))
     for number, (method, code) in enumerate((method, code) for method in METHODS for code in CODES):
         board.row(0)[cell(method, code)] = number + 1
-    assert of(scrape(board, shared_report()), "multicore_http_requests_total") == {
+    assert of(scrape(board, a_report()), "multicore_http_requests_total") == {
         f'{{code="{code}",method="{method}"}}': METHODS.index(method) * len(CODES) + CODES.index(code) + 1
         for method in METHODS
         for code in CODES
@@ -193,7 +209,7 @@ def test_counters_by_worker_are_those_of_every_slot_ever_used() -> None:
     board.publish(frozenset({0, 4, 8}))
     for row, count in ((0, 1), (3, 2), (4, 4), (8, 8)):
         fill(board, row, CPU_SECONDS=count / 2, ACCEPTED=count, HANDED_OVER=10 * count, MIGRATED=20 * count)
-    found = scrape(board, shared_report(slot(0, "ready", process(0))))  # the other two were scaled away
+    found = scrape(board, a_report(a_slot(0, "ready", a_process(0))))  # the other two were scaled away
     assert of(found, "multicore_worker_cpu_seconds_total") == {
         '{worker="0"}': 1.5, '{worker="1"}': 2.0, '{worker="2"}': 4.0,
     }  # fmt: skip
@@ -204,7 +220,7 @@ def test_counters_by_worker_are_those_of_every_slot_ever_used() -> None:
 
 
 def test_a_worker_that_boots_for_the_first_time_has_its_counters_at_zero() -> None:
-    found = scrape(Scoreboard(4), shared_report(slot(0, "starting", process(0, "starting"))))
+    found = scrape(Scoreboard(4), a_report(a_slot(0, "starting", a_process(0, "starting"))))
     assert of(found, "multicore_connections_accepted_total") == {'{worker="0"}': 0}
 
 
@@ -221,7 +237,7 @@ def test_the_arbiter_s_own_process() -> None:
     )
     for number, item in enumerate(items):
         board.head[item] = number + 0.5
-    found = scrape(board, {})
+    found = scrape(board, None)
     assert found["multicore_listen_backlog"] == 17
     assert {key: value for key, value in found.items() if key.startswith("process_")} == {
         "process_cpu_seconds_total": 0.5,
@@ -237,7 +253,7 @@ def test_the_arbiter_s_own_process() -> None:
 
 
 @pytest.fixture
-def busy() -> tuple[Scoreboard, dict[str, Any]]:
+def busy() -> tuple[Scoreboard, Report]:
     board = Scoreboard(8)
     board.publish(frozenset(range(0, 8 * ROWS_PER_SLOT, ROWS_PER_SLOT)))
     for row in range(8 * ROWS_PER_SLOT):
@@ -246,12 +262,12 @@ def busy() -> tuple[Scoreboard, dict[str, Any]]:
     for item in Head:
         if item is not Head.USED_SLOTS:
             board.head[item] = item + 1
-    return board, shared_report(
-        *(slot(i, "ready", process(4 * i)) for i in range(8)), worker_memory_limit=2**30
+    return board, a_report(
+        *(a_slot(i, "ready", a_process(4 * i)) for i in range(8)), worker_memory_limit=2**30
     )
 
 
-def test_openmetrics_of_it_all_is_legal(busy: tuple[Scoreboard, dict[str, Any]]) -> None:
+def test_openmetrics_of_it_all_is_legal(busy: tuple[Scoreboard, Report]) -> None:
     written = openmetrics(families(*busy, NOW)).decode()
     read = {family.name: family for family in read_openmetrics(written)}
     assert {name: family.type for name, family in read.items()} == {it.base: it.kind for it in TABLE.values()}
@@ -260,8 +276,8 @@ def test_openmetrics_of_it_all_is_legal(busy: tuple[Scoreboard, dict[str, Any]])
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's prometheus) is missing")
-def test_promtool_has_nothing_to_say(busy: tuple[Scoreboard, dict[str, Any]]) -> None:
-    for found in (families(*busy, NOW), families(Scoreboard(1), {}, NOW)):
+def test_promtool_has_nothing_to_say(busy: tuple[Scoreboard, Report]) -> None:
+    for found in (families(*busy, NOW), families(Scoreboard(1), None, NOW)):
         done = subprocess.run(
             ["promtool", "check", "metrics"], input=text(found), capture_output=True, check=False
         )

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.metrics.collection import families
-from tests.unit.bulletins import cell, process, shared_report, slot
+from tests.support.reports import process, report, slot
+from tests.unit.rows import cell
 
 NOW = 1000.0  # seconds of CLOCK_MONOTONIC
 GAUGES = (
@@ -73,8 +74,11 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_counter_falls_and_sums_are_exact(self) -> None:
-        slots = [slot(i, "ready", *map(process, rows)) for i, rows in self.alive.items()]
-        found = families(self.board, shared_report(*slots), NOW)
+        slots = [
+            slot(i, "ready", [process(i, row=row - 4 * i) for row in rows])
+            for i, rows in sorted(self.alive.items())
+        ]
+        found = families(self.board, report(slots=slots), NOW)
         counters = {
             (family.name, sample.suffix, sample.labels): sample.value
             for family in found

@@ -12,34 +12,44 @@ from typing import Any
 import pytest
 
 from multicore_server.ipc.channel import KIND
-from multicore_server.ipc.messages import Answer, ScaleCommand, decode, encode
+from multicore_server.ipc.messages import (
+    Answer,
+    Command,
+    ReloadCommand,
+    ResetCommand,
+    RestartCommand,
+    ScaleCommand,
+    StopCommand,
+    decode,
+    encode,
+)
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
 
 
 @pytest.mark.parametrize(
-    ("command", "body", "arguments"),
+    ("name", "body", "command"),
     [
-        ("reload", "", {}),
-        ("reload", " {} ", {}),
-        ("reset", "{}", {}),
-        ("restart", "{}", {"instances": None}),
-        ("restart", '{"instances": null}', {"instances": None}),
-        ("restart", '{"instances": [2, 0, 2]}', {"instances": [0, 2]}),
-        ("scale", '{"workers": 4}', {"workers": 4}),
-        ("scale", '{"workers": "4"}', {"workers": 4}),
-        ("scale", '{"workers": "+2"}', {"workers": "+2"}),
-        ("scale", '{"workers": "-1"}', {"workers": "-1"}),
-        ("scale", '{"workers": " Max "}', {"workers": "max"}),
-        ("stop", "", {"graceful": True}),
-        ("stop", '{"graceful": false}', {"graceful": False}),
+        ("reload", "", ReloadCommand(0)),
+        ("reload", " {} ", ReloadCommand(0)),
+        ("reset", "{}", ResetCommand(0)),
+        ("restart", "{}", RestartCommand(0, None)),
+        ("restart", '{"instances": null}', RestartCommand(0, None)),
+        ("restart", '{"instances": [2, 0, 2]}', RestartCommand(0, [0, 2])),
+        ("scale", '{"workers": 4}', ScaleCommand(0, 4)),
+        ("scale", '{"workers": "4"}', ScaleCommand(0, 4)),
+        ("scale", '{"workers": "+2"}', ScaleCommand(0, "+2")),
+        ("scale", '{"workers": "-1"}', ScaleCommand(0, "-1")),
+        ("scale", '{"workers": " Max "}', ScaleCommand(0, "max")),
+        ("stop", "", StopCommand(0, graceful=True)),
+        ("stop", '{"graceful": false}', StopCommand(0, graceful=False)),
     ],
 )
-def test_what_is_right(command: str, body: str, arguments: dict[str, Any]) -> None:
-    assert parse(command, body.encode()) == arguments
+def test_what_is_right(name: str, body: str, command: Command) -> None:
+    assert parse(name, body.encode()) == command
 
 
 NO_WORKERS: list[Any] = [0, -1, True, 1.5, None, [], "0", "+0", "+", "--1", "many", "1e3", 10**9, "\u0661"]
-NO_LISTS: list[Any] = [[], 1, "0", [-1], [True], [1.0], [None], {}]
+NO_LISTS: list[Any] = [[], 1, "0", [-1], [True], [1.0], [None], {}, [10**6], [10**30]]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +105,7 @@ def ask(ends: Ends, *before: Any, patience: float = 20) -> Answer:
         arbiter.listen()
         for message in before:
             ends[0].send(message if isinstance(message, bytes) else json.dumps(message).encode())
-        task = asyncio.create_task(arbiter.ask("scale", {"workers": 2}))
+        task = asyncio.create_task(arbiter.ask(ScaleCommand(0, 2)))
         await asyncio.sleep(0)
         return await task
 
@@ -115,7 +125,7 @@ def test_what_is_no_answer_to_us_is_passed_over(ends: Ends) -> None:
     async def asked() -> Answer:
         arbiter = ArbiterClient(ends[1], 20)
         arbiter.listen()
-        task = asyncio.create_task(arbiter.ask("reset", {}))
+        task = asyncio.create_task(arbiter.ask(ResetCommand(0)))
         await asyncio.sleep(0)  # it is sent
         for message in (*noise, encode(answer), encode(answer)):
             ends[0].send(message)
@@ -136,7 +146,7 @@ def test_an_arbiter_that_goes_while_it_is_asked(ends: Ends) -> None:
     async def asked() -> None:
         arbiter = ArbiterClient(ends[1], 20)
         arbiter.listen()
-        task = asyncio.create_task(arbiter.ask("stop", {"graceful": True}))
+        task = asyncio.create_task(arbiter.ask(StopCommand(0, graceful=True)))
         await asyncio.sleep(0)
         ends[0].close()
         await task
@@ -151,3 +161,11 @@ def test_an_arbiter_that_reads_nothing(ends: Ends) -> None:
             ends[1].send(b"x" * 1000)
     with pytest.raises(NoAnswerError, match="too much to do; try again"):
         ask(ends)
+
+
+def test_a_command_that_is_too_long_is_one_line(ends: Ends) -> None:
+    async def asked() -> Answer:
+        return await ArbiterClient(ends[1], 20).ask(RestartCommand(0, list(range(20_000))))
+
+    with pytest.raises(NoAnswerError, match="the command is too long"):
+        asyncio.run(asked())

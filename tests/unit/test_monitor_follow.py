@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from multicore_server.ipc.report import EventReport
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor import follow
-from multicore_server.monitor.follow import Follower, fresh, written
+from multicore_server.monitor.follow import Follower, new_since, server_sent
 from multicore_server.monitor.view import ReportView
-from tests.support.reports import event, shared_report
+from tests.support.reports import event, report
 
 
-def events(*numbers: int) -> list[dict[str, Any]]:
+def events(*numbers: int) -> list[EventReport]:
     return [event(f"event {number}", float(number)) for number in numbers]
 
 
@@ -25,7 +26,7 @@ class Arbiter:
         self.view = ReportView(self.shared_report)
 
     def publish(self, *numbers: int, **changes: Any) -> None:
-        text = json.dumps(shared_report(events=events(*numbers), **changes))
+        text = json.dumps(report(events=events(*numbers), **changes))
         self.shared_report.publish(text.encode())
 
 
@@ -41,27 +42,27 @@ class Arbiter:
     ],
 )
 def test_what_is_new(seen: tuple[int, ...], now: tuple[int, ...], new: tuple[int, ...]) -> None:
-    assert fresh(events(*seen), events(*now)) == events(*new)
+    assert new_since(events(*seen), events(*now)) == events(*new)
 
 
 def test_only_events_are_news() -> None:
     arbiter = Arbiter()
     arbiter.publish(1)
     follower = Follower(arbiter.view, 0)
-    assert follower.news() == []
+    assert follower.new_events() == []
     arbiter.publish(1, stopping=True)
-    assert follower.news() == []
+    assert follower.new_events() == []
     arbiter.publish(1, 2)
-    assert follower.news() == events(2)
-    assert follower.news() == []
+    assert follower.new_events() == events(2)
+    assert follower.new_events() == []
 
 
 def test_before_the_first_bulletin() -> None:
     arbiter = Arbiter()
     follower = Follower(arbiter.view, 10)
-    assert follower.news() == []
+    assert follower.new_events() == []
     arbiter.publish(1, 2)
-    assert follower.news() == events(1, 2)
+    assert follower.new_events() == events(1, 2)
 
 
 def stream(follower: Follower, parts: int) -> bytes:
@@ -76,7 +77,9 @@ def stream(follower: Follower, parts: int) -> bytes:
 def test_the_stream_starts_with_the_last_ones(last: int, shown: tuple[int, ...]) -> None:
     arbiter = Arbiter()
     arbiter.publish(1, 2, 3)
-    assert stream(Follower(arbiter.view, last), 2).endswith(b"\n\n" + b"".join(map(written, events(*shown))))
+    assert stream(Follower(arbiter.view, last), 2).endswith(
+        b"\n\n" + b"".join(map(server_sent, events(*shown)))
+    )
 
 
 def test_while_nothing_happens_it_says_that_it_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +92,7 @@ def test_while_nothing_happens_it_says_that_it_is_still_there(monkeypatch: pytes
 
 
 def test_an_event_is_one_line_whatever_it_says() -> None:
-    text = written(event("one\r\ntwo\n\ndata: three\u2028"))
+    text = server_sent(event("one\r\ntwo\n\ndata: three\u2028"))
     assert (text.count(b"\n"), text.count(b"\r"), text[:6]) == (2, 0, b"data: ")
     assert json.loads(text[6:])["text"] == "one\r\ntwo\n\ndata: three\u2028"
 
@@ -99,23 +102,23 @@ def test_an_event_is_one_line_whatever_it_says() -> None:
 
 def test_a_bulletin_is_parsed_once() -> None:
     arbiter = Arbiter()
-    assert arbiter.view.state is None
+    assert arbiter.view.report is None
     arbiter.publish(1)
-    state = arbiter.view.state
-    assert state is not None
-    assert arbiter.view.state is state
+    found = arbiter.view.report
+    assert found is not None
+    assert arbiter.view.report is found
     arbiter.publish(2)
-    assert arbiter.view.state is not state
+    assert arbiter.view.report is not found
 
 
 def test_one_whose_writer_was_stopped_in_the_middle_leaves_the_last_one() -> None:
     arbiter = Arbiter()
     arbiter.publish(1)
-    before = arbiter.view.state
+    before = arbiter.view.report
     arbiter.publish(1, 2)
     arbiter.shared_report._memory[40:50] = b"~" * 10
-    assert arbiter.view.state is before
+    assert arbiter.view.report is before
     arbiter.publish(1, 2, 3)
-    state = arbiter.view.state
-    assert state is not None
-    assert state["events"] == events(1, 2, 3)
+    found = arbiter.view.report
+    assert found is not None
+    assert found["events"] == events(1, 2, 3)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from multicore_server.ipc.report import MonitorStatus, Report, serving, unready
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Scoreboard
-from multicore_server.monitor.pages import unready
-from multicore_server.monitor.status import serving, status
-from tests.support.reports import process, shared_report, slot
+from multicore_server.monitor.status import status
+from tests.support.reports import process, report, slot
 
-MONITOR = {"pid": 5, "started": 995.0}
+MONITOR: MonitorStatus = {"pid": 5, "started": 995.0}
 
 
 @pytest.fixture
@@ -20,15 +20,15 @@ def scoreboard() -> Scoreboard:
     return Scoreboard(64)
 
 
-def shown(state: dict[str, Any], scoreboard: Scoreboard) -> dict[str, Any]:
+def shown(published: Report, scoreboard: Scoreboard) -> dict[str, Any]:
     """As it comes to a client."""
-    found = status(state, scoreboard, now=1010.0, monitor=MONITOR)
+    found = status(published, scoreboard, now=1010.0, monitor=MONITOR)
     document: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return document
 
 
 def test_the_server(scoreboard: Scoreboard) -> None:
-    found = shown(shared_report(reloading=True), scoreboard)
+    found = shown(report(reloading=True), scoreboard)
     assert (found["name"], found["version"], found["reloading"]) == ("app:app", "0.1.0", True)
     assert found["arbiter"]["uptime"] == 20.0
     assert found["monitor"] == MONITOR
@@ -45,7 +45,7 @@ def test_a_worker(scoreboard: Scoreboard) -> None:
     row[Item.IN_HAND] = 2
     row[Item.WEBSOCKETS] = 1
     row[Item.LOOP_LAG] = 0.25
-    worker = shown(shared_report(), scoreboard)["workers"][1]
+    worker = shown(report(), scoreboard)["workers"][1]
     assert (worker["instance"], worker["generation"], worker["pid"]) == (1, 1, 4011)
     assert (worker["state"], worker["since"], worker["uptime"]) == ("ready", 1000.5, 9.5)
     assert worker["memory"] == {"resident": 30_000_000, "unique": None, "limit": 50_000_000}
@@ -62,7 +62,7 @@ def test_what_grows_is_the_instances_over_all_its_rows(scoreboard: Scoreboard) -
         row[Item.REQUESTS] = 1
         row[Item.REQUESTS + len(METHODS) * len(CODES) - 1] = 2
         row[Item.DURATIONS] = 1000  # the next item is none of them
-    first = shown(shared_report(), scoreboard)["workers"][0]
+    first = shown(report(), scoreboard)["workers"][0]
     assert (first["cpu_seconds"], first["connections_accepted"]) == (6.0, 40)
     assert (first["requests"]["in_progress"], first["requests"]["total"]) == (0, 12)
 
@@ -71,9 +71,7 @@ def test_durations_are_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) ->
     for number, cell in ((0, 0), (1, 0), (3, 5), (0, len(BUCKETS)), (4, 1)):
         scoreboard.row(number)[Item.DURATIONS + cell] += 1
     scoreboard.row(0)[Item.DURATION_SUM] = 1000.0  # the item behind them
-    first, second = (
-        worker["requests"]["durations"] for worker in shown(shared_report(), scoreboard)["workers"]
-    )
+    first, second = (worker["requests"]["durations"] for worker in shown(report(), scoreboard)["workers"])
     expected = dict.fromkeys(map(str, BUCKETS[:5]), 2) | dict.fromkeys(map(str, BUCKETS[5:]), 3)
     assert first == expected | {"+Inf": 4}
     assert (second["0.005"], second["0.01"], second["+Inf"]) == (0, 1, 1)
@@ -82,16 +80,16 @@ def test_durations_are_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) ->
 def test_during_a_replacement_the_ready_one_is_shown(scoreboard: Scoreboard) -> None:
     both = [process(0, 1), process(0, 2, "starting", row=1)]
     scoreboard.row(0)[Item.CONNECTIONS] = 7
-    worker = shown(shared_report(slots=[slot(0, processes=both)]), scoreboard)["workers"][0]
+    worker = shown(report(slots=[slot(0, processes=both)]), scoreboard)["workers"][0]
     assert (worker["generation"], worker["connections"]) == (1, 7)
     assert [it["generation"] for it in worker["processes"]] == [1, 2]
     both[0]["state"] = "draining"
-    assert serving(slot(0, processes=both)) == both[1]
+    assert serving(both) == both[1]
 
 
 def test_a_slot_without_a_process(scoreboard: Scoreboard) -> None:
     waiting = {**slot(0, "backoff", []), "next_restart": 1012.5, "unstable": 3}
-    found = shown(shared_report(slots=[waiting], worker_memory_limit=1000), scoreboard)
+    found = shown(report(slots=[waiting], worker_memory_limit=1000), scoreboard)
     worker = found["workers"][0]
     assert (worker["pid"], worker["generation"], worker["uptime"]) == (None, None, None)
     assert (worker["next_restart"], worker["unstable"]) == (1012.5, 3)
@@ -100,15 +98,15 @@ def test_a_slot_without_a_process(scoreboard: Scoreboard) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "why"),
+    ("published", "why"),
     [
         (None, "the server is starting"),
-        (shared_report(), None),
-        (shared_report(slots=[slot(0, "errored", []), slot(1)]), None),
-        (shared_report(stopping=True), "the server is stopping"),
-        (shared_report(slots=[slot(0, "draining"), slot(1, "starting")]), "no worker is ready"),
-        (shared_report(slots=[]), "no worker is ready"),
+        (report(), None),
+        (report(slots=[slot(0, "errored", []), slot(1)]), None),
+        (report(stopping=True), "the server is stopping"),
+        (report(slots=[slot(0, "draining"), slot(1, "starting")]), "no worker is ready"),
+        (report(slots=[]), "no worker is ready"),
     ],
 )
-def test_readiness(state: dict[str, Any] | None, why: str | None) -> None:
-    assert unready(state) == why
+def test_readiness(published: Report | None, why: str | None) -> None:
+    assert unready(published) == why

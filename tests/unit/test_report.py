@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
 from multicore_server.arbiter.event_log import MOST_EVENTS, MOST_TEXT, EventLog
-from multicore_server.arbiter.report import report, shown
+from multicore_server.arbiter.report import fleet_report, shown
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.slots import State
 from multicore_server.ipc.names import Reason
+from multicore_server.ipc.report import ProcessReport, SlotReport
 from multicore_server.settings.table import TABLE, Settings
 from tests.unit.simulation import BROKEN, HANGS, Simulation, new
 
 EPOCH = 1000.0
 
 
-def slots(world: Simulation) -> list[dict[str, Any]]:
-    shown_slots: list[dict[str, Any]] = report(world.fleet, EPOCH)["slots"]
-    return shown_slots
+def slots(world: Simulation) -> list[SlotReport]:
+    return fleet_report(world.fleet, EPOCH)["slots"]
 
 
 def test_starting_and_ready() -> None:
     world = new(1)
     world.run(0.5)
-    process = {
+    process: ProcessReport = {
         "generation": 1, "pid": world.pid("0.1"), "row": 0, "state": "starting",
         "started": 1000.0, "ready_at": None,
     }  # fmt: skip
-    slot = {
+    slot: SlotReport = {
         "instance": 0, "state": "starting", "since": 1000.0, "unstable": 0, "next_restart": None,
         "wanted": None, "restarts": {}, "processes": [process],
     }  # fmt: skip
@@ -44,18 +44,18 @@ def test_starting_and_ready() -> None:
 def test_the_server() -> None:
     world = new(2)
     world.run(2)
-    shown_now = report(world.fleet, EPOCH)
+    shown_now = fleet_report(world.fleet, EPOCH)
     assert (shown_now["configured"], shown_now["capacity"]) == (2, world.capacity)
     assert (shown_now["stopping"], shown_now["reloading"]) == (False, False)
     assert shown_now["restarts"] == dict.fromkeys(get_args(Reason), 0)
     assert shown_now["reloads"] == {"ok": 0, "rolled_back": 0, "failed": 0}
     world.observe(ev.Reload())
-    assert report(world.fleet, EPOCH)["reloading"] is True
+    assert fleet_report(world.fleet, EPOCH)["reloading"] is True
     world.observe(ev.ReloadFailed("no such file"))
-    shown_now = report(world.fleet, EPOCH)
+    shown_now = fleet_report(world.fleet, EPOCH)
     assert (shown_now["reloading"], shown_now["reloads"]["failed"]) == (False, 1)
     world.observe(ev.Stop(graceful=True))
-    assert report(world.fleet, EPOCH)["stopping"] is True
+    assert fleet_report(world.fleet, EPOCH)["stopping"] is True
 
 
 def test_a_replacement_is_beside_the_one_that_serves() -> None:
@@ -92,7 +92,7 @@ def test_backoff() -> None:
     slot = slots(world)[0]
     assert (slot["state"], slot["since"], slot["next_restart"]) == ("backoff", 1002.0, 1007.0)
     assert (slot["restarts"], slot["processes"]) == ({"signal": 1}, [])
-    assert report(world.fleet, EPOCH)["restarts"]["signal"] == 1
+    assert fleet_report(world.fleet, EPOCH)["restarts"]["signal"] == 1
 
 
 def test_errored() -> None:
@@ -144,7 +144,7 @@ def test_it_becomes_json() -> None:
     world = new(2, restart_delay=5.0)
     world.run(2)
     world.end("0.1", 1)
-    assert json.loads(json.dumps(report(world.fleet, EPOCH))) == report(world.fleet, EPOCH)
+    assert json.loads(json.dumps(fleet_report(world.fleet, EPOCH))) == fleet_report(world.fleet, EPOCH)
 
 
 # --- the event_log

@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from multicore_server.ipc.report import Report, serving
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from multicore_server.metrics.app import plan as app_plan
 from multicore_server.metrics.app.identity import is_held, lock_of
@@ -38,18 +39,18 @@ class Owner(NamedTuple):
     shown: bool
 
 
-def owners(shared_report: Mapping[str, Any], identifier: Callable[[int], str]) -> dict[str, Owner]:
+def owners(report: Report | None, identifier: Callable[[int], str]) -> dict[str, Owner]:
     """The owners of all rows of all slots, as the arbiter's report has them; ``identifier`` is the
-    directory's. The one that is shown is the process that is ready, else the newest one."""
+    directory's. The one that is shown is the slot's worker. None before the first report."""
     found = {}
-    for slot in shared_report.get("slots", ()):
-        processes = slot["processes"]
-        ready = [process for process in processes if process["state"] == "ready"]
-        shown = [process["row"] for process in (ready or processes)[-1:]]
-        living = {process["row"] for process in processes}
+    for slot in [] if report is None else report["slots"]:
+        worker = serving(slot["processes"])
+        living = {process["row"] for process in slot["processes"]}
         first = slot["instance"] * ROWS_PER_SLOT
         for row in range(first, first + ROWS_PER_SLOT):
-            found[identifier(row)] = Owner(str(slot["instance"]), row in living, row in shown)
+            found[identifier(row)] = Owner(
+                str(slot["instance"]), row in living, worker is not None and row == worker["row"]
+            )
     return found
 
 
