@@ -136,6 +136,7 @@ class Arbiter(SignalledArbiter):
         if late:
             self.log.warning("the arbiter was paused or starved for %.1f s; giving everyone more time", late)
             self.inspection.forgive(time.monotonic())
+            self.monitor.forgive(time.monotonic())
             self.observe(ev.Paused(late))
 
     @contextlib.contextmanager
@@ -169,6 +170,7 @@ class Arbiter(SignalledArbiter):
         """Hung workers are the inspection's and the fleet's."""
 
     def manage_workers(self) -> None:
+        self._forgive(self._lateness.check(time.monotonic()))
         self.worker_processes.hear_all()
         with self._guarded("the inspection"):
             for observation in self.inspection.inspect(time.monotonic()):

@@ -123,6 +123,7 @@ def fleet_options(settings: Settings, cfg: Any) -> Options:
         graceful_timeout=cfg.graceful_timeout,
         shutdown_delay=settings.shutdown_delay,
         reload_surge=settings.reload_surge,
+        draining_limit=settings.draining_limit,
         lifetime=lifetime,
     )
 

@@ -54,6 +54,7 @@ class MonitorProcess:
         self._channel: MonitorChannel | None = None
         self._history = History()
         self._started = 0.0
+        self._forgiven = 0.0  # when the arbiter came out of its last pause
         self._replacing = False  # it has been told to end
         self._start_at: float | None = context.system.monotonic() + START_WITHIN
 
@@ -65,13 +66,18 @@ class MonitorProcess:
         moments = (self._start_at, self.addresses.due)
         return min((moment for moment in moments if moment is not None), default=None)
 
+    def forgive(self, now: float) -> None:
+        """The arbiter itself was paused: heartbeats count from now on."""
+        self._forgiven = now
+
     def tick(self, now: float) -> None:
         """Do what is due."""
         self.addresses.bind_if_due(now)
         if self._start_at is not None and (self._start_at <= now or self._may_start_early()):
             self._start_at = None
             self._fork()
-        heard = max(self._context.scoreboard.head[Head.MONITOR_HEARTBEAT], self._started)
+        heartbeat = self._context.scoreboard.head[Head.MONITOR_HEARTBEAT]
+        heard = max(heartbeat, self._started, self._forgiven)
         if self.pid and now - heard > SILENCE:
             self._context.log.error("monitor pid=%s has hung for %.0f s; killing it", self.pid, now - heard)
             self._started = now

@@ -94,14 +94,14 @@ class Endings:
     def boot_failed(self, slot: Slot, process: Process, how: str, code: int | None, words: str) -> None:
         """A process of this slot, gone by now, was never ready."""
         state = self.state
-        state.count(slot, "boot")
         repeated = bool(words) and not state.proven and words == state.first_words
         state.first_words = state.first_words or words or how
         cause = ", for the same reason" if repeated else f": {words}" if words else ""
         if self.reloads.on_trial(process):
             state.tell("boot", f"{how} before it was ready{cause}", process, "error", "boot")
-            self.reloads.roll_back(words or how)
+            self.reloads.roll_back(words or how)  # which counts as that, and not as a restart as well
             return
+        state.count(slot, "boot")
         aftermath = self._after_failed_boot(slot, process, code)
         state.tell("boot", f"{how} before it was ready{cause}; {aftermath}", process, "error", "boot")
 
@@ -118,6 +118,7 @@ class Endings:
         verdict = self._judge(slot, End(code, None))
         if verdict.decision is Decision.RESTART:
             slot.not_before = self.state.now + verdict.delay
+            slot.queued_at = self.state.now
             aftermath = Aftermath(Next.REPLACE_LATER, verdict.delay)
         else:
             slot.wanted = slot.not_before = None

@@ -1,28 +1,29 @@
 """The fleet: which worker runs where, and what to do next.
 
 Pure: `Fleet.observe` takes what has happened, `Fleet.tick` gives the actions that follow and the moment at
-which the next one is due. The arbiter alone reads clocks, forks, signals and waits. Every planned
-replacement takes one path, whatever its reason: wanted -> replacement forked -> ready -> the old one drains.
+which the next one is due. The arbiter alone reads clocks, forks, signals and waits. The parts of the fleet
+share its state: starting, retiring, aftermath (of an exit), rollout (of a reload), shutdown.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 from multicore_server.fleet import events as ev
-from multicore_server.fleet.aftermath import PERSISTENT, Endings
+from multicore_server.fleet.aftermath import Endings
 from multicore_server.fleet.events import Action, Observation
 from multicore_server.fleet.policy import History, Options
 from multicore_server.fleet.retiring import Retiring
 from multicore_server.fleet.rollout import Reloads
 from multicore_server.fleet.shutdown import Shutdown
 from multicore_server.fleet.slots import Process, Slot, Slots, State
+from multicore_server.fleet.starting import Starting
 from multicore_server.fleet.state import FleetState
 from multicore_server.ipc.names import Reason, ReloadResult
 
 BOOT_FAILED = 3  # exit status, gunicorn's WORKER_BOOT_ERROR
+AFTER_PAUSE = 1.0  # seconds that every deadline is away at least after a pause of the arbiter
 
 
 class Fleet:
@@ -35,6 +36,7 @@ class Fleet:
         self._retiring = Retiring(self._state)
         self._reloads = Reloads(self._state, self._retiring, workers, self._resize)
         self._endings = Endings(self._state, self._reloads)
+        self._starting = Starting(self._state, self._retiring, self._reloads)
         self._shutdown: Shutdown | None = None
         self._resize(workers)
 
@@ -56,10 +58,7 @@ class Fleet:
         self._escalate_overdue()
         if not self._state.stopping:
             self._reloads.finish()
-            self._expire_lifetimes()
-            if not self._reloads.committing:  # which configuration is in force is known in a moment
-                self._fill_vacant()
-                self._start_replacements()
+            self._starting.advance()
             self._check_all_resting()
         if self._shutdown is not None:
             self._shutdown.advance()
@@ -130,6 +129,12 @@ class Fleet:
             self._state.workers = workers
             self._state.act(ev.Scaled(workers))
 
+    def _scale_away(self, slot: Slot) -> None:
+        slot.retired = True
+        self._reloads.left(slot)
+        self._retiring.dismiss(slot, "scaled down")
+        self.slots.forget_if_empty(slot)
+
     # --- ticks ---
 
     def _next_deadline(self) -> float | None:
@@ -151,37 +156,6 @@ class Fleet:
         for process in self.processes():
             if process.deadline is not None and process.deadline <= self._state.now:
                 self._retiring.escalate(process)
-
-    def _expire_lifetimes(self) -> None:
-        for slot in self.slots.active():
-            process = slot.serving
-            if process is not None and process.expires is not None and process.expires <= self._state.now:
-                process.expires = None
-                self._want(slot, "lifetime")
-
-    def _fill_vacant(self) -> None:
-        for slot in self.slots.active():
-            if slot.vacant and (
-                slot.rest is None or (slot.rest is State.BACKOFF and slot.is_due(self._state.now))
-            ):
-                self._start(slot)
-
-    def _start_replacements(self) -> None:
-        budget = self._state.options.reload_surge - sum(slot.replacing for slot in self.slots.values())
-        for slot in self.slots.active():
-            waiting = slot.not_before is not None and not slot.is_due(self._state.now)
-            wanted = slot.wanted is not None or self._reloads.includes(slot)
-            if budget > 0 and wanted and slot.serving and not slot.starting and not waiting:
-                budget -= self._start(slot)
-
-    def _start(self, slot: Slot) -> bool:
-        row = slot.free_row()
-        if row is None:  # three are still draining: the next one that ends makes room
-            return False
-        process = slot.add_process(self._state.now, row, self._reloads.version_for(slot))
-        process.deadline = self._state.now + self._state.options.listen_timeout
-        self._state.act(ev.Fork(slot.instance, process.generation, row, self._reloads.on_trial(process)))
-        return True
 
     def _check_all_resting(self) -> None:
         """End when nothing serves and nothing will: no one is left to answer a connection."""
@@ -245,7 +219,7 @@ class Fleet:
             self._state.count(slot, asked.reason)
             self._retiring.drain(slot, process, asked.reason)
         elif process.state is State.READY:
-            self._want(slot, asked.reason)
+            self._starting.want(slot, asked.reason)
 
     def _hung(self, hung: ev.Hung) -> None:
         found = self.find(hung.pid)
@@ -265,11 +239,15 @@ class Fleet:
             self._state.tell("memory", f"{used} (max_memory_kill); killing it", process, "error", "memory")
             process.ending = process.ending or "memory"
             self._retiring.kill(process)
-        elif process.state is State.READY and not self._reloads.includes(slot) and self._want(slot, "memory"):
+        elif (
+            process.state is State.READY
+            and not self._reloads.includes(slot)
+            and self._starting.want(slot, "memory")
+        ):
             self._state.tell(
                 "memory", f"{used} (max_memory_restart); replacing it", process, "info", "memory"
             )
-            self._damp(slot, process)
+            self._starting.damp(slot, process)
 
     def _exited(self, exited: ev.Exited) -> None:
         found = self.find(exited.pid)
@@ -286,7 +264,7 @@ class Fleet:
         for slot in self.slots.active():
             if restart.instances is None or slot.instance in restart.instances:
                 if slot.serving is not None:
-                    self._want(slot, restart.reason)
+                    self._starting.want(slot, restart.reason)
                 elif slot.vacant:
                     slot.revive()
 
@@ -301,7 +279,8 @@ class Fleet:
     def _scale(self, scale: ev.Scale) -> None:
         if not self._state.stopping and scale.workers >= 0:
             self._resize(scale.workers)
-            self._reloads.scaled()
+            if self.workers == scale.workers:  # it was not refused
+                self._reloads.scaled()
 
     def _reload(self, _: ev.Reload) -> None:
         if not self._state.stopping:
@@ -310,12 +289,17 @@ class Fleet:
     def _commit_failed(self, failed: ev.CommitFailed) -> None:
         """Workers that already run the new configuration are replaced by such with the old one."""
         for slot in self._reloads.not_installed(failed):
-            self._want(slot, "reload")
+            self._starting.want(slot, "reload")
 
     def _paused(self, paused: ev.Paused) -> None:
+        """Whoever has a deadline gets the time of the pause, and a moment to say what he has to say: until
+        that is read, nobody is judged."""
+        soon = self._state.now + AFTER_PAUSE
         for process in self._state.processes():
             if process.deadline is not None:
-                process.deadline += paused.seconds
+                process.deadline = max(process.deadline + paused.seconds, soon)
+        if self._shutdown is not None and self._shutdown.drain_at is not None:
+            self._shutdown.drain_at += paused.seconds
 
     def _stop(self, stop: ev.Stop) -> None:
         self._reloads.again = False
@@ -330,32 +314,6 @@ class Fleet:
     def _begin_shutdown(self, status: int = 0, reason: str | None = None, wait: float = 0.0) -> None:
         self._state.stopping = True
         self._shutdown = Shutdown(self._state, self._retiring, status, reason, wait)
-
-    # --- one path for all planned replacements ---
-
-    def _want(self, slot: Slot, reason: Reason) -> bool:
-        """Have the worker that serves replaced; whether that is news. A reason that lasts outranks one that
-        asks once: it would be lost if the other one's only attempt fails."""
-        lasting = reason in PERSISTENT
-        if lasting and (slot.wanted in PERSISTENT or (slot.serving and slot.serving.kept)):
-            return False
-        if not lasting and slot.wanted is not None:
-            return False
-        slot.wanted = reason
-        return True
-
-    def _damp(self, slot: Slot, process: Process) -> None:
-        """A worker that exceeds its limit soon after it became ready is replaced ever more slowly."""
-        slot.settle(self._state.now, self._state.options.policy.backoff_reset)
-        if not process.settled:
-            slot.history = replace(slot.history, early=slot.history.early + 1)
-            slot.not_before = self._state.now + self._state.delay(slot)
-
-    def _scale_away(self, slot: Slot) -> None:
-        slot.retired = True
-        self._reloads.left(slot)
-        self._retiring.dismiss(slot, "scaled down")
-        self.slots.forget_if_empty(slot)
 
 
 OBSERVERS: dict[type[Observation], Callable[..., None]] = {

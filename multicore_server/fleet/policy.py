@@ -117,4 +117,5 @@ class Options:
     graceful_timeout: float = 30.0
     shutdown_delay: float = 0.0
     reload_surge: int = 1
+    draining_limit: int = 3
     lifetime: Callable[[float], float | None] = lambda _: None

@@ -11,6 +11,7 @@ from multicore_server.ipc.names import Reason
 
 ABORT_GRACE = 2.0  # seconds that a hung worker gets to dump its stacks
 DRAIN_MARGIN = 2.0  # seconds beyond graceful_timeout for the app's own shutdown
+QUICK_GRACE = 2.0  # seconds to end after QUIT, as in gunicorn's quick shutdown
 
 
 class Retiring:
@@ -41,6 +42,20 @@ class Retiring:
         process.move(State.DRAINING, self.state.now)
         if not (process.aborted or process.killed):
             process.deadline = self.state.now + options.graceful_timeout + DRAIN_MARGIN
+
+    def end_early(self, process: Process, why: str) -> None:
+        """A worker that drains is to leave what it has in hand and to end."""
+        self.state.tell("ended_early", f"ending it early: {why}", process, "warning")
+        self.quit(process)
+
+    def quit(self, process: Process) -> None:
+        """SIGQUIT: a worker ends without grace."""
+        if process.state is not State.DRAINING:
+            process.move(State.DRAINING, self.state.now)
+        process.quit = True
+        soon = self.state.now + QUICK_GRACE
+        process.deadline = min(process.deadline or soon, soon)
+        process.signals.append("QUIT")
 
     def abort(self, process: Process, reason: Reason) -> None:
         """SIGABRT: a worker that hangs writes its stacks to the error log and ends."""

@@ -42,7 +42,8 @@ class Rollout:
     version: int
     phase: Phase = Phase.PREPARING
     options: Options | None = None
-    workers: int = 0
+    workers: int = 0  # of its configuration
+    scaled: bool = False  # an operator has asked for another number since it began
     pending: dict[int, Before] = field(default_factory=dict)  # instances that still run the old version
     replaced: int = 0
     failed: set[int] = field(default_factory=set)  # instances that go on with the old version
@@ -105,6 +106,7 @@ class Reloads:
         rollout.phase = Phase.TRIAL
         rollout.options, rollout.workers = prepared.options, prepared.workers
         for slot in self.state.slots.active():
+            slot.queued_at = self.state.now
             rollout.take(slot)
 
     def unprepared(self, failed: ev.ReloadFailed) -> None:
@@ -151,7 +153,7 @@ class Reloads:
     def scaled(self) -> None:
         """An operator's later word on the number of workers outranks the configuration's."""
         if self.current is not None:
-            self.current.workers = self.state.workers
+            self.current.scaled = True
 
     def became_ready(self, process: Process) -> None:
         """A worker is ready; the first one with the rollout's version proves the rollout."""
@@ -235,7 +237,8 @@ class Reloads:
         assert rollout.options is not None
         self.state.options = rollout.options
         # As with PM2, what was scaled stays so, unless the configuration has another number; 0 is WINCH's.
-        if rollout.workers != self.configured or not self.state.workers:
+        # An operator's word since the reload began outranks both.
+        if not rollout.scaled and (rollout.workers != self.configured or not self.state.workers):
             self._resize(rollout.workers)
         self.configured = rollout.workers
 

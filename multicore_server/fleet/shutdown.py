@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.retiring import Retiring
-from multicore_server.fleet.slots import Process, State
 from multicore_server.fleet.state import FleetState
-
-QUICK_GRACE = 2.0  # seconds to end after QUIT, as in gunicorn's quick shutdown
 
 
 class Shutdown:
@@ -42,7 +39,7 @@ class Shutdown:
             self.quick = True
             self._close()
             for process in self.state.processes():
-                self._quit(process)
+                self._retiring.quit(process)
 
     def advance(self) -> None:
         state = self.state
@@ -59,10 +56,3 @@ class Shutdown:
         if self.drain_at is not None:
             self.drain_at = None
             self.state.act(ev.CloseListeners())
-
-    def _quit(self, process: Process) -> None:
-        if process.state is not State.DRAINING:
-            process.move(State.DRAINING, self.state.now)
-        soon = self.state.now + QUICK_GRACE
-        process.deadline = min(process.deadline or soon, soon)
-        process.signals.append("QUIT")

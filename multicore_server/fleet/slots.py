@@ -87,6 +87,7 @@ class Process:
     ending: Reason | None = None  # why we end it; None while we do not
     aborted: bool = False  # SIGABRT was sent
     killed: bool = False  # SIGKILL was sent
+    quit: bool = False  # SIGQUIT was sent
     signals: list[SignalName] = field(default_factory=list)  # to send at the next tick, once it has a pid
     settled: bool = False  # it was ready for so long that the slot's history was cleared
     kept: bool = False  # its replacement was given up: it goes on for good
@@ -96,6 +97,11 @@ class Process:
             raise ValueError(f"a {self.state} process cannot become {state}")
         self.state = state
         self.since = now
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether it was told to leave what it has in hand."""
+        return self.quit or self.aborted or self.killed
 
     def uptime(self, now: float) -> float | None:
         """Seconds since it became ready, None if it never did."""
@@ -112,6 +118,7 @@ class Slot:
     rest: State | None = None  # backoff, stopped or errored; None while a process is starting or ready
     not_before: float | None = None  # when the next start is due; in backoff, None: not yet known
     wanted: Reason | None = None  # a planned replacement is wanted, for this reason
+    queued_at: float = 0.0  # since when its replacement waits for its turn; a failed attempt counts anew
     retired: bool = False  # scaled away; forgotten when its last process has ended
     endings: Counter[Reason] = field(default_factory=Counter)
 
@@ -128,6 +135,11 @@ class Slot:
     @property
     def starting(self) -> Process | None:
         return self._in(State.STARTING)
+
+    @property
+    def draining(self) -> list[Process]:
+        """Its old workers, the oldest first."""
+        return [process for process in self.processes if process.state is State.DRAINING]
 
     @property
     def replacing(self) -> bool:

@@ -20,7 +20,7 @@ StateName = Literal["starting", "ready", "draining", "backoff", "stopped", "erro
 
 # What an event is about. docs/monitoring.md has this table too.
 EventKind = Literal[
-    "started", "ready", "draining", "gone", "exited", "boot", "timeout", "killed", "memory",
+    "started", "ready", "draining", "gone", "exited", "boot", "timeout", "killed", "ended_early", "memory",
     "reload", "reload_queued", "refused", "stopping",
 ]  # fmt: skip
 EVENT_KINDS: dict[EventKind, str] = {
@@ -32,6 +32,7 @@ EVENT_KINDS: dict[EventKind, str] = {
     "boot": "a worker ended before it was ready; the text says why and what follows",
     "timeout": "a worker hangs, or was not ready in time, and is aborted",
     "killed": "a worker did not end in time and gets SIGKILL",
+    "ended_early": "a worker that drains ends early, because too many old ones of its instance drain",
     "memory": "a worker uses more memory than its limit",
     "reload": "a reload has ended; `reason` is its result: `ok`, `rolled_back` or `failed`",
     "reload_queued": "a reload was asked for while one is in progress, and follows it",

@@ -118,13 +118,15 @@ def boolean(value: object) -> bool:
         raise ValueError("is neither true nor false") from None
 
 
-def whole(minimum: int) -> Callable[[object], int]:
-    """Return a parser of whole numbers that are at least ``minimum``."""
+def whole(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
+    """Return a parser of whole numbers from ``minimum`` to ``maximum`` (None: there is none)."""
 
     def parse(value: object) -> int:
         number = _integer(value)
         if number < minimum:
             raise ValueError(f"is below {minimum}")
+        if maximum is not None and number > maximum:
+            raise ValueError(f"is above {maximum}")
         return number
 
     return parse

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from multicore_server.settings import quantities as read
 from multicore_server.settings.quantities import Jitter, Size
 
@@ -143,6 +144,12 @@ class Settings:
         read.whole(1),
         "a whole number from 1",
         "number of replacements that start at the same time in a rolling reload",
+    )
+    draining_limit: int = setting(
+        "3",
+        read.whole(1, ROWS_PER_SLOT - 1),
+        "a whole number from 1 to 3",
+        "old workers of one instance that may drain at the same time; beyond it, the oldest ends early",
     )
     shutdown_delay: float = setting(
         "0",

@@ -224,6 +224,24 @@ def test_an_arbiter_that_was_paused_forgives(made: Arbiter) -> None:
     assert line.endswith("giving everyone more time")
 
 
+def test_a_pause_between_reading_and_judging_is_noticed_before_anybody_is_judged(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made.worker_processes, "fork", lambda fork: None)
+    turn(made)
+    order: list[str] = []
+    monkeypatch.setattr(made, "_forgive", lambda late: order.append("forgive") if late else None)
+
+    def judge(_: float) -> tuple[list[ev.Action], float | None]:
+        order.append("judge")
+        return [], None
+
+    monkeypatch.setattr(made.fleet, "tick", judge)
+    made._lateness._expected -= 60.0
+    made.manage_workers()
+    assert order == ["forgive", "judge"]
+
+
 def test_the_fleet_forks_through_the_arbiter(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
     forks: list[ev.Fork] = []
     monkeypatch.setattr(made.worker_processes, "fork", forks.append)

@@ -151,6 +151,19 @@ def test_a_hung_monitor_is_killed_once(watch: Watch) -> None:
     watch.os.living.remove(pid)
 
 
+def test_a_pause_of_the_arbiter_is_not_the_monitors_silence(watch: Watch) -> None:
+    pid = watch.start()
+    watch.beat()
+    watch.os.living.append(pid)
+    watch.os.now += 600.0
+    watch.monitor.forgive(watch.os.now)
+    watch.tick(SILENCE)
+    assert watch.os.sent() == []
+    watch.tick(1.0)  # it does hang
+    assert watch.os.sent() == [(pid, "SIGKILL")]
+    watch.os.living.remove(pid)
+
+
 def test_a_monitor_that_is_replaced_comes_back_at_once(watch: Watch) -> None:
     pid = watch.start()
     watch.monitor.replace()

@@ -64,15 +64,24 @@ class FleetMachine(RuleBasedStateMachine):
         workers=st.integers(0, 3),
         policy=st.sampled_from(POLICIES),
         surge=st.integers(1, 2),
+        limit=st.integers(1, 3),
         calm=st.booleans(),
         delay=st.sampled_from([0.0, 2.0]),
         mortal=st.booleans(),
     )
     def start(
-        self, workers: int, policy: RestartPolicy, surge: int, calm: bool, delay: float, mortal: bool
+        self,
+        workers: int,
+        policy: RestartPolicy,
+        surge: int,
+        limit: int,
+        calm: bool,
+        delay: float,
+        mortal: bool,
     ) -> None:
         self.calm, self.surge = calm, surge
         options = replace(OPTIONS, policy=policy, reload_surge=surge, shutdown_delay=delay)
+        options = replace(options, draining_limit=limit)
         if mortal:
             options = replace(options, lifetime=lambda chance: 30.0 + 10 * chance)
         self.world = Simulation(workers, options, CAPACITY)
@@ -87,6 +96,12 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from(JUMPS))
     def jump(self, seconds: float) -> None:
         self.world.leap(seconds)
+
+    @rule(seconds=st.sampled_from(JUMPS))
+    def pause(self, seconds: float) -> None:
+        """Everything stands still, and the arbiter notices."""
+        self.world.now += seconds
+        self.world.observe(ev.Paused(seconds))
 
     # --- the app and the operating system ---
 
@@ -187,6 +202,13 @@ class FleetMachine(RuleBasedStateMachine):
         working = [process for process in fleet.processes() if process.state is not State.DRAINING]
         assert len(working) <= fleet.workers + self.surge
         assert len(fleet.slots.active()) == fleet.workers
+
+    @invariant()
+    def few_old_workers_drain_in_peace(self) -> None:
+        fleet = self.world.fleet
+        limit = fleet.options.draining_limit
+        for slot in fleet.slots.active() if not fleet.stopping else ():
+            assert sum(not process.ends_early for process in slot.draining) <= limit
 
     @invariant()
     def nobody_is_missed_in_a_calm_world(self) -> None:

@@ -263,22 +263,23 @@ def test_four_rows_are_never_shared() -> None:
         world.observe(ev.Restart())
         world.run(2)
     world.observe(ev.Restart())
-    world.run(2)
+    world.run(1)
     assert world.ready() == ["0.4"]
     assert sorted(process.row for process in world.fleet.processes()) == [0, 1, 2, 3]
     world.end("0.2", 0)  # makes room
-    world.run(2)
-    assert world.ready() == ["0.5"]
+    world.run(0.5)
     assert sorted(process.row for process in world.fleet.processes()) == [0, 1, 2, 3]
+    world.run(1)
+    assert world.ready() == ["0.5"]
 
 
-def test_a_vacant_slot_without_a_row_waits() -> None:
+def test_a_vacant_slot_without_a_row_waits_for_the_next_that_ends() -> None:
     world = serving(1, graceful_timeout=20.0)
     for _ in range(4):
         world.plan = Plan(drain=None)
         worker = world.ready()[0]
         world.observe(ev.AskedToRetire(world.pid(worker), "manual", draining=True))
-        world.run(2)
+        world.run(1.5)
     assert world.states() == ["draining"]
     world.end("0.3", 0)
     world.run(2)

@@ -30,7 +30,8 @@ DEFAULTS = Settings(
     exp_backoff_restart_delay=0.1, max_restart_delay=15.0, backoff_reset=30.0, stop_exit_codes=frozenset(),
     max_memory_restart=None, max_memory_kill=None, memory_metric="uss", memory_check_interval=1.0,
     max_lifetime=None, max_lifetime_jitter=Jitter(10, percent=True), cron_restart=None, listen_timeout=60.0,
-    wait_ready=False, reload_surge=1, shutdown_delay=0.0, scheduling="least", metrics_bind="127.0.0.1:9464",
+    wait_ready=False, reload_surge=1, draining_limit=3, shutdown_delay=0.0, scheduling="least",
+    metrics_bind="127.0.0.1:9464",
     metrics_path=None, instance_var="MULTICORE_INSTANCE", app_metrics=True,
 )  # fmt: skip
 # Text as the environment has it, the same for a config file or run(), what comes of both; then bad values.
@@ -54,6 +55,7 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "listen_timeout": ("90", 90, 90.0, ("0", 0, "none", None)),
     "wait_ready": ("yes", True, True, ("perhaps", None, 2)),
     "reload_surge": ("2", 2, 2, ("0", -1)),
+    "draining_limit": ("2", 2, 2, ("0", 4, -1)),
     "shutdown_delay": ("5s", 5, 5.0, ("-5s", "x")),
     "scheduling": ("shared", "shared", "shared", ("random", True)),
     "metrics_bind": ("unix:/run/m", "unix:/run/m", "unix:/run/m", ("9464", 9464, "localhost:99999")),
