@@ -83,7 +83,9 @@ class Faults:
 
     def configure_badly(self, _: str) -> None:
         self.wait_for_reloads()
-        bad = self._dice.choice(("(", "import nowhere", "timeout = 'soon'", "bind = '256.0.0.1:80'", "1 / 0"))
+        bad = self._dice.choice(
+            ("(", "import nowhere", "timeout = 'soon'", "max_restarts = 'often'", "1 / 0")
+        )
         self.running.configure(more=bad)
         before = self.running.logged("reload failed")
         self.reload()
@@ -130,17 +132,21 @@ class Faults:
         return int(lines[-1])
 
     def go_back(self, _: str) -> None:
-        new = self.start_another()
-        self.send(new, signal.SIGTERM)
-        wait_for(lambda: gone(new), "the end of USR2's arbiter", PATIENCE)
+        self.end_arbiter(self.start_another())
+
+    def end_arbiter(self, pid: int) -> None:
+        """TERM to one of two: nobody takes WebSockets over, so they are told at once."""
+        begin = time.monotonic()
+        self.send(pid, signal.SIGTERM)
+        wait_for(lambda: gone(pid), "the end of one arbiter of two", PATIENCE)
+        self.record.add(Excuse(begin, time.monotonic(), "the end of an arbiter", client="websocket"))
 
     def go_forward(self, _: str) -> None:
         new = self.start_another()
         old, self.running.arbiter = self.running.arbiter, new
         self.workers = WORKERS
         self.running.counts_from_zero = True
-        self.send(old, signal.SIGTERM)
-        wait_for(lambda: gone(old), "the end of the old arbiter", PATIENCE)
+        self.end_arbiter(old)
 
     # --- unplanned ends: what the worker has in hand may fail
 
@@ -186,7 +192,9 @@ class Faults:
         self.send(self.running.monitor(), signal.SIGKILL)
 
     def use_up_descriptors(self, _: str) -> None:
+        """A worker has no descriptor for another connection: new ones may be turned away."""
         pid = self.victim()
+        self.record.excuse(1.5 + AFTERMATH, "EMFILE")
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             few = psutil.Process(pid).num_fds() + 2
@@ -215,6 +223,7 @@ class Faults:
         self.running.counts_from_zero = True
         self.running.start()
         self.record.add(Excuse(begin, time.monotonic(), "no arbiter", later_alone=True))
+        self.record.add(Excuse(begin, time.monotonic(), "the end of an arbiter", client="websocket"))
 
 
 FAULTS: dict[str, Callable[[Faults, str], None]] = {

@@ -29,14 +29,18 @@ class Excuse:
     """From ``begin`` to ``end``, workers could end with what they had in hand; monotonic seconds.
 
     With ``later_alone`` only what began after ``begin`` is excused: what was in hand is to be answered.
+    With a ``client``, only clients of this kind are.
     """
 
     begin: float
     end: float
     reason: str
     later_alone: bool = False
+    client: str | None = None
 
     def covers(self, failure: Failure) -> bool:
+        if self.client not in (None, failure.client):
+            return False
         if self.later_alone:
             return self.begin - 0.1 <= failure.began <= self.end
         return failure.began <= self.end and failure.ended >= self.begin
