@@ -148,6 +148,24 @@ class Settings:
         "a name of letters, digits and _",
         "environment variable with the instance number: from 0, the lowest free, kept by a replacement",
     )
+    limit_request_body: int | None = setting(
+        "none",
+        read.optional(read.byte_count),
+        "bytes, 10M or 1.5G, or none",
+        "largest request body; beyond it 413, by Content-Length and while it arrives",
+    )
+    header_timeout: float = setting(
+        "30s", read.duration, f"{_TIME}; 0: any time", "until a request's head is complete; then 408"
+    )
+    body_timeout: float = setting(
+        "60s", read.duration, f"{_TIME}; 0: any time", "without a byte of a request's body; then 408"
+    )
+    send_timeout: float = setting(
+        "60s",
+        read.duration,
+        f"{_TIME}; 0: any time",
+        "without the client taking any of a response; then cut off",
+    )
     app_metrics: bool = setting(
         "true", read.boolean, "true or false", "aggregate the app's own prometheus_client metrics"
     )

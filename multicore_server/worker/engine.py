@@ -22,6 +22,7 @@ from uvicorn.config import (
 from uvicorn.middleware.asgi2 import ASGI2Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from multicore_server.connections.limits import WHOLE_HEAD
 from multicore_server.connections.protocol import MovableProtocol, movable
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.settings.gunicorn import is_set
@@ -46,14 +47,20 @@ FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 
 def make_config(
-    cfg: Any, log: Any, app: Any, overrides: dict[str, Any], surround: Callable[[Any, str], Any]
+    cfg: Any,
+    log: Any,
+    app: Any,
+    overrides: dict[str, Any],
+    surround: Callable[[Any, str], Any],
+    head: int = WHOLE_HEAD,
 ) -> tuple[Config, str]:
     """Return the loaded uvicorn configuration of a worker and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
-    ``surround`` is called with the app and the root path and returns the app that uvicorn is given. Raises
-    ValueError where the app's interface is unclear, SettingError for a bad UVICORN_* variable.
+    ``surround`` is called with the app and the root path and returns the app that uvicorn is given. ``head``
+    is the largest head of a request, in bytes. Raises ValueError where the app's interface is unclear,
+    SettingError for a bad UVICORN_* variable.
     """
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
@@ -74,7 +81,7 @@ def make_config(
         surround(_surround(app, cfg, log, trusted), options.get("root_path", "")),
         interface="asgi3",
         headers=headers,
-        **{**_from_gunicorn(cfg), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
+        **{**_from_gunicorn(cfg, head), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
     )
     config.load()
     if interface == "asgi2":
@@ -107,13 +114,14 @@ def unknown_protocol(config: Config) -> str:
     )
 
 
-def _from_gunicorn(cfg: Any) -> dict[str, Any]:
+def _from_gunicorn(cfg: Any, head: int) -> dict[str, Any]:
     return {
         "log_config": None,
         "access_log": False,  # gunicorn's own is written instead
         "timeout_keep_alive": cfg.keepalive,
         "timeout_graceful_shutdown": cfg.graceful_timeout,
         "backlog": cfg.backlog,
+        "h11_max_incomplete_event_size": head,
     }
 
 
