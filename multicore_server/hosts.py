@@ -161,6 +161,8 @@ CONTRACT: tuple[Row, ...] = (
     _row("uvicorn.middleware.asgi2", "ASGI2Middleware", "worker/engine.py", "ASGI 2 apps"),
     _row("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "worker/engine.py",
          "the client that a proxy names"),
+    _row("uvicorn.middleware.proxy_headers:ProxyHeadersMiddleware", "trusted_hosts", "worker/engine.py",
+         "the peer of a unix socket is trusted, and no more than it", set_by="__init__"),
     _row("uvicorn._subprocess", "subprocess_started", "cli/prefork.py", "found in the frames above ours",
          feature=Feature.PREFORK_CHILDREN),
     _row("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol", _MOVES, "the class itself",

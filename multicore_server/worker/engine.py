@@ -181,20 +181,35 @@ class _Errors(io.TextIOBase):
 class _Proxied:
     """uvicorn's proxy headers middleware; as in gunicorn, the peer of a unix socket is trusted.
 
-    A request without these headers does not pay for the middleware.
+    That trust is for the nearest hop alone: the addresses that it names are judged by the list. A request without
+    these headers does not pay for the middleware.
     """
 
     def __init__(self, app: Any, trusted: Any) -> None:
         self.app = app
         self.by_address = ProxyHeadersMiddleware(app, trusted)
-        self.always = ProxyHeadersMiddleware(app, "*")
+        self.by_unix_socket: Any = ProxyHeadersMiddleware(app, trusted)
+        self.by_unix_socket.trusted_hosts = _AnyPeer(self.by_unix_socket.trusted_hosts)
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         for name, _ in scope.get("headers", ()):
             if name in FORWARDED:
-                through = self.always if scope["client"] is None else self.by_address
+                through = self.by_unix_socket if scope["client"] is None else self.by_address
                 return through(scope, receive, send)
         return self.app(scope, receive, send)
+
+
+class _AnyPeer:
+    """uvicorn's list of trusted hosts, for the middleware's question about its peer: any is trusted."""
+
+    def __init__(self, hosts: Any) -> None:
+        self._hosts = hosts
+
+    def __contains__(self, host: object) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hosts, name)  # what walks the chain asks the list itself
 
 
 def _plain(app: Any) -> Any:
