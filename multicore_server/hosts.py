@@ -31,9 +31,9 @@ class Feature(Enum):
 
     TITLES = "processes keep the titles that the hosts give them"
     RELOADER = "with --reload a worker ends before its replacement is ready"
-    HTTPTOOLS_MOVES = "httptools connections are not placed, counted as load or moved to another worker"
+    HTTPTOOLS_MOVES = "httptools connections are uvicorn's own: not placed, not moved, without our limits"
     HTTPTOOLS_COUNTS = "requests on httptools connections are not counted in the metrics"
-    H11_MOVES = "h11 connections are not placed, counted as load or moved to another worker"
+    H11_MOVES = "h11 connections are uvicorn's own: not placed, not moved, without our limits"
     H11_COUNTS = "requests on h11 connections are not counted in the metrics"
     PREFORK_CHILDREN = "--loop multicore_server:prefork cannot tell uvicorn's own child processes"
 
@@ -161,6 +161,8 @@ CONTRACT: tuple[Row, ...] = (
     _row("uvicorn.middleware.asgi2", "ASGI2Middleware", "worker/engine.py", "ASGI 2 apps"),
     _row("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "worker/engine.py",
          "the client that a proxy names"),
+    _row("uvicorn.middleware.proxy_headers:ProxyHeadersMiddleware", "trusted_hosts", "worker/engine.py",
+         "the peer of a unix socket is trusted, and no more than it", set_by="__init__"),
     _row("uvicorn._subprocess", "subprocess_started", "cli/prefork.py", "found in the frames above ours",
          feature=Feature.PREFORK_CHILDREN),
     _row("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol", _MOVES, "the class itself",
@@ -171,6 +173,19 @@ CONTRACT: tuple[Row, ...] = (
     _row(_HTTPTOOLS, "transport connections cycle loop pipeline scope server_state timeout_keep_alive "
          "timeout_keep_alive_task", _MOVES, "whether a connection is idle", set_by="__init__",
          feature=Feature.HTTPTOOLS_MOVES),
+    _row(_HTTPTOOLS, "on_header on_headers_complete on_body _should_upgrade _unsupported_upgrade_warning "
+         "send_400_response resume_writing", "connections/limits.py", "requests are checked as they arrive",
+         feature=Feature.HTTPTOOLS_MOVES),
+    _row(_HTTPTOOLS, "parser headers flow logger expect_100_continue", "connections/limits.py",
+         "requests are checked as they arrive", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
+    _row(_HTTPTOOLS, "url", "connections/limits.py", "the length of the request line", set_by="on_url",
+         feature=Feature.HTTPTOOLS_MOVES),
+    _row(_HTTPTOOLS_CYCLE, "keep_alive chunked_encoding expected_content_length", "connections/limits.py",
+         "responses to HTTP/1.0", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
+    _row(_H11, "handle_events _should_upgrade", "connections/limits.py",
+         "requests are checked as they arrive", feature=Feature.H11_MOVES),
+    _row(_H11, "headers flow", "connections/limits.py", "requests are checked as they arrive",
+         set_by="__init__", feature=Feature.H11_MOVES),
     _row(_HTTPTOOLS_CYCLE, "scope more_body disconnected response_started response_complete default_headers",
          _MOVES,
          "whether a response is complete", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),

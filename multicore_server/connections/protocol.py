@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
 from multicore_server.connections.inboxes import Kind
 from multicore_server.connections.inline import OpenGate
+from multicore_server.connections.limits import Limits, strict
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Item, Row
 
@@ -62,6 +63,7 @@ class ConnectionsState(ServerState):
         self.hand_over: Send = keep  # gives an idle connection to a sibling
         self.set_aside: Send = keep  # puts one that would wait here for long where siblings can take it
         self.sheds: Callable[[], bool] = lambda: False  # whether idle connections are to leave
+        self.limits = Limits()
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections
 
@@ -312,13 +314,15 @@ def movable(protocol: Any) -> Any:
         return protocol
     if lacks(moves):
         return protocol
+    name = f"Movable{protocol.__name__}"
+    protocol = strict(protocol)
     own = {
         "_made": protocol.connection_made,
         "_lost": protocol.connection_lost,
         "_receive": protocol.data_received,
         "_complete": protocol.on_response_complete,
     }
-    return type(f"Movable{protocol.__name__}", (mixin, protocol), own)
+    return type(name, (mixin, protocol), own)
 
 
 def is_handshaking(connection: Any) -> bool:

@@ -15,9 +15,6 @@ _HTTP2 = "gunicorn's HTTP/2 is not used; uvicorn's is UVICORN_HTTP=zttp with UVI
 
 
 NO_EFFECT = {
-    "limit_request_line": _PARSER,
-    "limit_request_fields": _PARSER,
-    "limit_request_field_size": _PARSER,
     "permit_obsolete_folding": _PARSER,
     "strip_header_spaces": _PARSER,
     "permit_unconventional_http_method": _PARSER,

@@ -62,6 +62,14 @@ def duration(value: object) -> float:
     return _amount(value, _DURATION, _SECONDS, "is not a duration")
 
 
+def byte_count(value: object) -> int:
+    """A number of bytes, as `size` reads it, without a percentage. Raises ValueError."""
+    found = size(value)
+    if found.percent:
+        raise ValueError("is a percentage")
+    return int(found.amount)
+
+
 def size(value: object) -> Size:
     """Parse at least one byte (``K``, ``M``, ``G`` are 1024-based, as in PM2), or a percentage up to 100."""
     percent = _percentage(value)

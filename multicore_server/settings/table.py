@@ -181,6 +181,24 @@ class Settings:
         "a name of letters, digits and _",
         "environment variable with the instance number: the lowest free one from 0; a replacement keeps it",
     )
+    limit_request_body: int | None = setting(
+        "none",
+        read.optional(read.byte_count),
+        "bytes, 10M or 1.5G, or none",
+        "largest request body; beyond it 413, by Content-Length and while it arrives",
+    )
+    header_timeout: float = setting(
+        "30s", read.duration, f"{_TIME}; 0: any time", "until a request's head is complete; then 408"
+    )
+    body_timeout: float = setting(
+        "60s", read.duration, f"{_TIME}; 0: any time", "without a byte of a request's body; then 408"
+    )
+    send_timeout: float = setting(
+        "60s",
+        read.duration,
+        f"{_TIME}; 0: any time",
+        "without the client taking any of a response; then cut off",
+    )
     app_metrics: bool = setting(
         "true",
         read.boolean,

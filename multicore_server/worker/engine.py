@@ -22,6 +22,7 @@ from uvicorn.config import (
 from uvicorn.middleware.asgi2 import ASGI2Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from multicore_server.connections.limits import WHOLE_HEAD
 from multicore_server.connections.protocol import MovableProtocol, movable
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.ipc.names import Interface
@@ -47,14 +48,20 @@ FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 
 def make_config(
-    cfg: Any, log: Any, app: Any, overrides: dict[str, Any], surround: Callable[[Any, str], Any]
+    cfg: Any,
+    log: Any,
+    app: Any,
+    overrides: dict[str, Any],
+    surround: Callable[[Any, str], Any],
+    head: int = WHOLE_HEAD,
 ) -> tuple[Config, Interface]:
     """Return the loaded uvicorn configuration of a worker and the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
-    ``surround`` is called with the app and the root path and returns the app that uvicorn is given. Raises
-    ValueError where the app's interface is unclear, SettingError for a bad UVICORN_* variable.
+    ``surround`` is called with the app and the root path and returns the app that uvicorn is given. ``head``
+    is the largest head of a request, in bytes. Raises ValueError where the app's interface is unclear,
+    SettingError for a bad UVICORN_* variable.
     """
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
@@ -75,7 +82,7 @@ def make_config(
         surround(_surround(app, cfg, log, trusted), options.get("root_path", "")),
         interface="asgi3",
         headers=headers,
-        **{**_from_gunicorn(cfg), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
+        **{**_from_gunicorn(cfg, head), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
     )
     config.load()
     if interface == "asgi2":
@@ -108,13 +115,14 @@ def unknown_protocol(config: Config) -> str:
     )
 
 
-def _from_gunicorn(cfg: Any) -> dict[str, Any]:
+def _from_gunicorn(cfg: Any, head: int) -> dict[str, Any]:
     return {
         "log_config": None,
         "access_log": False,  # gunicorn's own is written instead
         "timeout_keep_alive": cfg.keepalive,
         "timeout_graceful_shutdown": cfg.graceful_timeout,
         "backlog": cfg.backlog,
+        "h11_max_incomplete_event_size": head,
     }
 
 
@@ -174,20 +182,35 @@ class _Errors(io.TextIOBase):
 class _Proxied:
     """uvicorn's proxy headers middleware; as in gunicorn, the peer of a unix socket is trusted.
 
-    A request without these headers does not pay for the middleware.
+    That trust is for the nearest hop alone: the addresses that it names are judged by the list. A request without
+    these headers does not pay for the middleware.
     """
 
     def __init__(self, app: Any, trusted: Any) -> None:
         self.app = app
         self.by_address = ProxyHeadersMiddleware(app, trusted)
-        self.always = ProxyHeadersMiddleware(app, "*")
+        self.by_unix_socket: Any = ProxyHeadersMiddleware(app, trusted)
+        self.by_unix_socket.trusted_hosts = _AnyPeer(self.by_unix_socket.trusted_hosts)
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         for name, _ in scope.get("headers", ()):
             if name in FORWARDED:
-                through = self.always if scope["client"] is None else self.by_address
+                through = self.by_unix_socket if scope["client"] is None else self.by_address
                 return through(scope, receive, send)
         return self.app(scope, receive, send)
+
+
+class _AnyPeer:
+    """uvicorn's list of trusted hosts, for the middleware's question about its peer: any is trusted."""
+
+    def __init__(self, hosts: Any) -> None:
+        self._hosts = hosts
+
+    def __contains__(self, host: object) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hosts, name)  # what walks the chain asks the list itself
 
 
 def _plain(app: Any) -> Any:

@@ -16,6 +16,7 @@ import uvicorn
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
 from multicore_server.connections.inline import InlineGate, OpenGate
+from multicore_server.connections.limits import limits_of, sweep
 from multicore_server.connections.protocol import (
     ConnectionsState,
     MovableProtocol,
@@ -31,6 +32,7 @@ LOOP_LAG = Item.LOOP_LAG.value
 
 logger = logging.getLogger("gunicorn.error")
 
+SWEEP = 1.0  # seconds between two looks for clients that take too long
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
 HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
 FAREWELL = 0.5  # seconds before the end of graceful_timeout at which WebSockets are told
@@ -93,11 +95,13 @@ class WorkerServer(uvicorn.Server):
         self.row = worker.context.row
         dispatcher, gate = self._place_and_gate()
         self.server_state = self.state = ConnectionsState(self.row, gate)
+        self.state.limits = limits_of(worker.cfg, worker.context.settings)
         scoreboard = worker.context.handover.scoreboard
         self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._beat_due = 0.0
+        self._sweep_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._choose_listener()
@@ -212,6 +216,9 @@ class WorkerServer(uvicorn.Server):
         self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
         self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
         loop.call_at(self._beat_due, self._beat, loop)
+        if now >= self._sweep_due:
+            self._sweep_due = now + SWEEP
+            sweep(list(state.connections), self.state.limits, now)
 
     # --- the end ---
 

@@ -18,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
 from multicore_server import cluster, hosts
+from multicore_server.connections.limits import limits_of
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.scoreboard import Item
@@ -120,7 +121,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         self._lend_logger()
         listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
-        config, self.interface = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround)
+        limits = limits_of(self.cfg, self.context.settings)
+        config, self.interface = make_config(
+            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head
+        )
         self.count_requests(config)
         if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)

@@ -167,3 +167,57 @@ def test_wsgi_errors_go_where_the_error_log_goes() -> None:
 def test_wsgi_errors_go_to_stderr_where_the_log_has_no_stream(capsys: pytest.CaptureFixture[str]) -> None:
     engine._Errors(logging.Logger("errors")).write("text")
     assert capsys.readouterr().err == "text"
+
+
+# --- the client's address
+
+
+def address(client: Any, trusted: Any, *headers: tuple[bytes, bytes]) -> tuple[Any, str]:
+    """What an app sees of a request from this peer."""
+    found: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        found.append((scope["client"], scope["scheme"]))
+
+    scope = {"type": "http", "client": client, "scheme": "http", "headers": list(headers)}
+    asyncio.run(engine._plain(engine._Proxied(inner, trusted))(scope, None, None))
+    seen: tuple[Any, str] = found[0]
+    return seen
+
+
+CHAIN = (b"x-forwarded-for", b"6.6.6.6, 10.0.0.9")
+
+
+@pytest.mark.parametrize("client", [None, ("127.0.0.1", 5)])
+@pytest.mark.parametrize(
+    ("trusted", "chain", "seen"),
+    [
+        ("127.0.0.1", b"6.6.6.6, 10.0.0.9", "10.0.0.9"),
+        ("127.0.0.1,10.0.0.0/8", b"6.6.6.6, 10.0.0.9", "6.6.6.6"),
+        ("127.0.0.1,10.0.0.0/8", b"1.1.1.1, 6.6.6.6, 10.0.0.9", "6.6.6.6"),
+        ("127.0.0.1", b"6.6.6.6", "6.6.6.6"),
+        ("127.0.0.1,*", b"6.6.6.6", "6.6.6.6"),
+        ("*", b"6.6.6.6, 10.0.0.9", "6.6.6.6"),
+    ],
+)
+def test_a_unix_sockets_chain_is_walked_as_any_other(
+    client: Any, trusted: str, chain: bytes, seen: str
+) -> None:
+    assert address(client, trusted, (b"x-forwarded-for", chain))[0][0] == seen
+
+
+def test_a_unix_socket_is_trusted_without_any_list() -> None:
+    assert address(None, "", CHAIN, (b"x-forwarded-proto", b"https")) == (("10.0.0.9", 0), "https")
+
+
+def test_several_fields_are_one_chain() -> None:
+    two = [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-for", b"10.0.0.9")]
+    assert address(None, "127.0.0.1", *two)[0][0] == "10.0.0.9"
+
+
+def test_a_peer_that_is_not_trusted_is_not_believed() -> None:
+    assert address(("9.9.9.9", 5), "127.0.0.1", CHAIN) == (("9.9.9.9", 5), "http")
+
+
+def test_without_proxy_headers_nothing_changes() -> None:
+    assert address(None, "127.0.0.1") == (None, "http")

@@ -32,7 +32,8 @@ DEFAULTS = Settings(
     max_lifetime=None, max_lifetime_jitter=Jitter(10, percent=True), cron_restart=None, listen_timeout=60.0,
     wait_ready=False, reload_surge=1, draining_limit=3, shutdown_delay=0.0, scheduling="least",
     metrics_bind="127.0.0.1:9464",
-    metrics_path=None, instance_var="MULTICORE_INSTANCE", app_metrics=True,
+    metrics_path=None, instance_var="MULTICORE_INSTANCE",
+    limit_request_body=None, header_timeout=30.0, body_timeout=60.0, send_timeout=60.0, app_metrics=True,
 )  # fmt: skip
 # Text as the environment has it, the same for a config file or run(), what comes of both; then bad values.
 EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
@@ -61,6 +62,10 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "metrics_bind": ("unix:/run/m", "unix:/run/m", "unix:/run/m", ("9464", 9464, "localhost:99999")),
     "metrics_path": ("/metrics", "/metrics", "/metrics", ("metrics", "/a b")),
     "instance_var": ("APP_ID", "APP_ID", "APP_ID", ("", "A-B", "MULTICORE_WORKERS")),
+    "limit_request_body": ("10M", 10 * 2**20, 10 * 2**20, ("50%", "0", "big")),
+    "header_timeout": ("10s", 10.0, 10, ("soon", -1)),
+    "body_timeout": ("2m", 120.0, 120, ("soon", -1)),
+    "send_timeout": ("0", 0.0, 0, ("soon", -1)),
     "app_metrics": ("off", False, False, ("", 3)),
 }  # fmt: skip
 
