@@ -92,8 +92,8 @@ CONTRACT: tuple[Row, ...] = (
          "run() calls them in its loop; ours take their place"),
     _row(_ARBITER, "signal signal_chld handle_hup handle_usr1 handle_usr2 handle_term handle_int handle_quit "
          "handle_ttin handle_ttou handle_winch", "arbiter/arbiter.py", "run() calls them for signals"),
-    _row(_ARBITER, "reexec maybe_promote_master kill_dirty_arbiter kill_worker kill_workers",
-         "arbiter/arbiter.py, arbiter/signals.py",
+    _row(_ARBITER, "reexec maybe_promote_master manage_dirty_arbiter kill_dirty_arbiter kill_worker "
+         "kill_workers", "arbiter/arbiter.py, arbiter/signals.py",
          "USR2 and gunicorn's dirty workers are its own"),
     _row(_ARBITER, "num_workers _get_num_workers _set_num_workers", "arbiter/arbiter.py, arbiter/takeover.py",
          "the first hook, nworkers_changed, is called through the setter"),

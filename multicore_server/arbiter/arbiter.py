@@ -77,6 +77,7 @@ class Arbiter(SignalledArbiter):
         self.inspection.configure(self.settings, self.cfg)
         self.vitals = Vitals(scoreboard.head)
         app_metrics.obey(self.settings, self.cfg)
+        logs.say_failures_once(self.log)
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
@@ -103,7 +104,7 @@ class Arbiter(SignalledArbiter):
         self.monitor = MonitorProcess(
             context, addresses, self.publisher.shared_report, commands.carry_out, self._become_monitor
         )
-        self.reloader = Reloader(context, self.in_force, self._install)
+        self.reloader = Reloader(context, self.in_force, self._install, self._become_check)
         self.worker_processes = WorkerProcesses(
             context,
             self,
@@ -112,7 +113,7 @@ class Arbiter(SignalledArbiter):
             deployment_for=self._deployment_for,
             close_in_worker=self._close_in_worker,
             monitor_address=lambda: addresses.inner_address,
-            oom_killed=self.inspection.oom_killed,
+            oom_killed=lambda: self.inspection.oom_killed(time.monotonic()),
         )
 
     # --- the loop: gunicorn's run() calls these three ---
@@ -156,7 +157,7 @@ class Arbiter(SignalledArbiter):
 
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
-        moments = (self._deadline, self.inspection.due, self.monitor.due)
+        moments = (self._deadline, self.inspection.due, self.reloader.due, self.monitor.due)
         due = [moment for moment in moments if moment is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
@@ -172,6 +173,8 @@ class Arbiter(SignalledArbiter):
     def manage_workers(self) -> None:
         self._forgive(self._lateness.check(time.monotonic()))
         self.worker_processes.hear_all()
+        with self._guarded("the reload"):
+            self.reloader.tick(time.monotonic())
         with self._guarded("the inspection"):
             for observation in self.inspection.inspect(time.monotonic()):
                 self.observe(observation)
@@ -192,12 +195,18 @@ class Arbiter(SignalledArbiter):
 
     def _show(self) -> None:
         now = time.monotonic()
-        self.vitals.sample(self.LISTENERS, now)
+        with self._guarded("the arbiter's own figures"):
+            self.vitals.sample(self.LISTENERS, now)
         with self._guarded("the monitor"):
             self.monitor.tick(now)
         if self._changed:
             self._changed = False
             self.publisher.publish()
+
+    def manage_dirty_arbiter(self) -> None:
+        """gunicorn's dirty workers are its own, and cost the server nothing either."""
+        with self._guarded("the dirty arbiter"):
+            super().manage_dirty_arbiter()
 
     def observe(self, observation: ev.Observation) -> None:
         self._changed = True
@@ -236,6 +245,11 @@ class Arbiter(SignalledArbiter):
         hosts.set_title(f"monitor [{self.proc_name}]")
         util.set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
 
+    def _become_check(self) -> None:
+        """In a process that loads a configuration to see whether it can be loaded."""
+        self._close_in_worker([])
+        hosts.set_title(f"configuration [{self.proc_name}]")
+
     def _install(self, new: Deployment, old: Deployment) -> None:
         """Put a deployment in force in place of another one."""
         self.LISTENERS = new.listeners
@@ -244,6 +258,7 @@ class Arbiter(SignalledArbiter):
         self.setup(new.app)
         if self.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
             logs.set_up_log(self.log, new.cfg)
+        logs.say_failures_once(self.log)
         self.settings = new.settings
         self.inspection.configure(new.settings, new.cfg)
         self.monitor.addresses.configure(new.settings.metrics_bind)

@@ -45,11 +45,11 @@ class ArbiterContext:
         for close in self.in_child:
             close()
 
-    def listen_to(self, end: socket.socket, callback: Callable[[], None]) -> None:
+    def listen_to(self, end: socket.socket | int, callback: Callable[[], None]) -> None:
         """Call it in the arbiter's loop whenever there is something to read."""
         self.selector.register(end, selectors.EVENT_READ, callback)
 
-    def stop_listening_to(self, end: socket.socket) -> None:
+    def stop_listening_to(self, end: socket.socket | int) -> None:
         """Idempotent."""
         try:
             self.selector.unregister(end)

@@ -9,9 +9,11 @@ import contextlib
 import copy
 import importlib
 import io
+import logging
 import os
+import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,9 @@ from multicore_server.settings.sources import resolve
 from multicore_server.settings.table import SettingError, Settings
 from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker.worker import Worker
+
+# What is said about a configuration is said when it is loaded, and not when it is checked.
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 class DeploymentError(Exception):
@@ -128,11 +133,20 @@ def fleet_options(settings: Settings, cfg: Any) -> Options:
     )
 
 
-def load_afresh(current: Deployment, log: Any) -> Deployment:
-    """Load the configuration as it is now and bind the addresses that are new; nothing else changes yet.
+def load(current: Deployment, log: Any) -> Deployment:
+    """Load the configuration as it is now; nothing else changes, and nothing is bound.
 
-    Raises DeploymentError.
+    Raises DeploymentError, also for what a config file itself raises.
     """
+    try:
+        return _load(current, log)
+    except DeploymentError:
+        raise
+    except BaseException as exc:  # a config file may also raise KeyboardInterrupt or SystemExit
+        raise DeploymentError(_in_one_line(f"{type(exc).__name__}: {exc}".removesuffix(": "))) from exc
+
+
+def _load(current: Deployment, log: Any) -> Deployment:
     app = copy.copy(current.app)
     if not current.cfg.preload_app:
         app.callable = None
@@ -151,7 +165,20 @@ def load_afresh(current: Deployment, log: Any) -> Deployment:
     finally:
         before.enter()
     hooks.wrap(app.cfg, log)
-    return Deployment(app, app.cfg, settings, _bind(app.cfg, current, log), current.given, surroundings)
+    return Deployment(app, app.cfg, settings, current.listeners, current.given, surroundings)
+
+
+def check(current: Deployment) -> None:
+    """Load the configuration and resolve the names in its addresses, as a reload is about to do.
+
+    Raises DeploymentError.
+    """
+    new = load(current, _SILENT)
+    added = [address for address in new.cfg.address if address not in current.cfg.address]
+    hosts = [address[0] for address in added if isinstance(address, tuple)]
+    for host in hosts:
+        with contextlib.suppress(OSError, UnicodeError):  # binding says what is wrong with it
+            socket.getaddrinfo(host, None)
 
 
 def _keep_preload(cfg: Any, before: Any, log: Any) -> None:
@@ -211,12 +238,17 @@ def _check_worker_class(cfg: Any) -> None:
         raise DeploymentError(f"worker_class: {cfg.worker_class_str!r} needs a restart of the server")
 
 
-def _bind(cfg: Any, current: Deployment, log: Any) -> list[Any]:
+def bind(new: Deployment, current: Deployment, log: Any) -> Deployment:
+    """Bind the addresses that are new; those that both have stay as they are.
+
+    Raises DeploymentError, with nothing bound.
+    """
+    cfg = new.cfg
     kept = dict(zip(dict.fromkeys(current.cfg.address), current.listeners, strict=False))
     if current.given or cfg.address == current.cfg.address:
-        return current.listeners
+        return new
     try:
-        return listeners.bind(cfg, log, kept=kept)
+        return replace(new, listeners=listeners.bind(cfg, log, kept=kept))
     except listeners.BindError as exc:
         raise DeploymentError(str(exc)) from exc
 

@@ -17,6 +17,7 @@ from multicore_server.settings.quantities import Size, next_cron
 from multicore_server.settings.table import Settings
 
 INTERVAL = 1.0  # seconds between two looks at the most
+RECENT = 5.0  # seconds in which a kill by the OOM killer explains a death: a large process takes long to end
 STALE = 1.5  # seconds without a heartbeat after which a worker's own measurements are not waited for
 
 
@@ -32,7 +33,8 @@ class Inspection:
         self._forgiven = 0.0  # when the arbiter came out of its last pause
         self._wall_clock = wall_clock
         self._available = memory.available()
-        self._oom_kills = cgroup.oom_kills()
+        self._oom_kills = cgroup.oom_kills() or 0
+        self._unexplained: list[float] = []  # when a kill was seen that no worker's death has come of yet
 
     def configure(self, settings: Settings, cfg: Any) -> None:
         """Go by these settings from now on."""
@@ -53,6 +55,7 @@ class Inspection:
         if now < self.due:
             return
         self.due = now + self._interval
+        self._count_oom_kills(now)
         if self._cron_is_due():
             yield ev.Restart("cron")
         for process in list(self.fleet.processes()):
@@ -66,7 +69,9 @@ class Inspection:
         silent = now - max(row[Item.HEARTBEAT], process.ready_at or process.since, self._forgiven)
         if self.timeout and silent > self.timeout:
             yield ev.Hung(process.pid, silent)
-        if any(self._memory_limits):
+        if not any(self._memory_limits):
+            row[Item.MEMORY_LIMIT] = 0  # a reload may have taken the limit away
+        else:
             yield from self._inspect_memory(process, row, stale=silent > STALE, now=now)
 
     def _inspect_memory(
@@ -102,10 +107,23 @@ class Inspection:
                 self._available = memory.available()
         return limit.bytes(self._available, max(self.fleet.workers, 1))
 
-    def oom_killed(self) -> bool:
-        """Whether the kernel's OOM killer has struck since the last question."""
-        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
-        return (self._oom_kills or 0) > (before or 0)
+    def oom_killed(self, now: float) -> bool:
+        """Whether a worker that was killed just now was killed by the kernel's OOM killer.
+
+        Each of its kills explains one death, and only for `RECENT`: it may have been a child of the app's.
+        """
+        self._count_oom_kills(now)
+        if not self._unexplained:
+            return False
+        self._unexplained.pop(0)
+        return True
+
+    def _count_oom_kills(self, now: float) -> None:
+        kills = cgroup.oom_kills()
+        if kills is not None:
+            self._unexplained += [now] * (kills - self._oom_kills)
+            self._oom_kills = kills
+        self._unexplained = [seen for seen in self._unexplained if now - seen < RECENT]
 
     def _cron_is_due(self) -> bool:
         if self._cron_at is None or self._wall_clock() < self._cron_at:

@@ -28,6 +28,8 @@ def bind(
     Raises BindError, with everything closed that was newly bound.
     """
     kept = kept or {}
+    if not cfg.address:
+        raise BindError("bind: there is no address to listen on; give host:port or unix:PATH")
     bound = dict(kept)
     try:
         for address in cfg.address:

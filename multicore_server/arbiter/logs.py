@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import stat
+import sys
+import time
 from typing import Any
+
+QUIET = 60.0  # seconds between two lines about a log that cannot be written
 
 
 def set_up_log(log: Any, cfg: Any) -> None:
     """Let gunicorn's logger follow this configuration (of itself it keeps that of the start, before 25.1)."""
     log.cfg = cfg
     log.setup(cfg)
+
+
+def say_failures_once(log: Any) -> None:
+    """A line that cannot be written (the disk is full) costs one line on stderr a minute. As it comes,
+    logging writes a traceback for each."""
+    access_log = getattr(log, "access_log", log.error_log)  # a user's own logger may have none
+    for logger in (log.error_log, access_log):
+        for handler in logger.handlers:
+            handler.handleError = _FailureOf(handler)
+
+
+class _FailureOf:
+    """Takes the place of `logging.Handler.handleError`."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        self._name = getattr(handler, "baseFilename", type(handler).__name__)
+        self._quiet_until = 0.0
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET
+            with contextlib.suppress(Exception):  # stderr may be as full, or closed
+                print(f"{self._name}: log lines are lost: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
 
 
 def reopen_log(log: Any, cfg: Any) -> None:

@@ -95,9 +95,11 @@ class MonitorProcess:
         context, channel = self._context, None
         try:
             channel = context.system.monitor_channel()
+            context.listen_to(channel.arbiter_end, self._hear)
             pid = context.system.fork()
         except OSError as exc:
             if channel is not None:
+                context.stop_listening_to(channel.arbiter_end)
                 channel.close()
             self._start_at = context.system.monotonic() + POLICY.max_restart_delay
             context.log.error("the monitor could not be forked (%s)", exc)
@@ -108,7 +110,6 @@ class MonitorProcess:
             context.system.setpgid(pid, pid)
         channel.child_end.close()
         self.pid, self._channel, self._started = pid, channel, context.system.monotonic()
-        context.listen_to(channel.arbiter_end, self._hear)
         context.log.debug("monitor pid=%s started", pid)
 
     def _run_child(self, channel: MonitorChannel) -> NoReturn:

@@ -11,40 +11,85 @@ from dataclasses import replace
 from multicore_server.arbiter import deployment, listeners, systemd
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment, DeploymentError, Surroundings
+from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.fleet import events as ev
+
+SLOW = 0.1  # seconds that loading a configuration may keep the arbiter before a line says so
 
 
 class Reloader:
     """``candidate`` is the deployment on trial. ``install`` puts a deployment in force in place of another
-    one; if that fails, it is called the other way round."""
+    one; if that fails, it is called the other way round. ``become_check`` makes a forked child fit to load
+    a configuration."""
 
     def __init__(
         self,
         context: ArbiterContext,
         in_force: Callable[[], Deployment],
         install: Callable[[Deployment, Deployment], None],
+        become_check: Callable[[], None],
     ) -> None:
         self._context = context
         self._in_force = in_force
         self._install = install
+        self._become_check = become_check
+        self._check: ForkedCall | None = None
         self.candidate: Deployment | None = None
 
+    @property
+    def due(self) -> float | None:
+        """When `tick` is to be called at the latest."""
+        return self._check.due if self._check else None
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if self._check is not None:
+            self._check.tick(now)
+
     def prepare(self) -> None:
-        """`ReloadPrepared` or `ReloadFailed` is observed."""
+        """`ReloadPrepared` or `ReloadFailed` is observed, sooner or later: a forked child loads the
+        configuration first. What takes long, or ends the process, does so there."""
         current, log = self._in_force(), self._context.log
         systemd.reloading(log)
         if current.cfg.preload_app or getattr(current.app, "app_uri", "") is None:
             why = "preload_app" if current.cfg.preload_app else "run() got the app as an object"
             text = "the app's code stays as the arbiter has loaded it; USR2 loads new code"
             log.warning("%s: %s", why, text)
+        self._cancel_check()
         try:
-            self.candidate = _load(current, log)
+            self._check = ForkedCall(self._context, self._answer, self._checked, self._become_check)
+        except OSError as exc:
+            self._context.observe(ev.ReloadFailed(f"the configuration cannot be checked: {exc.strerror}"))
+
+    def _answer(self) -> str:
+        """In the child."""
+        deployment.check(self._in_force())
+        return ""
+
+    def _checked(self, ok: bool, text: str) -> None:
+        self._check = None
+        if not ok:
+            self._context.observe(ev.ReloadFailed(text))
+            return
+        try:
+            self.candidate = self._load()
         except DeploymentError as exc:
             self._context.observe(ev.ReloadFailed(str(exc)))
             return
         settings = self.candidate.settings
         options = deployment.fleet_options(settings, self.candidate.cfg)
         self._context.observe(ev.ReloadPrepared(options, settings.workers))
+
+    def _load(self) -> Deployment:
+        """What has loaded in a child loads here. Raises DeploymentError."""
+        current, log, clock = self._in_force(), self._context.log, self._context.system.monotonic
+        began = clock()
+        loaded = deployment.bind(deployment.load(current, log), current, log)
+        took = clock() - began
+        if took > SLOW:
+            text = "the configuration took %.1f s to load; the arbiter does nothing else meanwhile"
+            log.warning(text, took)
+        return loaded
 
     def commit(self) -> None:
         """The candidate is in force from now on; if that fails, what was in force stays so, and
@@ -55,8 +100,8 @@ class Reloader:
         old = replace(old, surroundings=Surroundings.now(old.cfg))
         try:
             self._install(new, old)
-        except Exception as exc:
-            self._context.log.exception("the new configuration cannot be put in force; the old one stays")
+        except BaseException as exc:  # also SystemExit: of a user's logger class, say
+            self._context.log.error("the new configuration cannot be put in force", exc_info=exc)
             self._put_back(old, new)
             self._context.observe(ev.CommitFailed(f"{type(exc).__name__}: {exc}"))
             return
@@ -68,26 +113,22 @@ class Reloader:
     def _put_back(self, old: Deployment, new: Deployment) -> None:
         try:
             self._install(old, new)
-        except Exception:
-            self._context.log.exception("the old configuration could not be put back in whole")
+        except BaseException as exc:  # as above
+            self._context.log.error("the old configuration could not be put back in whole", exc_info=exc)
         self._unbind(new)
 
     def drop(self) -> None:
         """The candidate is given up; idempotent."""
+        self._cancel_check()
         dropped, self.candidate = self.candidate, None
         if dropped is not None:
             self._unbind(dropped)
 
+    def _cancel_check(self) -> None:
+        check, self._check = self._check, None
+        if check is not None:
+            check.cancel()
+
     def _unbind(self, dropped: Deployment) -> None:
         kept = self._in_force().listeners
         listeners.unbind([listener for listener in dropped.listeners if listener not in kept])
-
-
-def _load(current: Deployment, log: object) -> Deployment:
-    """Whatever is wrong with a configuration, it must not end the server. Raises DeploymentError."""
-    try:
-        return deployment.load_afresh(current, log)
-    except DeploymentError:
-        raise
-    except BaseException as exc:  # a config file may also raise KeyboardInterrupt or SystemExit
-        raise DeploymentError(f"{type(exc).__name__}: {exc}".removesuffix(": ")) from exc

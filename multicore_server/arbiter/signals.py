@@ -100,6 +100,9 @@ class SignalledArbiter(StartingArbiter):
 
     def maybe_promote_master(self) -> None:
         was = self.master_pid
-        super().maybe_promote_master()
+        try:
+            super().maybe_promote_master()
+        except (OSError, RuntimeError) as exc:
+            self.log.error("the pidfile cannot be renamed: %s", exc)
         if was and not self.master_pid:
             systemd.notify(f"MAINPID={os.getpid()}", self.log)

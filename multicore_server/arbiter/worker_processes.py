@@ -68,9 +68,11 @@ class WorkerProcesses:
         worker: Worker | None = None
         try:
             worker = self._make_worker(fork, deployment)
+            end = worker.context.channel.arbiter_end
+            self._context.listen_to(end, partial(self._talking.append, worker))
             deployment.cfg.pre_fork(self._server, worker)
             pid = self._context.system.fork()
-        except Exception as exc:  # noqa: BLE001 - no process, no descriptor, no temporary file
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - no process, no descriptor; a hook's exit()
             self._give_back(worker)
             self._context.observe(ev.ForkFailed(fork.instance, fork.generation, str(exc)))
             return
@@ -79,7 +81,6 @@ class WorkerProcesses:
         worker.pid = pid
         worker.context.channel.child_end.close()
         self._workers[pid] = worker
-        self._context.listen_to(worker.context.channel.arbiter_end, partial(self._talking.append, worker))
         self._context.observe(ev.Forked(fork.instance, fork.generation, pid))
 
     def _make_worker(self, fork: ev.Fork, deployment: Deployment) -> Worker:
@@ -114,10 +115,10 @@ class WorkerProcesses:
         worker.leave = once(lambda: cfg.worker_exit(self._server, worker))
         return worker
 
-    @staticmethod
-    def _give_back(worker: Worker | None) -> None:
+    def _give_back(self, worker: Worker | None) -> None:
         """What a worker holds in the arbiter."""
         if worker is not None:
+            self._context.stop_listening_to(worker.context.channel.arbiter_end)
             worker.context.channel.close()
             worker.tmp.close()
 
@@ -201,7 +202,6 @@ class WorkerProcesses:
     def reaped(self, worker: Worker, status: int) -> None:
         """The worker is gone: `Exited` is observed."""
         self._hear(worker, ALL)
-        self._context.stop_listening_to(worker.context.channel.arbiter_end)
         self._give_back(worker)
         self._talking[:] = [other for other in self._talking if other is not worker]
         self._context.scoreboard.clear(worker.context.number)

@@ -49,6 +49,8 @@ class FakeSystem:
         self.calls: list[tuple[Any, ...]] = []
         self.channels: list[Any] = []
         self.ends: list[socket.socket] = []  # the children's ends of their channels
+        self.pipes: list[int] = []  # descriptors that are open
+        self.writers: list[int] = []  # the children's ends of the pipes
         self._pid = 100
 
     def system(self) -> System:
@@ -56,8 +58,8 @@ class FakeSystem:
             fork=self.fork,
             kill=self.kill,
             waitpid=self.waitpid,
-            pipe=lambda: PIPE,
-            close=lambda fd: self.calls.append(("close", fd)),
+            pipe=self.pipe,
+            close=self.close,
             getpid=lambda: ARBITER,
             setpgid=lambda pid, group: self._call("setpgid", pid, group),
             exit=self.exit,
@@ -79,6 +81,19 @@ class FakeSystem:
         self.channels.append(channel)
         self.ends.append(channel.child_end.dup())  # the arbiter closes its own
         return channel
+
+    def pipe(self) -> tuple[int, int]:
+        self._call("pipe")
+        reader, writer = os.pipe()
+        self.pipes += [reader, writer]
+        self.writers.append(os.dup(writer))  # the arbiter closes its own
+        return reader, writer
+
+    def close(self, descriptor: int) -> None:
+        self.calls.append(("close", descriptor))
+        if descriptor in self.pipes:
+            self.pipes.remove(descriptor)
+            os.close(descriptor)
 
     def fork(self) -> int:
         self._call("fork")
@@ -198,6 +213,8 @@ class Shell:
     def close(self) -> None:
         for end in [*self.os.ends, *self.os.channels]:
             end.close()
+        for descriptor in [*self.os.pipes, *self.os.writers]:
+            os.close(descriptor)
         self.context.selector.close()
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import socket
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +20,49 @@ from multicore_server.arbiter import logs, pidfile, systemd
 from tests.unit.shell import Log, fault
 
 NOBODY = 65534
+
+
+# --- a log that cannot be written
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise fault(errno.ENOSPC)
+
+
+def test_lines_that_cannot_be_written_cost_one_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """logging writes a traceback for each, of requests too."""
+    log = Log()
+    handler = logging.StreamHandler(Full())
+    error_log = logging.Logger("error")
+    error_log.addHandler(handler)
+    monkeypatch.setattr(log, "error_log", error_log)
+    logs.say_failures_once(log)
+    for _ in range(3):
+        error_log.error("lost")
+    assert capsys.readouterr().err == (
+        "StreamHandler: log lines are lost: OSError(28, 'No space left on device')\n"
+    )
+    monkeypatch.setattr(time, "monotonic", lambda: float("inf"))
+    error_log.error("lost")
+    assert "log lines are lost" in capsys.readouterr().err
+
+
+def test_a_log_and_a_stderr_that_cannot_be_written_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    error_log = logging.Logger("error")
+    error_log.addHandler(logging.StreamHandler(Full()))
+    monkeypatch.setattr(log, "error_log", error_log)
+    logs.say_failures_once(log)
+    monkeypatch.setattr(sys, "stderr", Full())
+    error_log.error("lost")
+
+
+# --- log files that are reopened
 
 
 class ReopenedLog(Log):

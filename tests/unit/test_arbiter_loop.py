@@ -201,19 +201,26 @@ def test_a_callback_that_fails_costs_one_line_a_minute(made: Arbiter) -> None:
     assert len(said(made, "a message from a child could not be handled; the arbiter goes on")) == 1
 
 
-@pytest.mark.parametrize("part", ["inspection", "monitor"])
+@pytest.mark.parametrize(
+    ("owner", "method", "said_of"),
+    [
+        ("inspection", "inspect", "the inspection"),
+        ("monitor", "tick", "the monitor"),
+        ("reloader", "tick", "the reload"),
+        ("vitals", "sample", "the arbiter's own figures"),
+    ],
+)
 def test_a_periodic_part_that_fails_does_not_end_the_server(
-    made: Arbiter, part: str, monkeypatch: pytest.MonkeyPatch
+    made: Arbiter, owner: str, method: str, said_of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.EMFILE, "no descriptors")
 
-    monkeypatch.setattr(made.inspection, "inspect", fail) if part == "inspection" else None
-    monkeypatch.setattr(made.monitor, "tick", fail) if part == "monitor" else None
+    monkeypatch.setattr(getattr(made, owner), method, fail)
     monkeypatch.setattr(made.worker_processes, "fork", lambda fork: None)
     for _ in range(3):
         made.manage_workers()
-    assert len(said(made, f"the {part} could not be handled")) == 1
+    assert len(said(made, f"{said_of} could not be handled")) == 1
 
 
 def test_an_arbiter_that_was_paused_forgives(made: Arbiter) -> None:
@@ -335,6 +342,37 @@ def test_the_service_manager_learns_who_took_over(made: Arbiter, monkeypatch: py
     made.master_pid = 2**22 + 1  # nobody's: the old arbiter has gone
     made.maybe_promote_master()
     assert states == [f"MAINPID={os.getpid()}"]
+
+
+def test_a_pidfile_that_cannot_be_renamed_costs_a_line(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the arbiter that USR2 had started, as soon as it was the only one."""
+
+    def refuse(path: str) -> None:
+        raise fault(errno.EROFS)
+
+    monkeypatch.setattr(made.pidfile, "rename", refuse)
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    made.master_pid = 2**22 + 1  # nobody's: the old arbiter has gone
+    made.maybe_promote_master()
+    made.maybe_promote_master()
+    assert len(said(made, "the pidfile cannot be renamed: [Errno 30]")) == 1
+    assert made.master_pid == 0
+
+
+def test_a_dirty_arbiter_that_cannot_be_forked_costs_a_line(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise fault(errno.EAGAIN)
+
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "spawn_dirty_arbiter", refuse)
+    made.cfg.set("dirty_workers", 1)
+    made.cfg.set("dirty_apps", ["app:app"])
+    for _ in range(2):
+        made.manage_dirty_arbiter()
+    assert len(said(made, "the dirty arbiter could not be handled")) == 1
 
 
 # --- reaping ---

@@ -89,6 +89,20 @@ def test_workers_have_the_cpus_for_themselves_first(watch: Watch) -> None:
     assert ("setpgid", 101, 101) in watch.os.calls
 
 
+def test_a_monitor_that_could_not_be_heard_is_not_forked(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """epoll_ctl(2) fails beyond max_user_watches."""
+
+    def refuse(*_: Any) -> None:
+        raise fault(errno.ENOSPC)
+
+    monkeypatch.setattr(watch.monitor._context.selector, "register", refuse)
+    assert watch.start() == 0
+    assert watch.os.living == []
+    assert len(watch.log.said("the monitor could not be forked")) == 1
+
+
 @pytest.mark.parametrize("call", ["fork", "channel"])
 def test_a_fork_that_fails_is_tried_again_later(watch: Watch, call: str) -> None:
     watch.os.faults[call] = [fault(errno.EAGAIN)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +13,14 @@ import pytest
 
 from multicore_server.arbiter import deployment as module
 from multicore_server.arbiter.deployment import Deployment, DeploymentError
+from multicore_server.arbiter.forked_call import LIMIT
 from multicore_server.arbiter.reloader import Reloader
 from multicore_server.fleet import events as ev
 from multicore_server.settings.table import TABLE, Settings
 from tests.unit import shell
-from tests.unit.shell import Shell
+from tests.unit.shell import PIPE, ChildExitError, Shell, fault
+
+real_load = module.load
 
 
 def settings(workers: int = 2) -> Settings:
@@ -50,8 +56,10 @@ class Garage:
         self.next: Deployment | BaseException = self.deployment("new")
         self.fails: list[str] = []  # the deployments that cannot be installed
         self.installed: list[str] = []
-        self.reloader = Reloader(made.context, lambda: self.current, self._install)
-        monkeypatch.setattr(module, "load_afresh", self._load)
+        self.reloader = Reloader(made.context, lambda: self.current, self._install, lambda: None)
+        self.takes = 0.0  # seconds that loading takes
+        monkeypatch.setattr(module, "load", self._load)
+        monkeypatch.setattr(module, "bind", lambda new, current, log: new)
 
     @staticmethod
     def deployment(name: str) -> Deployment:
@@ -62,7 +70,14 @@ class Garage:
     def _load(self, current: Deployment, log: Any) -> Deployment:
         if isinstance(self.next, BaseException):
             raise self.next
+        self.shell.os.now += self.takes
         return self.next
+
+    def prepare(self, answer: bytes = b"+") -> None:
+        """The reloader prepares, and the child that loads the configuration first gives this answer."""
+        self.reloader.prepare()
+        os.write(self.shell.os.writers[-1], answer)
+        assert self.shell.select() == 1
 
     def _install(self, new: Deployment, old: Deployment) -> None:
         self.installed.append(new.cfg.name)
@@ -82,7 +97,7 @@ def garage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Garage]:
 
 
 def test_what_is_prepared_is_on_trial(garage: Garage) -> None:
-    garage.reloader.prepare()
+    garage.prepare()
     assert garage.reloader.candidate is garage.next
     (prepared,) = garage.observed
     assert isinstance(prepared, ev.ReloadPrepared)
@@ -93,21 +108,123 @@ def test_what_is_prepared_is_on_trial(garage: Garage) -> None:
     ("failure", "error"),
     [
         (DeploymentError("conf.py: a typo"), "conf.py: a typo"),
-        (ZeroDivisionError("x / 0"), "ZeroDivisionError: x / 0"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (SystemExit(1), "SystemExit: 1"),
-        (GeneratorExit("odd"), "GeneratorExit: odd"),
-        (MemoryError(), "MemoryError"),
-        (RecursionError("deep"), "RecursionError: deep"),
     ],
 )
-def test_whatever_a_configuration_raises_the_reload_has_failed(
-    garage: Garage, failure: BaseException, error: str
+def test_what_loads_in_the_child_and_not_here_has_failed(
+    garage: Garage, failure: BaseException, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    garage.next = failure
-    garage.reloader.prepare()
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(module, "load", real_load)
+    monkeypatch.setattr(module, "_load", fail)
+    garage.prepare()
     assert garage.observed == [ev.ReloadFailed(error)]
     assert garage.reloader.candidate is None
+
+
+# --- the check in a forked child ---
+
+
+def test_what_the_check_says_against_it_is_why_the_reload_has_failed(garage: Garage) -> None:
+    garage.prepare("-conf.py: Grüße".encode())
+    assert garage.observed == [ev.ReloadFailed("conf.py: Grüße")]
+    assert garage.reloader.candidate is None
+
+
+def test_a_configuration_that_ends_its_process_ends_the_check_alone(garage: Garage) -> None:
+    """``os._exit`` in a config file ended the server."""
+    garage.reloader.prepare()
+    os.close(garage.shell.os.writers.pop())
+    garage.shell.select()
+    assert garage.observed == [ev.ReloadFailed("the process that tries it has ended")]
+
+
+def test_the_loop_does_not_wait_for_a_configuration_that_takes_long(garage: Garage) -> None:
+    system = garage.shell.os
+    garage.reloader.prepare()
+    assert garage.observed == []
+    assert garage.reloader.due == system.now + LIMIT
+    garage.reloader.tick(system.now + LIMIT - 0.1)
+    assert garage.observed == []
+    garage.reloader.tick(system.now + LIMIT)
+    assert garage.observed == [ev.ReloadFailed("it takes longer than 5 s")]
+    assert system.sent() == [(101, "SIGKILL")]
+    garage.reloader.tick(system.now + 2 * LIMIT)
+    assert garage.reloader.due is None
+    assert len(garage.observed) == 1
+
+
+def test_a_shutdown_does_not_wait_for_the_check(garage: Garage) -> None:
+    garage.reloader.prepare()
+    garage.shell.os.living.clear()  # it has ended, and is not reaped yet
+    garage.reloader.drop()
+    os.write(garage.shell.os.writers[-1], b"+") if garage.shell.os.pipes else None
+    garage.reloader.tick(garage.shell.os.now + LIMIT)
+    assert garage.shell.select() == 0
+    assert garage.observed == []
+
+
+def test_a_second_reload_takes_the_place_of_the_first_ones_check(garage: Garage) -> None:
+    garage.reloader.prepare()
+    garage.prepare()
+    assert len(garage.observed) == 1
+    assert garage.shell.os.sent() == [(101, "SIGKILL")]
+
+
+@pytest.mark.parametrize("call", ["pipe", "fork"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
+def test_without_a_child_the_reload_has_failed(garage: Garage, call: str, number: int) -> None:
+    garage.shell.os.faults[call] = [fault(number)]
+    garage.reloader.prepare()
+    error = f"the configuration cannot be checked: {os.strerror(number)}"
+    assert garage.observed == [ev.ReloadFailed(error)]
+    assert garage.shell.os.pipes == []
+    garage.prepare()
+    assert isinstance(garage.observed[-1], ev.ReloadPrepared)
+
+
+def test_a_slow_configuration_is_named(garage: Garage) -> None:
+    garage.prepare()
+    assert garage.shell.log.lines == []
+    garage.takes = 0.3
+    garage.prepare()
+    assert garage.shell.log.said("the configuration took 0.3 s to load; the arbiter does nothing else")
+
+
+@pytest.mark.parametrize(
+    ("raised", "answer"),
+    [
+        (None, b"+"),
+        (DeploymentError("conf.py: a typo"), b"-conf.py: a typo"),
+        (SystemExit(), b"-SystemExit"),
+        (DeploymentError("x" * 10_000), b"-" + b"x" * 4095),
+    ],
+)
+def test_the_child_leaves_everything_behind_loads_and_answers(
+    garage: Garage, raised: BaseException | None, answer: bytes, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def check(current: Deployment) -> None:
+        print("said by the config file")
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(module, "check", check)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "alarm", lambda _: None)
+    system = garage.shell.os
+    system.child = True
+    with pytest.raises(ChildExitError):
+        garage.reloader.prepare()
+    assert os.read(system.pipes[0], 10_000) == answer
+    assert ("close", PIPE[1]) in system.calls
+    # It is printed once: here, or when the arbiter loads it.
+    assert capsys.readouterr() == ("", "said by the config file\n" if raised else "")
+
+
+# --- on trial ---
 
 
 @pytest.mark.parametrize("why", ["preload_app", "run() got the app as an object"])
@@ -116,13 +233,13 @@ def test_code_that_stays_is_said(garage: Garage, why: str) -> None:
         garage.current.cfg.preload_app = True
     else:
         garage.current.app.app_uri = None
-    garage.reloader.prepare()
+    garage.prepare()
     assert garage.shell.log.said(f"{why}: the app's code stays")
 
 
 def test_a_commit_closes_what_is_no_longer_listened_on(garage: Garage) -> None:
     old = garage.current.listeners[0]
-    garage.reloader.prepare()
+    garage.prepare()
     garage.reloader.commit()
     assert garage.installed == ["new"]
     assert old.closed
@@ -134,7 +251,7 @@ def test_a_commit_closes_what_is_no_longer_listened_on(garage: Garage) -> None:
 def test_a_commit_that_fails_half_way_leaves_the_old_deployment_in_force(garage: Garage) -> None:
     garage.fails = ["new"]
     old = garage.current
-    garage.reloader.prepare()
+    garage.prepare()
     new = garage.reloader.candidate
     assert new is not None
     garage.reloader.commit()
@@ -147,7 +264,7 @@ def test_a_commit_that_fails_half_way_leaves_the_old_deployment_in_force(garage:
 
 def test_an_old_deployment_that_cannot_be_put_back_in_whole_is_said(garage: Garage) -> None:
     garage.fails = ["new", "old"]
-    garage.reloader.prepare()
+    garage.prepare()
     garage.reloader.commit()
     assert garage.shell.log.said("could not be put back in whole")
     assert isinstance(garage.observed[-1], ev.CommitFailed)
@@ -157,7 +274,7 @@ def test_what_is_dropped_is_closed_but_for_what_is_in_force(garage: Garage) -> N
     kept = garage.current.listeners[0]
     assert isinstance(garage.next, Deployment)
     garage.next.listeners.insert(0, kept)
-    garage.reloader.prepare()
+    garage.prepare()
     garage.reloader.drop()
     garage.reloader.drop()
     assert [listener.closed for listener in garage.next.listeners] == [False, True]

@@ -63,7 +63,8 @@ class Yard:
 def yard() -> Iterator[Yard]:
     with shell.shell() as made:
         yield Yard(made)
-        assert not made.context.selector.get_map()
+        # A child leaves what is registered to the arbiter, which shares it.
+        assert made.os.child or not made.context.selector.get_map()
 
 
 def reap(yard: Yard, worker: Any, status: int = 0) -> None:
@@ -111,9 +112,30 @@ def test_a_worker_that_cannot_be_made_leaves_nothing(yard: Yard) -> None:
     assert yard.descriptors() == before
 
 
-def test_a_pre_fork_hook_that_raises_costs_this_fork(yard: Yard) -> None:
+def refuse_to_register(yard: Yard, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: Any) -> None:
+        raise fault(number)
+
+    monkeypatch.setattr(yard.shell.context.selector, "register", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+def test_a_worker_that_could_not_be_heard_is_not_forked(
+    yard: Yard, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """epoll_ctl(2) fails beyond max_user_watches; the server ended, with the worker forked already."""
+    before = yard.descriptors()
+    refuse_to_register(yard, monkeypatch, number)
+    assert yard.fork() is None
+    assert yard.observed(ev.ForkFailed)[0].error == str(fault(number))
+    assert yard.shell.os.living == []
+    assert yard.descriptors() == before
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), SystemExit("no")])
+def test_a_pre_fork_hook_that_raises_costs_this_fork(yard: Yard, failure: BaseException) -> None:
     def pre_fork(*_: Any) -> None:
-        raise RuntimeError("no")
+        raise failure
 
     yard.cfg.pre_fork = pre_fork
     assert yard.fork() is None

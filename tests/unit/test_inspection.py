@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.arbiter.inspection import Inspection
+from multicore_server.arbiter.inspection import RECENT, Inspection
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.policy import Options
@@ -205,10 +205,57 @@ def test_a_process_that_may_not_be_looked_at_is_left_alone(
 # --- the kernel's OOM killer ---
 
 
-def test_the_oom_killer_is_blamed_for_what_it_has_done_since(
+@pytest.fixture
+def blame(
+    make: Callable[..., Inspection], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int | None, float], bool]:
+    """Whether a death is the OOM killer's, after so many kills of its own in all."""
+    monkeypatch.setattr(cgroup, "oom_kills", lambda: 3)
+    found = make()
+
+    def blame(kills: int | None, now: float) -> bool:
+        monkeypatch.setattr(cgroup, "oom_kills", lambda: kills)
+        return found.oom_killed(now)
+
+    return blame
+
+
+def test_each_kill_of_the_oom_killer_explains_one_death(blame: Callable[[int | None, float], bool]) -> None:
+    """Of two workers that it killed in one go, the second one was told to be killed by somebody."""
+    assert [blame(3, 1.0), blame(5, 2.0), blame(5, 2.0), blame(5, 2.0)] == [False, True, True, False]
+
+
+def test_a_kill_that_is_not_known_is_not_blamed(blame: Callable[[int | None, float], bool]) -> None:
+    assert [blame(None, 1.0), blame(4, 2.0)] == [False, True]
+
+
+def test_a_counter_that_starts_again_is_no_kill(blame: Callable[[int | None, float], bool]) -> None:
+    assert [blame(0, 1.0), blame(1, 2.0)] == [False, True]
+
+
+def test_an_old_kill_of_a_child_of_the_app_is_not_the_death_of_a_worker(
     make: Callable[..., Inspection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kills = iter([3, 3, 4, 4, None, 5])
-    monkeypatch.setattr(cgroup, "oom_kills", lambda: next(kills))
+    kills = [0]
+    monkeypatch.setattr(cgroup, "oom_kills", lambda: kills[0])
     found = make()
-    assert [found.oom_killed() for _ in range(5)] == [False, True, False, False, True]
+    observed(found, 10.0)
+    kills[0] = 1
+    observed(found, 11.0)
+    assert not found.oom_killed(11.0 + RECENT)
+    kills[0] = 2
+    observed(found, 20.0)
+    assert found.oom_killed(20.0 + RECENT - 0.1)
+
+
+def test_a_limit_that_a_reload_takes_away_is_shown_no_longer(
+    make: Callable[..., Inspection], scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "rss", lambda pid: 50)
+    found = make(max_memory_restart=size(100))
+    observed(found, 10.0)
+    assert scoreboard.row(0)[Item.MEMORY_LIMIT] == 100
+    found.configure(Settings(workers=1), SimpleNamespace(timeout=30))
+    observed(found, 11.0)
+    assert scoreboard.row(0)[Item.MEMORY_LIMIT] == 0
+    assert found.memory_limit is None
