@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from gunicorn.config import Config as GunicornConfig
 from uvicorn import Config
 
 from multicore_server.connections.handover import Handover
@@ -48,7 +49,9 @@ class Host:
         self, scheduling: Scheduling = "least", interface: str = "asgi3", graceful_timeout: int = 2
     ) -> None:
         self.interface = interface
-        self.cfg = SimpleNamespace(threads=1, max_requests=0, graceful_timeout=graceful_timeout)
+        self.cfg = SimpleNamespace(
+            threads=1, max_requests=0, graceful_timeout=graceful_timeout, settings=GunicornConfig().settings
+        )
         self.handover = Handover.make(Scoreboard(2), 2)
         self.lifeline, self.writer = os.pipe()
         self.channel = WorkerChannel()
