@@ -25,7 +25,9 @@ class Vitals:
     def __init__(self, head: Row) -> None:
         self._head = head
         self._process = psutil.Process()
-        self._started = self._process.create_time()
+        self._started = time.time()
+        with contextlib.suppress(OSError, psutil.Error):  # systemd's ProcSubset=pid hides when Linux booted
+            self._started = self._process.create_time()
         self._due = 0.0
 
     def sample(self, listeners: Iterable[Any], now: float) -> None:

@@ -66,11 +66,11 @@ def available(proc: Path = Path("/proc")) -> int:
 
 
 def _machine(proc: Path) -> int:
-    if _LINUX and (total := _TOTAL.search((proc / "meminfo").read_bytes())):
-        return int(total[1]) * 1024
-    import psutil
-
-    return psutil.virtual_memory().total
+    if _LINUX:
+        with suppress(OSError):  # systemd's ProcSubset=pid hides it
+            if total := _TOTAL.search((proc / "meminfo").read_bytes()):
+                return int(total[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _mappings(process: Path) -> bytes | None:

@@ -10,8 +10,9 @@ import errno
 import os
 import socket
 import stat
-import tempfile
 from pathlib import Path
+
+from multicore_server.machine.directories import temporary_directory
 
 BACKLOG = 64  # connections that the kernel holds until they are accepted
 SUFFIX = ".sock"
@@ -84,7 +85,7 @@ def _directory() -> Path:
         # After su or sudo it can be the other user's.
         if os.path.isabs(runtime) and os.stat(runtime).st_uid == os.geteuid():  # noqa: PTH116, PTH117
             return Path(runtime) / "multicore-server"
-    return Path(tempfile.gettempdir()) / f"multicore-server-{os.geteuid()}"
+    return temporary_directory() / f"multicore-server-{os.geteuid()}"
 
 
 def _trouble(status: os.stat_result) -> str | None:

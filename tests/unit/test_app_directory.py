@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from multicore_server.machine import directories
 from multicore_server.metrics.app import directory as app_directory
 from multicore_server.metrics.app.directory import MARK, VARIABLE, Directory
 from tests.unit.app_process import ROOT, START, forked, play
@@ -20,7 +21,7 @@ from tests.unit.app_process import ROOT, START, forked, play
 
 def at(base: str) -> None:
     """Make directories here and nowhere else."""
-    app_directory.SHARED_MEMORY = Path(base)
+    directories.SHARED_MEMORY = Path(base)
     tempfile.tempdir = base
 
 

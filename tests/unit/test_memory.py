@@ -150,6 +150,12 @@ def test_available_is_the_smaller_of_group_and_machine(tmp_path: Path, limit: st
     assert memory.available(tmp_path) == expected
 
 
+def test_available_where_proc_shows_processes_alone(tmp_path: Path) -> None:
+    """systemd's ProcSubset=pid."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory.available(tmp_path) == pages
+
+
 def test_available_on_this_machine() -> None:
     assert 0 < memory.available() <= psutil.virtual_memory().total
 

@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from multicore_server.machine import directories
+
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 FORMER_VARIABLE = "prometheus_multiproc_dir"  # prometheus_client's name for it until 0.10
 # The arbiter that USR2 starts inherits the environment. This variable tells it that the directory is not the
 # user's.
 MARK = "_MULTICORE_PROMETHEUS_DIR"
 LOCK = "server.lock"
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory is made by mkdtemp
 
 _log = logging.getLogger("gunicorn.error")
 _current: Directory | None = None
@@ -167,7 +168,7 @@ def _report_unusable(reason: str) -> None:
 
 def _private_directory() -> Directory | None:
     reasons = []
-    for base in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+    for base in _bases():
         try:
             path = _make_locked(base)
         except OSError as exc:
@@ -180,6 +181,12 @@ def _private_directory() -> Directory | None:
         return directory
     _report_unusable(f"no directory can be made ({', '.join(reasons)}); set {VARIABLE} to one")
     return None
+
+
+def _bases() -> Iterator[Path]:
+    yield directories.SHARED_MEMORY
+    with contextlib.suppress(FileNotFoundError):
+        yield directories.temporary_directory()
 
 
 def _prefix() -> str:
