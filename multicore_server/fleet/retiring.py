@@ -55,7 +55,8 @@ class Retiring:
         process.quit = True
         soon = self.state.now + QUICK_GRACE
         process.deadline = min(process.deadline or soon, soon)
-        process.signals.append("QUIT")
+        # One that boots has no handler yet: SIGQUIT's default leaves a core file, SIGTERM's does not.
+        process.signals.append("TERM" if process.ready_at is None else "QUIT")
 
     def abort(self, process: Process, reason: Reason) -> None:
         """SIGABRT: a worker that hangs writes its stacks to the error log and ends."""

@@ -33,6 +33,7 @@ from multicore_server.worker.server import WorkerServer
 LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
 MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
 END_GRACE = 0.25  # seconds for Python's own way to end
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -148,6 +149,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         except SystemExit:  # uvicorn's way to report a failed lifespan startup
             if self.server.started:
                 raise
+        finally:
+            # The loop is about to give its handlers up, and nothing is left to be ended: without this, a
+            # Ctrl-C that reaches workers too kills some of them while Python finalizes.
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         if not self.server.started:
             self.context.channel.last_words("the app's lifespan startup failed (see its traceback)")
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

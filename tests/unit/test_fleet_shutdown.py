@@ -56,6 +56,16 @@ def test_int_is_quick() -> None:
     """)
 
 
+def test_int_ends_a_boot_without_a_core_file() -> None:
+    world = new(1)
+    world.plan = HANGS
+    world.run(1)
+    world.history()
+    world.observe(ev.Stop(graceful=False))
+    world.run(1)
+    assert world.history()[:2] == ["1 close", "1 TERM 0.1"]
+
+
 def test_int_after_term() -> None:
     world = serving(1)
     world.plan = Plan(drain=None)

@@ -32,7 +32,7 @@ from multicore_server.metrics.app import values as app_values
 from multicore_server.settings.table import Settings
 from multicore_server.worker import worker as module
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.worker import Worker
+from multicore_server.worker.worker import ENDS, Worker
 
 PATIENCE = 10.0  # seconds
 SIGNALS = [*Worker.SIGNALS, signal.SIGTTIN, signal.SIGTTOU]
@@ -108,6 +108,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
         return made[-1]
 
     yield hire
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # a worker blocks them when it has served
     for hired in made:
         hired.close()
     for number, handler in handlers.items():
@@ -206,6 +207,8 @@ def test_it_serves_until_term_and_tells_the_arbiter(hire: Hire) -> None:
     assert hired.heard() == [WorkerReady("asgi3"), RetireRequest("manual", draining=True)]
     assert hired.row[Item.HEARTBEAT] > 0
     assert hired.hooks == []
+    # While Python finalizes, a Ctrl-C that reaches every process does not kill it.
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(ENDS)
 
 
 def test_int_ends_it_quickly_by_way_of_the_hook(hire: Hire) -> None:
