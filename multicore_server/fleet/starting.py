@@ -102,7 +102,8 @@ class Starting:
         limit = self.state.options.draining_limit
         for slot in self.state.slots.active():
             draining = [process for process in slot.draining if not process.ends_early]
-            text = f"more than {limit} old workers of this instance drain (draining_limit)"
+            old = "old worker of this instance drains" if limit == 1 else "old workers of this instance drain"
+            text = f"more than {limit} {old} (draining_limit)"
             for process in draining[: max(0, len(draining) - limit)]:
                 self._retiring.end_early(process, text)
 

@@ -184,3 +184,18 @@ class Load:
                 self.cut += 1
             else:
                 self.lost += 1
+
+
+def test_beyond_draining_limit_the_oldest_ends_early(start: MakeServer, connect: Connect) -> None:
+    server = start("--graceful-timeout", "60", "--env", "MULTICORE_DRAINING_LIMIT=1")
+    held = []
+    for generation in (1, 2):
+        held.append(connect(server.port).send(request("/hold")))
+        wait_for((server.directory / "held").exists)
+        (server.directory / "held").unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_logged(rf"instance=0 gen={generation} pid=\d+ draining \(reload\)")
+    server.wait_logged(r"instance=0 gen=1 pid=\d+ ending it early: more than 1 old workers? .*draining_limit")
+    assert held[0].answer().status == 500
+    (server.directory / "release").touch()
+    assert held[1].answer().body == b"/hold"

@@ -146,17 +146,18 @@ def test_a_slot_is_not_without_a_worker_while_old_ones_drain() -> None:
     assert world.history() == ["8 QUIT 0.1", "10 KILL 0.1", "10 end 0.1", "10 fork 0.5", "11 ready 0.5"]
 
 
-@pytest.mark.parametrize("limit", [1, 2])
-def test_a_lower_limit_holds_from_the_moment_that_it_would_be_exceeded(limit: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [(1, "1 old worker of this instance drains"), (2, "2 old workers of this instance drain")],
+)
+def test_a_lower_limit_holds_from_the_moment_that_it_would_be_exceeded(limit: int, text: str) -> None:
     world = with_draining(limit, draining_limit=limit)
     assert not world.said("ended_early")
     world.observe(ev.Restart())
     world.run(0.9)
     assert not world.said("ended_early")
     world.run(0.2)
-    assert world.said("ended_early") == [
-        f"ending it early: more than {limit} old workers of this instance drain (draining_limit)"
-    ]
+    assert world.said("ended_early") == [f"ending it early: more than {text} (draining_limit)"]
     signals = {line.partition(" ")[2] for line in world.history()[2:]}
     assert signals == {f"TERM 0.{limit + 1}", "QUIT 0.1"}
 
