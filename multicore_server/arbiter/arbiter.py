@@ -24,6 +24,7 @@ from multicore_server.arbiter import app_metrics, deployment, listeners, logs, p
 from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
+from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.arbiter.inspection import Inspection
 from multicore_server.arbiter.lateness import Lateness
 from multicore_server.arbiter.monitor_addresses import MonitorAddresses
@@ -99,12 +100,13 @@ class Arbiter(SignalledArbiter):
             context.system,
             self.settings.metrics_bind,
             speaks=lambda: not self.master_pid,
+            ask=lambda answer, done: ForkedCall(context, answer, done, self._become_helper),
         )
         commands = Commands(context, self.end)
         self.monitor = MonitorProcess(
             context, addresses, self.publisher.shared_report, commands.carry_out, self._become_monitor
         )
-        self.reloader = Reloader(context, self.in_force, self._install, self._become_check)
+        self.reloader = Reloader(context, self.in_force, self._install, self._become_helper)
         self.worker_processes = WorkerProcesses(
             context,
             self,
@@ -245,10 +247,10 @@ class Arbiter(SignalledArbiter):
         hosts.set_title(f"monitor [{self.proc_name}]")
         util.set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
 
-    def _become_check(self) -> None:
-        """In a process that loads a configuration to see whether it can be loaded."""
+    def _become_helper(self) -> None:
+        """In a process that tries a configuration or looks a name up."""
         self._close_in_worker([])
-        hosts.set_title(f"configuration [{self.proc_name}]")
+        hosts.set_title(f"helper [{self.proc_name}]")
 
     def _install(self, new: Deployment, old: Deployment) -> None:
         """Put a deployment in force in place of another one."""

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -136,14 +137,25 @@ def fleet_options(settings: Settings, cfg: Any) -> Options:
 def load(current: Deployment, log: Any) -> Deployment:
     """Load the configuration as it is now; nothing else changes, and nothing is bound.
 
-    Raises DeploymentError, also for what a config file itself raises.
+    Raises DeploymentError.
     """
-    try:
+    with _whatever_is_wrong():
         return _load(current, log)
+
+
+@contextlib.contextmanager
+def _whatever_is_wrong() -> Iterator[None]:
+    """Turn it into a DeploymentError. A config file may raise KeyboardInterrupt or SystemExit, and an
+    exception of its own may fail when it is shown."""
+    try:
+        yield
     except DeploymentError:
         raise
-    except BaseException as exc:  # a config file may also raise KeyboardInterrupt or SystemExit
-        raise DeploymentError(_in_one_line(f"{type(exc).__name__}: {exc}".removesuffix(": "))) from exc
+    except BaseException as exc:
+        text = type(exc).__name__
+        with contextlib.suppress(Exception):
+            text = f"{text}: {exc}".removesuffix(": ")
+        raise DeploymentError(_in_one_line(text)) from exc
 
 
 def _load(current: Deployment, log: Any) -> Deployment:
@@ -162,6 +174,7 @@ def _load(current: Deployment, log: Any) -> Deployment:
         if settings.app_metrics != current.settings.app_metrics:
             log.warning("app_metrics = %s takes effect with USR2 or the next start", settings.app_metrics)
         _check_worker_class(app.cfg)
+        _check_bind(app.cfg)
     finally:
         before.enter()
     hooks.wrap(app.cfg, log)
@@ -174,11 +187,10 @@ def check(current: Deployment) -> None:
     Raises DeploymentError.
     """
     new = load(current, _SILENT)
-    added = [address for address in new.cfg.address if address not in current.cfg.address]
-    hosts = [address[0] for address in added if isinstance(address, tuple)]
-    for host in hosts:
-        with contextlib.suppress(OSError, UnicodeError):  # binding says what is wrong with it
-            socket.getaddrinfo(host, None)
+    for address in new.cfg.address:
+        if isinstance(address, tuple) and address not in current.cfg.address:
+            with contextlib.suppress(OSError, ValueError, TypeError):  # binding says what is wrong with it
+                socket.getaddrinfo(address[0], None)
 
 
 def _keep_preload(cfg: Any, before: Any, log: Any) -> None:
@@ -209,6 +221,8 @@ def _load_configuration(app: Any) -> None:
     except SystemExit:
         raise DeploymentError(_in_one_line(said.getvalue())) from None
     for directory in reversed((app.cfg.pythonpath or "").split(",")):
+        if "\0" in directory:  # no import would work any more
+            raise DeploymentError(f"pythonpath: {directory!r} is not a directory")
         path = str(Path(directory).absolute())
         if directory and path not in sys.path:
             sys.path.insert(0, path)
@@ -238,6 +252,13 @@ def _check_worker_class(cfg: Any) -> None:
         raise DeploymentError(f"worker_class: {cfg.worker_class_str!r} needs a restart of the server")
 
 
+def _check_bind(cfg: Any) -> None:
+    try:
+        cfg.address  # noqa: B018 - gunicorn parses it each time
+    except (RuntimeError, ValueError) as exc:
+        raise DeploymentError(f"bind: {exc}") from exc
+
+
 def bind(new: Deployment, current: Deployment, log: Any) -> Deployment:
     """Bind the addresses that are new; those that both have stay as they are.
 
@@ -247,10 +268,11 @@ def bind(new: Deployment, current: Deployment, log: Any) -> Deployment:
     kept = dict(zip(dict.fromkeys(current.cfg.address), current.listeners, strict=False))
     if current.given or cfg.address == current.cfg.address:
         return new
-    try:
-        return replace(new, listeners=listeners.bind(cfg, log, kept=kept))
-    except listeners.BindError as exc:
-        raise DeploymentError(str(exc)) from exc
+    with _whatever_is_wrong():
+        try:
+            return replace(new, listeners=listeners.bind(cfg, log, kept=kept))
+        except listeners.BindError as exc:
+            raise DeploymentError(str(exc)) from exc
 
 
 def reset_environment(cfg: Any) -> None:

@@ -59,7 +59,7 @@ def _bind_one(address: Any, cfg: Any, log: Any, patience: float, wait: Callable[
             if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
             wait(RETRY)
-        except (ValueError, OverflowError) as exc:  # a path that is no socket; a port above 65535
+        except (ValueError, TypeError, OverflowError) as exc:  # a path that is no socket; a NUL; port 65536
             raise BindError(f"cannot listen on {_text(address)}: {exc}") from exc
 
 

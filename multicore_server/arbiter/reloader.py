@@ -19,7 +19,7 @@ SLOW = 0.1  # seconds that loading a configuration may keep the arbiter before a
 
 class Reloader:
     """``candidate`` is the deployment on trial. ``install`` puts a deployment in force in place of another
-    one; if that fails, it is called the other way round. ``become_check`` makes a forked child fit to load
+    one; if that fails, it is called the other way round. ``become_helper`` makes a forked child fit to load
     a configuration."""
 
     def __init__(
@@ -27,12 +27,12 @@ class Reloader:
         context: ArbiterContext,
         in_force: Callable[[], Deployment],
         install: Callable[[Deployment, Deployment], None],
-        become_check: Callable[[], None],
+        become_helper: Callable[[], None],
     ) -> None:
         self._context = context
         self._in_force = in_force
         self._install = install
-        self._become_check = become_check
+        self._become_helper = become_helper
         self._check: ForkedCall | None = None
         self.candidate: Deployment | None = None
 
@@ -57,7 +57,7 @@ class Reloader:
             log.warning("%s: %s", why, text)
         self._cancel_check()
         try:
-            self._check = ForkedCall(self._context, self._answer, self._checked, self._become_check)
+            self._check = ForkedCall(self._context, self._answer, self._checked, self._become_helper)
         except OSError as exc:
             self._context.observe(ev.ReloadFailed(f"the configuration cannot be checked: {exc.strerror}"))
 

@@ -117,6 +117,35 @@ def bind_metrics(address: str) -> socket.socket:
         raise AddressError(errno.EINVAL, f"metrics_bind: cannot listen on {address}: {exc}") from exc
 
 
+def is_numeric(address: str) -> bool:
+    """Whether no name server is asked to bind it."""
+    if address.startswith("unix:"):
+        return True
+    host, _, port = address.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), port, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def resolve(address: str) -> str:
+    """The numeric address of ``host:port``; may take as long as name servers do.
+
+    Raises AddressError with the reason alone.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as exc:
+        raise AddressError(exc.errno or errno.EINVAL, exc.strerror or str(exc)) from exc
+    except ValueError as exc:  # a name that cannot be one: "0..0"
+        raise AddressError(errno.EINVAL, str(exc)) from exc
+    family, _, _, _, place = found[0]
+    number = str(place[0])
+    return f"[{number}]:{place[1]}" if family == socket.AF_INET6 else f"{number}:{place[1]}"
+
+
 def unbind(listener: socket.socket, path: Path | None = None) -> None:
     """Remove the file of a listener, and close it: ``path``, where that is not what it was bound to.
 

@@ -148,6 +148,11 @@ BAD_CONFIGURATIONS = {
     "worker_class = 'sync'": "worker_class: 'sync' needs a restart of the server",
     "worker_class = 'nowhere.Worker'": "worker_class: class uri 'nowhere.Worker' invalid or not found",
     "chdir = 'nowhere'": "chdir",
+    "raise KeyboardInterrupt": "KeyboardInterrupt",
+    "os._exit(0)": "the process that tries it has ended",
+    "os.kill(os.getpid(), 11)": "the process that tries it has ended",
+    "bind = []": "bind: there is no address to listen on",
+    "bind = ''": "bind: there is no address to listen on",
     f"bind = '{LOCAL}:99999'": "cannot listen on 127.0.0.1:99999",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from multicore_server.arbiter import publishing
-from multicore_server.arbiter.monitor_addresses import REST, RETRY, MonitorAddresses
+from multicore_server.arbiter.forked_call import LIMIT, ForkedCall
+from multicore_server.arbiter.monitor_addresses import REST, RETRY, Ask, MonitorAddresses
 from multicore_server.arbiter.monitor_process import FAREWELL, POLICY, SILENCE, START_WITHIN, MonitorProcess
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.fleet import events as ev
@@ -28,6 +30,10 @@ from tests.unit.shell import ChildExitError, Shell, fault
 NOW = 1000.0  # the simulated clock at the start
 
 
+def asking(made: Shell) -> Ask:
+    return lambda answer, done: ForkedCall(made.context, answer, done, lambda: None)
+
+
 class Watch:
     """A monitor in a simulated shell."""
 
@@ -37,7 +43,7 @@ class Watch:
         self.became = 0
         self.becoming_fails: BaseException | None = None
         system = made.context.system
-        self.addresses = MonitorAddresses(made.log, system, "", speaks=lambda: True)
+        self.addresses = MonitorAddresses(made.log, system, "", lambda: True, asking(made))
         report: Any = "the report"
         self.monitor = MonitorProcess(made.context, self.addresses, report, self._carry_out, self._become)
 
@@ -257,7 +263,7 @@ def free_port() -> int:
 
 
 def addresses(made: Shell, metrics_bind: str, speaks: bool = True) -> tuple[MonitorAddresses, list[str]]:
-    found = MonitorAddresses(made.log, made.context.system, metrics_bind, speaks=lambda: speaks)
+    found = MonitorAddresses(made.log, made.context.system, metrics_bind, lambda: speaks, asking(made))
     changes: list[str] = []
     found.on_change = lambda: changes.append(str(found.listener and found.listener.getsockname()))
     return found, changes
@@ -302,9 +308,8 @@ def test_an_arbiter_of_usr2_waits_for_the_address_in_silence(watch: Watch, free_
         found.end()
 
 
-@pytest.mark.parametrize("bad", ["0..0.0:9464", "no-such-name.invalid:1", "unix:/no/such/x"])
+@pytest.mark.parametrize("bad", ["203.0.113.1:9464", "unix:/no/such/x"])
 def test_an_address_that_cannot_be_one_ends_nothing(watch: Watch, bad: str) -> None:
-    """ "0..0" is a UnicodeError of the codec for host names, which ended the server."""
     found, _ = addresses(watch.shell, bad)
     found.bind_if_due(NOW)
     assert len(watch.log.said("metrics_bind: cannot listen on")) == 1
@@ -312,18 +317,82 @@ def test_an_address_that_cannot_be_one_ends_nothing(watch: Watch, bad: str) -> N
     found.end()
 
 
-def test_a_name_that_is_slow_to_look_up_is_asked_for_less_often(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(_: str) -> None:
-        watch.os.now += 2.0
-        raise OSError(errno.EIO, "slow")
+def look_up(watch: Watch, metrics_bind: str) -> MonitorAddresses:
+    """A child looks the name up: its answer is the test's."""
+    found, _ = addresses(watch.shell, metrics_bind)
+    found.bind_if_due(watch.os.now)
+    return found
 
-    monkeypatch.setattr(address, "bind_metrics", slow)
-    found, _ = addresses(watch.shell, "slow.example:1")
-    found.bind_if_due(NOW)
+
+def answer(watch: Watch, text: bytes) -> None:
+    os.write(watch.os.writers[-1], text)
+    watch.shell.select()
+
+
+def test_the_loop_does_not_wait_for_a_name_server(watch: Watch, free_port: int) -> None:
+    found = look_up(watch, f"my-host:{free_port}")
+    assert (found.listener, found.due) == (None, watch.os.now + LIMIT)
+    answer(watch, f"+127.0.0.1:{free_port}".encode())
+    assert found.listener is not None
+    assert found.listener.getsockname() == ("127.0.0.1", free_port)
+    assert found.due is None
+    found.end()
+
+
+def test_a_name_that_is_not_known_is_said_and_asked_for_again(watch: Watch) -> None:
+    found = look_up(watch, "my-host:1")
+    answer(watch, b"-Name or service not known")
+    assert watch.log.said("metrics_bind: cannot listen on my-host:1: Name or service not known; trying again")
+    assert found.due == watch.os.now + RETRY
+    found.end()
+
+
+def test_a_name_that_leads_to_a_taken_address_is_named(watch: Watch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        found = look_up(watch, "my-host:1")
+        answer(watch, f"+{place}".encode())
+    assert watch.log.said("metrics_bind: cannot listen on my-host:1: the address is in use")
+    found.end()
+
+
+def test_a_name_that_is_slow_to_look_up_is_asked_for_less_often(watch: Watch) -> None:
+    found = look_up(watch, "my-host:1")
+    watch.os.now += 2.0
+    answer(watch, b"-slow")
     assert found.due == watch.os.now + 2.0 * REST
     found.end()
+
+
+def test_a_name_server_that_does_not_answer_is_given_up(watch: Watch) -> None:
+    found = look_up(watch, "my-host:1")
+    watch.os.now += LIMIT
+    found.bind_if_due(watch.os.now)
+    assert watch.log.said("metrics_bind: cannot listen on my-host:1: it takes longer than 5 s; trying again")
+    assert watch.os.sent() == [(101, "SIGKILL")]
+    assert found.due == watch.os.now + LIMIT * REST
+    found.end()
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe"])
+def test_a_lookup_that_cannot_be_forked_is_tried_again(watch: Watch, call: str) -> None:
+    watch.os.faults[call] = [fault(errno.EMFILE)]
+    found = look_up(watch, "my-host:1")
+    assert watch.log.said("cannot listen on my-host:1: Too many open files; trying again")
+    assert found.due == watch.os.now + RETRY
+    found.end()
+
+
+def test_another_address_or_the_end_does_not_wait_for_the_lookup(watch: Watch) -> None:
+    found = look_up(watch, "my-host:1")
+    found.configure("")
+    assert watch.os.sent() == [(101, "SIGKILL")]
+    found.bind_if_due(watch.os.now)
+    found.configure("your-host:1")
+    found.bind_if_due(watch.os.now)
+    found.end()
+    assert watch.os.sent()[1:] == [(102, "SIGKILL")]
+    assert watch.shell.select() == 0
 
 
 def test_without_a_command_socket_the_server_goes_on(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:

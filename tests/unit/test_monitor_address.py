@@ -16,7 +16,9 @@ from multicore_server.monitor.address import (
     bind_metrics,
     command_directory,
     command_path,
+    is_numeric,
     remove_stale,
+    resolve,
     unbind,
 )
 
@@ -238,4 +240,33 @@ def test_one_line_for_what_there_is_not(wrong: str) -> None:
         bind_metrics(wrong)
     assert wrong in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "[Errno" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "numeric"),
+    [
+        ("127.0.0.1:9464", True),
+        ("[::1]:9464", True),
+        ("unix:/run/x", True),
+        ("localhost:9464", False),
+        ("0..0.0:9464", False),
+        ("a\0b:9464", False),
+    ],
+)
+def test_numeric_addresses_need_no_name_server(text: str, numeric: bool) -> None:
+    assert is_numeric(text) is numeric
+
+
+def test_a_name_is_resolved_to_what_can_be_bound(opened: list[socket.socket]) -> None:
+    place = resolve("localhost:0")
+    assert is_numeric(place)
+    opened.append(bind_metrics(place))
+
+
+@pytest.mark.parametrize("wrong", ["0..0.0:9464", "no.such.host.invalid:9464", "localhost:no such port"])
+def test_a_name_that_cannot_be_resolved_has_its_reason_in_one_line(wrong: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        resolve(wrong)
+    assert str(caught.value)
     assert "[Errno" not in str(caught.value)
