@@ -5,16 +5,15 @@ A taken address is logged once and tried again; serving never waits for it.
 
 from __future__ import annotations
 
-import os
-import random
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from multicore_server.arbiter.metrics_socket import MetricsSocket
 from multicore_server.arbiter.system import System
 from multicore_server.monitor import address
+from multicore_server.settings.table import Settings
 
 RETRY = 1.0  # seconds between two attempts at an address that is taken
 REST = 30  # times as long as an attempt has taken, where that is more
@@ -28,21 +27,21 @@ class MonitorAddresses:
         self,
         log: Any,
         system: System,
-        metrics_bind: str,
+        settings: Settings,
         speaks: Callable[[], bool],
     ) -> None:
         self._log = log
         self._system = system
         self.on_change: Callable[[], None] = lambda: None
         self._speaks = speaks
-        self._metrics_bind = metrics_bind
+        self._settings = settings
         self._complaint = ""  # about the address that is taken, as it was logged
         self.due: float | None = 0.0  # when the next attempt is due
         self._file: Path | None = None  # of the listener
         self.listener: socket.socket | None = None
         self._command_path: Path | None = None
         self.command_listener = self._bind_command()
-        self.inner = self._bind_inner()
+        self.metrics_socket = MetricsSocket(log)
 
     def _bind_command(self) -> socket.socket | None:
         try:
@@ -54,52 +53,47 @@ class MonitorAddresses:
         self._command_path = path
         return listener
 
-    def _bind_inner(self) -> socket.socket | None:
-        """Where workers ask for `metrics_path`: an abstract socket, which has no owner, see unix(7)."""
-        if sys.platform != "linux":
-            return None
-        name = f"\0multicore-server-{self._system.getpid()}-{random.getrandbits(64):x}"
-        listener = None
-        try:
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(name)
-            listener.listen(address.BACKLOG)
-        except OSError as exc:
-            if listener is not None:
-                listener.close()
-            self._log.error("metrics_path cannot be served: %s", exc)
-            return None
-        return listener
+    def metrics_address(self, settings: Settings) -> str:
+        """Where a worker with these settings asks for `metrics_path`; empty if it does not, or cannot."""
+        if settings.metrics_path is None:
+            return ""
+        if self.metrics_socket.listener is None:
+            self.metrics_socket.bind()
+            if self.metrics_socket.listener is not None:
+                self.on_change()
+        return self.metrics_socket.address
 
     @property
-    def inner_address(self) -> str:
-        """The address at which workers ask the monitor; empty if there is none."""
-        return "" if self.inner is None else os.fsdecode(self.inner.getsockname())
+    def hosts(self) -> frozenset[str]:
+        """The names that may stand in the Host header of a request over TCP."""
+        host, _, _ = self._settings.metrics_bind.rpartition(":")
+        return self._settings.metrics_hosts | {host}
 
-    @property
-    def readable(self) -> list[socket.socket]:
-        """The listeners that only read."""
-        return [listener for listener in (self.listener, self.inner) if listener is not None]
-
-    def configure(self, metrics_bind: str) -> None:
+    def configure(self, settings: Settings) -> None:
         """A reload has changed the settings."""
-        if metrics_bind != self._metrics_bind:
+        old, self._settings = self._settings, settings
+        if settings.metrics_bind != old.metrics_bind:
             self._unbind()
-            self._metrics_bind, self._complaint = metrics_bind, ""
+            self._complaint = ""
             self.due = 0.0
+        unused = settings.metrics_path is None and self.metrics_socket.listener is not None
+        if unused:
+            self.metrics_socket.close()
+        # Workers with a `metrics_path` have the socket bound when they are forked.
+        if unused or (settings.metrics_bind, settings.metrics_hosts) != (old.metrics_bind, old.metrics_hosts):
             self.on_change()
 
     def bind_if_due(self, now: float) -> None:
         if self.due is not None and self.due <= now:
             self.due = None
-            if self._metrics_bind:
+            if self._settings.metrics_bind:
                 self._bind()
 
     def _bind(self) -> None:
         began = self._system.monotonic()
         try:
-            self.listener = address.bind_metrics(self._metrics_bind)
-            self._file = address.file_of(self._metrics_bind)
+            self.listener = address.bind_metrics(self._settings.metrics_bind)
+            self._file = address.file_of(self._settings.metrics_bind)
         except OSError as exc:
             now = self._system.monotonic()
             # A name that is slow to look up keeps the arbiter's loop waiting.
@@ -107,7 +101,7 @@ class MonitorAddresses:
             self._complain(str(exc))
             return
         if self._complaint:
-            self._log.info("metrics_bind: listening on %s now", self._metrics_bind)
+            self._log.info("metrics_bind: listening on %s now", self._settings.metrics_bind)
         self._complaint = ""
         self.on_change()
 
@@ -124,15 +118,15 @@ class MonitorAddresses:
 
     def close(self) -> None:
         """In a child that is not the monitor."""
-        for listener in (self.listener, self.inner, self.command_listener):
+        for listener in (self.listener, self.command_listener):
             if listener is not None:
                 listener.close()
+        self.metrics_socket.close_listener()
 
     def end(self) -> None:
         """Give all addresses up; idempotent."""
         self._unbind()
-        if self.inner is not None:
-            self.inner.close()
+        self.metrics_socket.close()
         if self.command_listener is not None:
             address.unbind(self.command_listener, self._command_path)
-        self.inner = self.command_listener = None
+        self.command_listener = None

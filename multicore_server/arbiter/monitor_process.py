@@ -23,6 +23,7 @@ from multicore_server.ipc.messages import Answer, Command
 from multicore_server.ipc.scoreboard import Head
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app import directory as app_directory
+from multicore_server.monitor.signals import HANDLED
 
 START_WITHIN = 1.0  # seconds that workers have the CPUs for themselves at the start
 SILENCE = 30.0  # seconds without a heartbeat after which the monitor is killed
@@ -89,8 +90,10 @@ class MonitorProcess:
         context, channel = self._context, None
         try:
             channel = context.system.monitor_channel()
+            context.system.sigmask(signal.SIG_BLOCK, HANDLED)  # in the child, until it has its handlers
             pid = context.system.fork()
         except OSError as exc:
+            context.system.sigmask(signal.SIG_UNBLOCK, HANDLED)
             if channel is not None:
                 channel.close()
             self._start_at = context.system.monotonic() + POLICY.max_restart_delay
@@ -98,6 +101,7 @@ class MonitorProcess:
             return
         if pid == 0:
             self._run_child(channel)
+        context.system.sigmask(signal.SIG_UNBLOCK, HANDLED)
         with contextlib.suppress(OSError):  # it has done so itself
             context.system.setpgid(pid, pid)
         channel.child_end.close()
@@ -129,7 +133,9 @@ class MonitorProcess:
         monitor = MonitorContext(
             scoreboard=self._context.scoreboard,
             shared_report=self._shared_report,
-            listeners=self.addresses.readable,
+            listener=self.addresses.listener,
+            metrics_listener=self.addresses.metrics_socket.listener,
+            hosts=self.addresses.hosts,
             command_listener=self.addresses.command_listener,
             lifeline=self._context.lifeline.reader,
             channel=channel.child_end,

@@ -126,7 +126,10 @@ class ArbiterClient:
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
 
     async def ask(self, command: Command) -> Answer:
-        """The arbiter's answer to a command, whatever id that has. Raises NoAnswerError, and TimeoutError where none comes in time."""
+        """The arbiter's answer to a command, which is given an id here.
+
+        Raises NoAnswerError, and TimeoutError where none comes in time.
+        """
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer

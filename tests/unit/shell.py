@@ -59,6 +59,7 @@ class FakeSystem:
             pipe=lambda: PIPE,
             close=lambda fd: self.calls.append(("close", fd)),
             getpid=lambda: ARBITER,
+            sigmask=lambda how, signals: self.calls.append(("sigmask", how)),
             setpgid=lambda pid, group: self._call("setpgid", pid, group),
             exit=self.exit,
             monotonic=lambda: self.now,
