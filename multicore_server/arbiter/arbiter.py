@@ -98,7 +98,7 @@ class Arbiter(SignalledArbiter):
         addresses = MonitorAddresses(
             self.log,
             context.system,
-            self.settings.metrics_bind,
+            self.settings,
             speaks=lambda: not self.master_pid,
             ask=lambda answer, done: ForkedCall(context, answer, done, self._become_helper),
         )
@@ -114,7 +114,7 @@ class Arbiter(SignalledArbiter):
             in_force=self.in_force,
             deployment_for=self._deployment_for,
             close_in_worker=self._close_in_worker,
-            monitor_address=lambda: addresses.inner_address,
+            metrics_address=addresses.metrics_address,
             oom_killed=lambda: self.inspection.oom_killed(time.monotonic()),
         )
 
@@ -235,9 +235,8 @@ class Arbiter(SignalledArbiter):
                 listener.close()
 
     def _become_monitor(self) -> None:
-        """In the monitor's process. It handles signals as soon as it runs: until then, one to end ends it,
-        one to reopen the logs waits, and those that are meant for the arbiter do nothing."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        """In the monitor's process. The signals that it handles are blocked until it has its handlers; those
+        that are meant for the arbiter do nothing."""
         for name in self.SIGNALS:
             ends = name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
             signal.signal(name, signal.SIG_DFL if ends else signal.SIG_IGN)
@@ -263,7 +262,7 @@ class Arbiter(SignalledArbiter):
         logs.say_failures_once(self.log)
         self.settings = new.settings
         self.inspection.configure(new.settings, new.cfg)
-        self.monitor.addresses.configure(new.settings.metrics_bind)
+        self.monitor.addresses.configure(new.settings)
         logs.reopen_log(self.log, new.cfg)
         if new.cfg.pidfile != old.cfg.pidfile:
             self.pidfile = pidfile.move(self.pidfile, new.cfg.pidfile, self.pid, self.log)

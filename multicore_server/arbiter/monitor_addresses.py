@@ -5,17 +5,16 @@ A taken address is logged once and tried again; serving waits neither for it nor
 
 from __future__ import annotations
 
-import os
-import random
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from multicore_server.arbiter.forked_call import ForkedCall
+from multicore_server.arbiter.metrics_socket import MetricsSocket
 from multicore_server.arbiter.system import System
 from multicore_server.monitor import address
+from multicore_server.settings.table import Settings
 
 RETRY = 1.0  # seconds between two attempts at an address that is taken
 REST = 30  # times as long as looking its name up has taken, where that is more
@@ -30,7 +29,7 @@ class MonitorAddresses:
         self,
         log: Any,
         system: System,
-        metrics_bind: str,
+        settings: Settings,
         speaks: Callable[[], bool],
         ask: Ask,
     ) -> None:
@@ -41,14 +40,14 @@ class MonitorAddresses:
         self._ask = ask
         self._lookup: ForkedCall | None = None
         self._took = 0.0  # seconds, by the last lookup
-        self._metrics_bind = metrics_bind
+        self._settings = settings
         self._complaint = ""  # about the address that is taken, as it was logged
         self.due: float | None = 0.0  # when the next attempt is due
         self._file: Path | None = None  # of the listener
         self.listener: socket.socket | None = None
         self._command_path: Path | None = None
         self.command_listener = self._bind_command()
-        self.inner = self._bind_inner()
+        self.metrics_socket = MetricsSocket(log)
 
     def _bind_command(self) -> socket.socket | None:
         try:
@@ -60,54 +59,50 @@ class MonitorAddresses:
         self._command_path = path
         return listener
 
-    def _bind_inner(self) -> socket.socket | None:
-        """Where workers ask for `metrics_path`: an abstract socket, which has no owner, see unix(7)."""
-        if sys.platform != "linux":
-            return None
-        name = f"\0multicore-server-{self._system.getpid()}-{random.getrandbits(64):x}"
-        listener = None
-        try:
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(name)
-            listener.listen(address.BACKLOG)
-        except OSError as exc:
-            if listener is not None:
-                listener.close()
-            self._log.error("metrics_path cannot be served: %s", exc)
-            return None
-        return listener
+    def metrics_address(self, settings: Settings) -> str:
+        """Where a worker with these settings asks for `metrics_path`; empty if it does not, or cannot."""
+        if settings.metrics_path is None:
+            return ""
+        if self.metrics_socket.listener is None:
+            self.metrics_socket.bind()
+            if self.metrics_socket.listener is not None:
+                self.on_change()
+        return self.metrics_socket.address
 
     @property
-    def inner_address(self) -> str:
-        """The address at which workers ask the monitor; empty if there is none."""
-        return "" if self.inner is None else os.fsdecode(self.inner.getsockname())
+    def hosts(self) -> frozenset[str]:
+        """The names that may stand in the Host header of a request over TCP."""
+        host, _, _ = self._settings.metrics_bind.rpartition(":")
+        return self._settings.metrics_hosts | {host}
 
-    @property
-    def readable(self) -> list[socket.socket]:
-        """The listeners that only read."""
-        return [listener for listener in (self.listener, self.inner) if listener is not None]
-
-    def configure(self, metrics_bind: str) -> None:
+    def configure(self, settings: Settings) -> None:
         """A reload has changed the settings."""
-        if metrics_bind != self._metrics_bind:
+        old, self._settings = self._settings, settings
+        if settings.metrics_bind != old.metrics_bind:
             self._give_up()
-            self._metrics_bind, self._complaint = metrics_bind, ""
+            self._complaint = ""
             self.due = 0.0
+        unused = settings.metrics_path is None and self.metrics_socket.listener is not None
+        if unused:
+            self.metrics_socket.close()
+        # Workers with a `metrics_path` have the socket bound when they are forked.
+        if unused or (settings.metrics_bind, settings.metrics_hosts) != (old.metrics_bind, old.metrics_hosts):
             self.on_change()
 
     def bind_if_due(self, now: float) -> None:
         if self.due is None or self.due > now:
             return
         self.due = None
+        name = self._settings.metrics_bind
         if self._lookup is not None:
             self._lookup.tick(now)
-        elif self._metrics_bind and address.is_numeric(self._metrics_bind):
-            self._bind(self._metrics_bind)
-        elif self._metrics_bind:
-            self._look_up()
+        elif name and address.is_numeric(name):
+            self._bind(name)
+        elif name:
+            self._look_up(name)
 
-    def _look_up(self) -> None:
-        name, began = self._metrics_bind, self._system.monotonic()
+    def _look_up(self, name: str) -> None:
+        began = self._system.monotonic()
 
         def done(ok: bool, text: str) -> None:
             self._lookup = self.due = None
@@ -130,10 +125,10 @@ class MonitorAddresses:
             self.listener = address.bind_metrics(place)
             self._file = address.file_of(place)
         except OSError as exc:
-            self._try_again(str(exc).replace(place, self._metrics_bind))
+            self._try_again(str(exc).replace(place, self._settings.metrics_bind))
             return
         if self._complaint:
-            self._log.info("metrics_bind: listening on %s now", self._metrics_bind)
+            self._log.info("metrics_bind: listening on %s now", self._settings.metrics_bind)
         self._complaint = ""
         self.on_change()
 
@@ -155,15 +150,15 @@ class MonitorAddresses:
 
     def close(self) -> None:
         """In a child that is not the monitor."""
-        for listener in (self.listener, self.inner, self.command_listener):
+        for listener in (self.listener, self.command_listener):
             if listener is not None:
                 listener.close()
+        self.metrics_socket.close_listener()
 
     def end(self) -> None:
         """Give all addresses up; idempotent."""
         self._give_up()
-        if self.inner is not None:
-            self.inner.close()
+        self.metrics_socket.close()
         if self.command_listener is not None:
             address.unbind(self.command_listener, self._command_path)
-        self.inner = self.command_listener = None
+        self.command_listener = None

@@ -23,6 +23,7 @@ from multicore_server.ipc.messages import Answer, Command
 from multicore_server.ipc.scoreboard import Head
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app import directory as app_directory
+from multicore_server.monitor.signals import HANDLED
 
 START_WITHIN = 1.0  # seconds that workers have the CPUs for themselves at the start
 SILENCE = 30.0  # seconds without a heartbeat after which the monitor is killed
@@ -96,8 +97,10 @@ class MonitorProcess:
         try:
             channel = context.system.monitor_channel()
             context.listen_to(channel.arbiter_end, self._hear)
+            context.system.sigmask(signal.SIG_BLOCK, HANDLED)  # in the child, until it has its handlers
             pid = context.system.fork()
         except OSError as exc:
+            context.system.sigmask(signal.SIG_UNBLOCK, HANDLED)
             if channel is not None:
                 context.stop_listening_to(channel.arbiter_end)
                 channel.close()
@@ -106,6 +109,7 @@ class MonitorProcess:
             return
         if pid == 0:
             self._run_child(channel)
+        context.system.sigmask(signal.SIG_UNBLOCK, HANDLED)
         with contextlib.suppress(OSError):  # it has done so itself
             context.system.setpgid(pid, pid)
         channel.child_end.close()
@@ -136,7 +140,9 @@ class MonitorProcess:
         monitor = MonitorContext(
             scoreboard=self._context.scoreboard,
             shared_report=self._shared_report,
-            listeners=self.addresses.readable,
+            listener=self.addresses.listener,
+            metrics_listener=self.addresses.metrics_socket.listener,
+            hosts=self.addresses.hosts,
             command_listener=self.addresses.command_listener,
             lifeline=self._context.lifeline.reader,
             channel=channel.child_end,

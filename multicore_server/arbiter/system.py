@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time as clocks
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ class System:
     pipe: Callable[[], tuple[int, int]] = os.pipe
     close: Callable[[int], None] = os.close
     getpid: Callable[[], int] = os.getpid
+    sigmask: Callable[[int, Collection[int]], object] = signal.pthread_sigmask
     setpgid: Callable[[int, int], None] = os.setpgid
     exit: Callable[[int], NoReturn] = os._exit
     monotonic: Callable[[], float] = clocks.monotonic

@@ -21,6 +21,7 @@ from multicore_server.fleet import events as ev
 from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerMessage, WorkerReady
+from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.worker import Worker
 
@@ -42,7 +43,7 @@ class WorkerProcesses:
         in_force: Callable[[], Deployment],
         deployment_for: Callable[[ev.Fork], Deployment],
         close_in_worker: Callable[[list[Any]], None],
-        monitor_address: Callable[[], str],
+        metrics_address: Callable[[Settings], str],
         oom_killed: Callable[[], bool],
     ) -> None:
         self._context = context
@@ -51,7 +52,7 @@ class WorkerProcesses:
         self._in_force = in_force
         self._deployment_for = deployment_for
         self._close_in_worker = close_in_worker
-        self._monitor_address = monitor_address
+        self._metrics_address = metrics_address
         self._oom_killed = oom_killed
         self._talking: list[Worker] = []
         self._age = 0
@@ -110,7 +111,7 @@ class WorkerProcesses:
             lifeline=context.lifeline.reader,
             settings=deployment.settings,
             handover=context.handover,
-            monitor=self._monitor_address(),
+            monitor=self._metrics_address(deployment.settings),
         )
         worker.leave = once(lambda: cfg.worker_exit(self._server, worker))
         return worker

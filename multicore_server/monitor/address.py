@@ -142,8 +142,8 @@ def resolve(address: str) -> str:
     except ValueError as exc:  # a name that cannot be one: "0..0"
         raise AddressError(errno.EINVAL, str(exc)) from exc
     family, _, _, _, place = found[0]
-    number = str(place[0])
-    return f"[{number}]:{place[1]}" if family == socket.AF_INET6 else f"{number}:{place[1]}"
+    number, port_number = str(place[0]), int(place[1])
+    return f"[{number}]:{port_number}" if family == socket.AF_INET6 else f"{number}:{port_number}"
 
 
 def unbind(listener: socket.socket, path: Path | None = None) -> None:

@@ -126,7 +126,7 @@ class ArbiterClient:
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
 
     async def ask(self, command: Command) -> Answer:
-        """The arbiter's answer to a command, whatever id that has.
+        """The arbiter's answer to a command, which is given an id here.
 
         Raises NoAnswerError, and TimeoutError where none comes in time.
         """

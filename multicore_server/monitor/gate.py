@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeAlias
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from multicore_server.monitor.allowed_hosts import AllowedHosts
 
+Message: TypeAlias = MutableMapping[str, Any]  # ASGI's, which has no types of its own
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+PROBES = ("/healthz", "/readyz")
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 CLOSE = (b"connection", b"close")
-_REFUSAL = b"a body is not accepted here\n"
-_PLAIN = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_REFUSAL))]
+_HAS_BODY = b"a body is not accepted here\n"
+_MISDIRECTED = (
+    b"the Host header names another server; use an IP address, "
+    b"or add the name to metrics_hosts, see docs/settings.md\n"
+)
+_FULL = b"too many connections; only /healthz and /readyz are answered now\n"
 
 
 class Gate:
-    """Refuses a body where none has a place: with every method but POST. Only a command's has one, and it
-    alone is read; after any other the connection ends, so that nobody waits for the rest of it."""
+    """Adds headers to every answer, and refuses what has no place here.
 
-    def __init__(self, app: App) -> None:
+    A body has one with POST alone. Only a command's body is read: after any other request that has one the
+    connection ends, so that nobody waits for the rest of it. ``hosts`` are the names that may stand in the
+    Host header (None: any). Probes are answered whatever it says: their senders cannot always choose it.
+    """
+
+    def __init__(self, app: App, hosts: AllowedHosts | None = None) -> None:
         self._app = app
+        self._hosts = hosts
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         has_body = _has_body(scope)
@@ -33,10 +45,40 @@ class Gate:
             await send(message)
 
         if has_body and scope["method"] in ("GET", "HEAD"):
-            await answer({"type": "http.response.start", "status": 413, "headers": _PLAIN})
-            await answer({"type": "http.response.body", "body": _REFUSAL})
+            await refuse(answer, 413, _HAS_BODY)
+        elif not self._is_for_us(scope):
+            await refuse(answer, 421, _MISDIRECTED)
         else:
             await self._app(scope, receive, answer)
+
+    def _is_for_us(self, scope: Message) -> bool:
+        if self._hosts is None or scope["path"] in PROBES:
+            return True
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        return all(map(self._hosts.accept, given))
+
+
+def probes_only(app: App) -> App:
+    """The app for a connection that is one too many: it may ask whether the server lives, once."""
+
+    async def restricted(scope: Message, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), CLOSE]
+            await send(message)
+
+        if scope["path"] in PROBES:
+            await app(scope, receive, answer)
+        else:
+            await refuse(answer, 503, _FULL)
+
+    return restricted
+
+
+async def refuse(send: Send, status: int, text: bytes) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
 
 
 def _has_body(scope: Message) -> bool:

@@ -1,4 +1,4 @@
-"""HTTP connections that a hostile or slow scraper cannot hold: limits on their number, size and time.
+"""HTTP connections that a hostile or slow client cannot hold: limits on their number, size and time.
 
 uvicorn has a limit for idle connections and one for the size of a head; the rest is here.
 """
@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from multicore_server.monitor.gate import probes_only
+
 _NO_LINGER = struct.pack("ii", 1, 0)
+Pool = Literal["ordinary", "probes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,13 @@ class Limits:
     """Times are seconds, sizes bytes."""
 
     connections: int = 64
+    probes: int = 16  # more connections, for those who only ask whether the server lives
     head: int = 16384  # of a request
     request: float = 5.0  # until a request has arrived in whole
     response: float = 10.0  # during which a part of a response waits for its reader
     keep_alive: int = 60  # Prometheus comes back once a minute, or more often
-    give_way: float = 1.0  # a connection that has been idle for this long gives way to a new one
+    give_way: float = 1.0  # a client that was waited for so long gives way to a new one
+    probes_give_way: float = 0.1  # the same among the probes, which send their request at once
     farewell: float = 0.2  # for the requests in hand, at the end
 
 
@@ -42,16 +47,26 @@ class GuardedState(ServerState):
         super().__init__()
         self.limits = limits
 
-    def make_room(self) -> bool:
-        """Whether there is room for one more: if need be, in place of one that has long been idle."""
-        if len(self.connections) < self.limits.connections:
+    def make_room(self) -> Pool | None:
+        """Where there is room for one more connection, if need be in place of one whose client we wait for;
+        None if there is none."""
+        limits = self.limits
+        if self._make_room_in("ordinary", limits.connections, limits.give_way):
+            return "ordinary"
+        if self._make_room_in("probes", limits.probes, limits.probes_give_way):
+            return "probes"
+        return None
+
+    def _make_room_in(self, pool: Pool, most: int, give_way: float) -> bool:
+        everyone = cast("set[GuardedConnection]", self.connections)  # a server has one kind alone
+        members = [connection for connection in everyone if connection.pool == pool]
+        if len(members) < most:
             return True
-        everyone: list[Any] = list(self.connections)
-        oldest = min(everyone, key=attrgetter("idle_since"))
-        if time.monotonic() - oldest.idle_since < self.limits.give_way:
+        slowest = min(members, key=attrgetter("waiting_since"), default=None)
+        if slowest is None or time.monotonic() - slowest.waiting_since < give_way:
             return False
-        oldest.cut()
-        self.connections.discard(oldest)
+        slowest.cut()
+        everyone.discard(slowest)
         return True
 
 
@@ -62,6 +77,10 @@ class Alarm:
         self._loop = loop
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._timer is not None
 
     def set(self, seconds: float) -> None:
         """One that is set already stays as it is."""
@@ -74,32 +93,35 @@ class Alarm:
             self._timer = None
 
 
-class Guarded(H11Protocol):
-    """One connection. ``idle_since``: since when nothing has come and nothing is awaited, else infinite."""
+class GuardedConnection(H11Protocol):
+    """One connection. ``waiting_since``: since when it waits for its client, which has sent nothing, or not
+    all of its request, or does not take the response; infinite while the client waits for us."""
 
     server_state: GuardedState
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's, passed on
         super().__init__(*args, **options)
-        self.refused = False
-        self.idle_since = float("inf")
+        self.pool: Pool | None = None
+        self.waiting_since = float("inf")
         self._arrival = Alarm(self.loop, self.cut)
         self._departure = Alarm(self.loop, self.cut)
 
     def connection_made(self, transport: Any) -> None:
-        if not self.server_state.make_room():
-            self.refused = True
+        self.pool = self.server_state.make_room()
+        if self.pool is None:
             transport.abort()
             return
         super().connection_made(transport)
+        if self.pool == "probes":
+            self.app = probes_only(self.app)
         _give_up_after(self.server_state.limits.response, transport.get_extra_info("socket"))
         # So that `pause_writing` means: not all of it has gone; `resume_writing`: now it has.
         transport.set_write_buffer_limits(high=0)
-        self.idle_since = time.monotonic()
+        self.waiting_since = time.monotonic()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.refused:
+        if self.pool is not None:
             super().connection_lost(exc)
             self._arrival.clear()
             self._departure.clear()
@@ -109,14 +131,17 @@ class Guarded(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self.idle_since = float("inf")
+        if not self._arrival.is_set:
+            self.waiting_since = time.monotonic()  # for the rest of a request that begins now
         super().data_received(data)
         self._watch()
+        if not self._arrival.is_set:
+            self.waiting_since = float("inf")
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete:  # and not the next one's, which was here already
-            self.idle_since = time.monotonic()
+            self.waiting_since = time.monotonic()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
@@ -144,10 +169,13 @@ class Guarded(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.waiting_since = time.monotonic()
         self._departure.set(self.server_state.limits.response)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.waiting_since = float("inf")
         self._departure.clear()
 
     def cut(self) -> None:

@@ -17,6 +17,7 @@ from multicore_server.ipc.report import MonitorStatus, unready
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import exposition
 from multicore_server.monitor import live
+from multicore_server.monitor.allowed_hosts import AllowedHosts
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
 from multicore_server.monitor.follow import MAX_DIGITS, Follower
 from multicore_server.monitor.gate import Gate
@@ -39,8 +40,13 @@ class ReadOnly:
         self.arbiter_pid = os.getppid()
         self.monitor: MonitorStatus = {"pid": os.getpid(), "started": time.time()}
 
-    def app(self) -> Gate:
-        return _app(self.routes())
+    def app(self, hosts: AllowedHosts | None = None) -> Gate:
+        """``hosts`` may stand in the Host header; None: any."""
+        return _app(self.routes(), hosts)
+
+    def metrics_app(self) -> Gate:
+        """The metrics alone, for the app's own port."""
+        return _app([Route("/metrics", self.metrics)], None)
 
     def routes(self) -> list[Route]:
         return [
@@ -119,10 +125,10 @@ class Full(ReadOnly):
         return StreamingResponse(follower.stream(), media_type="text/event-stream")
 
 
-def _app(routes: list[Route]) -> Gate:
+def _app(routes: list[Route], hosts: AllowedHosts | None) -> Gate:
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, ClientDisconnect: _too_late})
     app.router.redirect_slashes = False  # its redirects repeat the Host header
-    return Gate(app)
+    return Gate(app, hosts)
 
 
 async def _refuse(_: Request, exc: Exception) -> Response:

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import uvicorn
 
@@ -22,16 +22,19 @@ from multicore_server.ipc.scoreboard import Head, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app.merge import AppMetrics
 from multicore_server.monitor.address import BACKLOG
+from multicore_server.monitor.allowed_hosts import AllowedHosts
 from multicore_server.monitor.commands import ArbiterClient
 from multicore_server.monitor.gate import Gate
-from multicore_server.monitor.guard import Guarded, GuardedState, Limits
+from multicore_server.monitor.guard import GuardedConnection, GuardedState, Limits
 from multicore_server.monitor.pages import Full, ReadOnly
 from multicore_server.monitor.scrape import Merge
+from multicore_server.monitor.signals import HANDLED
 from multicore_server.monitor.snapshot import Snapshots
 from multicore_server.monitor.view import ReportView
 
 BEAT = 1.0  # seconds between two heartbeats
 LOOK = 0.02  # seconds between two looks at what is still in hand, at the end
+OF_WORKERS = 32  # connections at a time by which workers ask for `metrics_path`
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,13 @@ class MonitorContext:
 
     scoreboard: Scoreboard
     shared_report: SharedReport
-    listeners: list[socket.socket]  # for all who want to read
+    listener: socket.socket | None  # of `metrics_bind`, for all who want to read
+    metrics_listener: socket.socket | None  # for workers, of `metrics_path`: the metrics alone
     command_listener: socket.socket | None  # for commands too
     lifeline: int  # a descriptor that comes to its end with the arbiter
     channel: socket.socket  # to the arbiter, for commands; not blocking
     log: logging.Logger
+    hosts: frozenset[str] = frozenset()  # that the Host header may name, besides those of allowed_hosts.py
     app_metrics: AppMetrics | None = None
     app_identifier: Callable[[int], str] = str  # of a row, in its files: `app_directory.Directory.identifier`
     limits: Limits = field(default_factory=Limits)
@@ -75,10 +80,17 @@ class Monitor:
         self._arbiter = ArbiterClient(context.channel)
         read_only = ReadOnly(context.scoreboard, view, self._snapshots)
         full = Full(context.scoreboard, view, self._snapshots, self._arbiter)
-        commands = [] if context.command_listener is None else [context.command_listener]
-        self._sites = [
-            (MonitorServer(read_only.app(), context.limits, self._ended), context.listeners),
-            (MonitorServer(full.app(), context.limits, self._ended), commands),
+        # Each has connections of its own: however many ask for one, the others are answered.
+        of_workers = replace(context.limits, connections=OF_WORKERS, probes=0)
+        sites = [
+            (read_only.app(AllowedHosts(context.hosts)), context.limits, context.listener),
+            (read_only.metrics_app(), of_workers, context.metrics_listener),
+            (full.app(), context.limits, context.command_listener),
+        ]
+        self._servers = [
+            (MonitorServer(app, limits, self._ended), listener)
+            for app, limits, listener in sites
+            if listener is not None
         ]
 
     async def serve(self) -> None:
@@ -86,17 +98,18 @@ class Monitor:
         self._loop.add_reader(self._context.lifeline, self._on_lifeline)
         self._arbiter.listen()
         self._beat()
-        await asyncio.gather(*(server.serve(sockets) for server, sockets in self._sites))
+        serving = [server.serve([listener]) for server, listener in self._servers]
+        await asyncio.gather(self._ended.wait(), *serving)
         self._snapshots.close()
 
     def _handle_signals(self) -> None:
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for name in HANDLED - {signal.SIGUSR1}:
             self._loop.add_signal_handler(name, self._ended.set)
         self._loop.add_signal_handler(signal.SIGUSR1, _reopen, self._context.log)
         # Meant for the arbiter, sent to its process group.
         for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
             signal.signal(name, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # the arbiter blocked it for the boot
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)  # the arbiter blocked them for the boot
 
     def _beat(self) -> None:
         self._context.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()
@@ -115,7 +128,7 @@ class MonitorServer(uvicorn.Server):
     def __init__(self, app: Gate, limits: Limits, ended: asyncio.Event) -> None:
         config = uvicorn.Config(
             app,
-            http=Guarded,
+            http=GuardedConnection,
             ws="none",
             lifespan="off",
             interface="asgi3",

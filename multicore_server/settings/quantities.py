@@ -26,6 +26,7 @@ _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True} | dict.fromkeys(
     ("false", "0", "no", "off"), False
 )
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:/\[\]]+):(\d{1,5})", re.ASCII)
 
 
@@ -210,6 +211,19 @@ def address(value: object) -> str:
     if match is None or int(match[1]) > 65535:
         raise ValueError("is not an address")
     return text
+
+
+def host_names(value: object) -> frozenset[str]:
+    """Parse host names separated by commas, or a collection; ``*.example.com`` and ``*`` are names too."""
+    if _is_none(value):
+        return frozenset()
+    several = value.split(",") if isinstance(value, str) else value
+    if not isinstance(several, (list, tuple, set, frozenset)):
+        raise ValueError("is not a list of host names")
+    names = frozenset(str(name).strip().lower() for name in several)
+    if not all(map(_HOST_NAME.fullmatch, names)):
+        raise ValueError("is not a list of host names")
+    return names
 
 
 def next_cron(expression: str, after: datetime) -> datetime:

@@ -169,6 +169,13 @@ class Settings:
         "host:port, [::1]:port or unix:PATH, or none",
         "address that the monitor listens on; none: no address, only the command socket",
     )
+    metrics_hosts: frozenset[str] = setting(
+        "none",
+        read.host_names,
+        "host names such as metrics.example.com,*.example.org, * for any, or none",
+        "names in the Host header that the monitor answers over TCP, besides IP addresses, names without a "
+        "dot, the name of this machine and those that end in .localhost, .local, .internal or .svc",
+    )
     metrics_path: str | None = setting(
         "none",
         read.optional(read.path),

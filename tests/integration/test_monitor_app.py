@@ -131,9 +131,11 @@ def test_other_methods_are_405(monitor: Monitor, method: str) -> None:
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
-def test_over_a_unix_socket_too(monitor: Monitor) -> None:
+def test_workers_get_the_metrics_and_nothing_else(monitor: Monitor) -> None:
     with monitor.client(monitor.unix) as client:
-        assert client.get("/readyz").status_code == 200
+        assert client.get("/metrics").status_code == 200
+        for path in ("/status", "/healthz", "/readyz", "/", "/events"):
+            assert client.get(path).status_code == 404
         assert client.post("/commands/stop").status_code == 404
 
 

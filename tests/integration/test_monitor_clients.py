@@ -82,7 +82,7 @@ def test_one_that_reads_slowly_is_cut_on_a_unix_socket(make_monitor: MakeMonitor
     monitor.publish(settings={"long": "x" * 500_000})
     assert monitor.get("/healthz").status_code == 200
     began = time.monotonic()
-    monitor.connect(monitor.unix).send(request("/status"))
+    monitor.connect(monitor.commands).send(request("/status"))
     wait_for(lambda: on_unix(monitor) == 1, "it is connected")
     wait_for(lambda: on_unix(monitor) == 0, "the connection is cut")
     assert 0.4 < seconds(began) < 5
@@ -91,7 +91,7 @@ def test_one_that_reads_slowly_is_cut_on_a_unix_socket(make_monitor: MakeMonitor
 def on_unix(monitor: Monitor) -> int:
     """How many connections its process has on the unix socket, beside the listener."""
     found = psutil.Process(monitor.pid).net_connections("unix")
-    return sum(str(connection.laddr) == str(monitor.unix) for connection in found) - 1
+    return sum(str(connection.laddr) == str(monitor.commands) for connection in found) - 1
 
 
 def test_one_that_reads_on_gets_it_all(make_monitor: MakeMonitor) -> None:

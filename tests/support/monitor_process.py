@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -33,10 +33,17 @@ REQUESTS = 'multicore_http_requests_total{code="2xx",method="GET"} '
 
 
 class Monitor:
-    """It listens on TCP, on a unix socket and on a command socket. The options are the context's."""
+    """It listens on TCP, on the unix socket of `metrics_path` and on a command socket. The options are the
+    context's."""
 
     def __init__(
-        self, directory: Path, *, app_metrics: Any = None, app_identifier: Any = str, **limits: Any
+        self,
+        directory: Path,
+        *,
+        app_metrics: Any = None,
+        app_identifier: Any = str,
+        hosts: Sequence[str] = (),
+        **limits: Any,
     ) -> None:
         self.directory = directory
         self.log_path = directory / "monitor.log"
@@ -53,6 +60,7 @@ class Monitor:
         self.channel.settimeout(PATIENCE)
         self._app = {"app_metrics": app_metrics, "app_identifier": app_identifier}
         self._limits = Limits(**limits)
+        self._hosts = hosts
         self._connections: list[Connection] = []
         self.pid = self._fork()
         self.status: int | None = None
@@ -77,9 +85,10 @@ class Monitor:
         log = logging.Logger("gunicorn.error")
         log.addHandler(logging.FileHandler(self.log_path))
         context = MonitorContext(
-            scoreboard=self.scoreboard, shared_report=self.shared_report, listeners=self._listeners,
-            command_listener=self._command_listener, lifeline=self._lifeline, channel=self._channel,
-            log=log, limits=self._limits, **self._app,
+            scoreboard=self.scoreboard, shared_report=self.shared_report, listener=self._listeners[0],
+            metrics_listener=self._listeners[1], command_listener=self._command_listener,
+            lifeline=self._lifeline, channel=self._channel, hosts=frozenset(self._hosts), log=log,
+            limits=self._limits, **self._app,
         )  # fmt: skip
         return run(context)
 

@@ -61,6 +61,7 @@ class FakeSystem:
             pipe=self.pipe,
             close=self.close,
             getpid=lambda: ARBITER,
+            sigmask=lambda how, signals: self.calls.append(("sigmask", how)),
             setpgid=lambda pid, group: self._call("setpgid", pid, group),
             exit=self.exit,
             monotonic=lambda: self.now,

@@ -423,20 +423,17 @@ def test_a_deployment_is_installed_and_can_be_put_back(made: Arbiter, tmp_path: 
     assert (tmp_path / "pid").exists()
 
 
-def test_the_monitors_process_closes_listeners_and_waits_with_usr1(
+def test_the_monitors_process_closes_listeners_and_ignores_what_is_the_arbiters(
     made: Arbiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """USR1 while it booted killed it."""
     monkeypatch.setattr(util, "set_owner_process", lambda *_, **__: None)
     monkeypatch.setattr(util, "_setproctitle", lambda _: None)
     try:
         made._become_monitor()
-        assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ())
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert made.LISTENERS[0].sock is None
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         made.LISTENERS = []
 
 

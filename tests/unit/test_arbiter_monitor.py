@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,10 @@ def asking(made: Shell) -> Ask:
     return lambda answer, done: ForkedCall(made.context, answer, done, lambda: None)
 
 
+def settings(metrics_bind: str = "", **changes: Any) -> Settings:
+    return Settings(workers=2, metrics_bind=metrics_bind, **changes)
+
+
 class Watch:
     """A monitor in a simulated shell."""
 
@@ -43,7 +48,7 @@ class Watch:
         self.became = 0
         self.becoming_fails: BaseException | None = None
         system = made.context.system
-        self.addresses = MonitorAddresses(made.log, system, "", lambda: True, asking(made))
+        self.addresses = MonitorAddresses(made.log, system, settings(), lambda: True, asking(made))
         report: Any = "the report"
         self.monitor = MonitorProcess(made.context, self.addresses, report, self._carry_out, self._become)
 
@@ -84,6 +89,25 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
 
 
 # --- the process ---
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_signals_are_blocked_around_the_fork(watch: Watch, fails: bool) -> None:
+    """One that came before the monitor had its handlers killed it, or was lost with the arbiter's."""
+    watch.os.faults["fork"] = [fault(errno.EAGAIN)] * fails
+    watch.tick(START_WITHIN)
+    names = ("fork", "sigmask")
+    assert [call for call in watch.os.calls if call[0] in names] == [
+        ("sigmask", signal.SIG_BLOCK), ("fork",), ("sigmask", signal.SIG_UNBLOCK),
+    ]  # fmt: skip
+
+
+def test_the_monitor_starts_with_its_signals_blocked(watch: Watch) -> None:
+    watch.os.child = True
+    with pytest.raises(ChildExitError):
+        watch.tick(START_WITHIN)
+    assert ("sigmask", signal.SIG_UNBLOCK) not in watch.os.calls
+    watch.monitor.pid = 0
 
 
 def test_workers_have_the_cpus_for_themselves_first(watch: Watch) -> None:
@@ -263,7 +287,9 @@ def free_port() -> int:
 
 
 def addresses(made: Shell, metrics_bind: str, speaks: bool = True) -> tuple[MonitorAddresses, list[str]]:
-    found = MonitorAddresses(made.log, made.context.system, metrics_bind, lambda: speaks, asking(made))
+    found = MonitorAddresses(
+        made.log, made.context.system, settings(metrics_bind), lambda: speaks, asking(made)
+    )
     changes: list[str] = []
     found.on_change = lambda: changes.append(str(found.listener and found.listener.getsockname()))
     return found, changes
@@ -273,10 +299,10 @@ def test_an_address_is_bound_when_it_is_due(watch: Watch, free_port: int) -> Non
     found, changes = addresses(watch.shell, f"127.0.0.1:{free_port}")
     found.bind_if_due(NOW)
     assert (found.due, len(changes)) == (None, 1)
-    assert found.listener in found.readable
-    found.configure(f"127.0.0.1:{free_port}")
+    assert found.listener is not None
+    found.configure(settings(metrics_bind=f"127.0.0.1:{free_port}"))
     assert len(changes) == 1
-    found.configure("")
+    found.configure(settings())
     assert found.listener is None
     assert (found.due, len(changes)) == (0.0, 2)
     found.bind_if_due(NOW)
@@ -385,10 +411,10 @@ def test_a_lookup_that_cannot_be_forked_is_tried_again(watch: Watch, call: str) 
 
 def test_another_address_or_the_end_does_not_wait_for_the_lookup(watch: Watch) -> None:
     found = look_up(watch, "my-host:1")
-    found.configure("")
+    found.configure(settings())
     assert watch.os.sent() == [(101, "SIGKILL")]
     found.bind_if_due(watch.os.now)
-    found.configure("your-host:1")
+    found.configure(settings("your-host:1"))
     found.bind_if_due(watch.os.now)
     found.end()
     assert watch.os.sent()[1:] == [(102, "SIGKILL")]
@@ -406,23 +432,104 @@ def test_without_a_command_socket_the_server_goes_on(watch: Watch, monkeypatch: 
     found.end()
 
 
-def test_without_descriptors_metrics_path_is_not_served(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise fault(errno.EMFILE)
-
-    monkeypatch.setattr("socket.socket.listen", refuse)
-    found, _ = addresses(watch.shell, "")
-    assert (found.inner, found.inner_address) == (None, "")
-    found.end()
-
-
 def test_a_worker_closes_them_all(watch: Watch, free_port: int) -> None:
     found, _ = addresses(watch.shell, f"127.0.0.1:{free_port}")
     found.bind_if_due(NOW)
+    found.metrics_address(settings(metrics_path="/metrics"))
     found.close()
-    assert [listener.fileno() for listener in found.readable] == [-1, -1]
+    listeners = (found.listener, found.command_listener, found.metrics_socket.listener)
+    assert [listener and listener.fileno() for listener in listeners] == [-1, -1, -1]
+    assert found.metrics_socket.address  # a worker goes on to ask there
+    found.metrics_socket.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"metrics_bind": "127.0.0.1:0"}, {"metrics_hosts": frozenset({"a.example"})}],
+)
+def test_a_reload_that_changes_how_it_listens_replaces_the_monitor(
+    watch: Watch, changes: dict[str, Any]
+) -> None:
+    found, seen = addresses(watch.shell, "")
+    found.configure(settings())
+    assert seen == []
+    found.configure(settings(**changes))
+    assert len(seen) == 1
+    found.end()
+
+
+def test_the_name_that_it_listens_on_may_be_in_the_host_header(watch: Watch) -> None:
+    found, _ = addresses(watch.shell, "")
+    found.configure(settings("metrics.example.com:9464", metrics_hosts=frozenset({"*.example.org"})))
+    assert found.hosts == {"metrics.example.com", "*.example.org"}
+    found.end()
+
+
+# --- where workers ask for `metrics_path`
+
+
+def abstract_sockets() -> set[str]:
+    """The unix sockets of this machine that have a name and no file."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return {line.split()[-1] for line in lines if "@multicore-server" in line}
+
+
+def test_without_a_metrics_path_nothing_is_bound(watch: Watch) -> None:
+    found, changes = addresses(watch.shell, "")
+    assert found.metrics_address(settings()) == ""
+    assert (found.metrics_socket.listener, changes) == (None, [])
+    assert not any(str(os.getpid()) in name for name in abstract_sockets())
+    found.end()
+
+
+def test_a_worker_reaches_the_metrics_socket_and_nobody_finds_it(watch: Watch, tmp_path: Path) -> None:
+    found, changes = addresses(watch.shell, "")
+    where = found.metrics_address(settings(metrics_path="/metrics"))
+    assert len(changes) == 1
+    listener = found.metrics_socket.listener
+    assert listener is not None
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(where)
+        listener.accept()[0].close()
+    assert not Path(listener.getsockname()).parent.exists()
+    assert found.metrics_address(settings(metrics_path="/other")) == where
+    assert len(changes) == 1
+    found.configure(settings())
+    assert (found.metrics_address(settings()), len(changes)) == ("", 2)
+    found.end()
+
+
+@pytest.mark.parametrize(
+    "call", ["socket.socket.listen", "os.open", "tempfile.mkdtemp", "pathlib.Path.chmod"]
+)
+def test_a_metrics_path_that_cannot_be_served_costs_one_line(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise fault(errno.EMFILE)
+
+    found, changes = addresses(watch.shell, "")
+    before = shell.descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(call, refuse)
+        for _ in range(3):
+            assert found.metrics_address(settings(metrics_path="/metrics")) == ""
+    assert len(watch.log.said("metrics_path cannot be served")) == 1
+    assert shell.descriptors() == before
+    assert changes == []
+    assert found.metrics_address(settings(metrics_path="/metrics"))  # the next worker finds it mended
+    found.end()
+
+
+def test_where_only_shared_memory_is_writable(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("tempfile.gettempdir", refuse)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    found, _ = addresses(watch.shell, "")
+    assert found.metrics_address(settings(metrics_path="/metrics"))
+    found.end()
 
 
 # --- what is published ---

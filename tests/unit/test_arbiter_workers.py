@@ -37,7 +37,7 @@ class Yard:
             in_force=lambda: self.deployment,
             deployment_for=lambda fork: self.deployment,
             close_in_worker=self.closed.append,
-            monitor_address=lambda: "address",
+            metrics_address=lambda settings: "address",
             oom_killed=lambda: self.oom,
         )
 

@@ -37,6 +37,7 @@ from multicore_server.ipc.messages import (
     encode,
 )
 from multicore_server.ipc.names import Interface, Reason
+from multicore_server.settings.table import Settings
 from tests.unit import shell
 from tests.unit.shell import Shell, configuration
 
@@ -88,7 +89,9 @@ NOISE = st.one_of(st.binary(min_size=1, max_size=300), WRITTEN, st.builds(cut, W
 def a_worker() -> Iterator[tuple[Shell, Callable[[Sequence[bytes]], None]]]:
     """A shell with one worker, and what makes the arbiter hear these messages of it."""
     with shell.shell() as made:
-        deployment: Any = SimpleNamespace(cfg=configuration(), app="app", listeners=[], settings="settings")
+        deployment: Any = SimpleNamespace(
+            cfg=configuration(), app="app", listeners=[], settings=Settings(workers=2)
+        )
         processes = WorkerProcesses(
             made.context,
             server="the arbiter",
@@ -96,7 +99,7 @@ def a_worker() -> Iterator[tuple[Shell, Callable[[Sequence[bytes]], None]]]:
             in_force=lambda: deployment,
             deployment_for=lambda fork: deployment,
             close_in_worker=lambda sockets: None,
-            monitor_address=lambda: "",
+            metrics_address=lambda settings: "",
             oom_killed=lambda: False,
         )
         processes.fork(made.next_fork())
@@ -144,7 +147,10 @@ def test_a_worker_that_sends_too_much_costs_a_line() -> None:
 def a_monitor() -> Iterator[tuple[Shell, Callable[[Sequence[bytes]], None]]]:
     """The same of the monitor, with the commands carried out on a real fleet."""
     with shell.shell() as made:
-        addresses = MonitorAddresses(made.log, made.context.system, "", speaks=lambda: True)
+        ask: Any = None  # of names, and there is none
+        addresses = MonitorAddresses(
+            made.log, made.context.system, Settings(workers=2, metrics_bind=""), lambda: True, ask
+        )
         commands = Commands(made.context, end=lambda graceful: made.observe(ev.Stop(graceful)))
         report: Any = "the report"
         monitor = MonitorProcess(made.context, addresses, report, commands.carry_out, lambda: None)

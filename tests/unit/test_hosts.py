@@ -25,7 +25,7 @@ from multicore_server.cli.main import main
 from multicore_server.connections import protocol
 from multicore_server.connections.protocol import ConnectionsState, movable
 from multicore_server.hosts import CONTRACT, Feature, Row
-from multicore_server.monitor.guard import Guarded, GuardedState
+from multicore_server.monitor.guard import GuardedConnection, GuardedState
 from multicore_server.monitor.process import MonitorServer
 from multicore_server.worker import meter
 from multicore_server.worker.server import WorkerServer
@@ -172,7 +172,7 @@ def _defined(node: ast.AST) -> set[str]:
     return {str(node.value)} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
 
 
-SUBCLASSES = [Arbiter, Worker, WorkerServer, MonitorServer, ConnectionsState, Guarded, GuardedState,
+SUBCLASSES = [Arbiter, Worker, WorkerServer, MonitorServer, ConnectionsState, GuardedConnection, GuardedState,
               Application]  # fmt: skip
 
 

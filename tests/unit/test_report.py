@@ -196,6 +196,8 @@ WRITTEN = [
     ("wait_ready", "yes", "true"),
     ("metrics_bind", "none", "none"),
     ("metrics_bind", "unix:/run/m.sock", "unix:/run/m.sock"),
+    ("metrics_hosts", "b.example,*.a.example", "*.a.example,b.example"),
+    ("metrics_hosts", "none", "none"),
     ("metrics_path", "/metrics", "/metrics"),
     ("app_metrics", "false", "false"),
 ]

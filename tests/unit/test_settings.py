@@ -31,7 +31,7 @@ DEFAULTS = Settings(
     max_memory_restart=None, max_memory_kill=None, memory_metric="uss", memory_check_interval=1.0,
     max_lifetime=None, max_lifetime_jitter=Jitter(10, percent=True), cron_restart=None, listen_timeout=60.0,
     wait_ready=False, reload_surge=1, draining_limit=3, shutdown_delay=0.0, scheduling="least",
-    metrics_bind="127.0.0.1:9464",
+    metrics_bind="127.0.0.1:9464", metrics_hosts=frozenset(),
     metrics_path=None, instance_var="MULTICORE_INSTANCE",
     limit_request_body=None, header_timeout=30.0, body_timeout=60.0, send_timeout=60.0, app_metrics=True,
 )  # fmt: skip
@@ -60,6 +60,10 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "shutdown_delay": ("5s", 5, 5.0, ("-5s", "x")),
     "scheduling": ("shared", "shared", "shared", ("random", True)),
     "metrics_bind": ("unix:/run/m", "unix:/run/m", "unix:/run/m", ("9464", 9464, "localhost:99999")),
+    "metrics_hosts": (
+        "Metrics.example.com, *.example.org", ["metrics.example.com", "*.example.org"],
+        frozenset({"metrics.example.com", "*.example.org"}), ("a b", "http://x", "x:1", "**", "a.*", ",", 7),
+    ),
     "metrics_path": ("/metrics", "/metrics", "/metrics", ("metrics", "/a b")),
     "instance_var": ("APP_ID", "APP_ID", "APP_ID", ("", "A-B", "MULTICORE_WORKERS")),
     "limit_request_body": ("10M", 10 * 2**20, 10 * 2**20, ("50%", "0", "big")),

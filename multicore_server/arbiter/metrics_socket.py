@@ -1,0 +1,82 @@
+"""Where workers ask the monitor for `metrics_path`: a unix socket that nobody else can reach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from multicore_server.monitor.address import BACKLOG
+
+PLACES = ("", "/dev/shm")  # noqa: S108 - for a moment, in a directory of mkdtemp; "": the usual one
+
+
+class MetricsSocket:
+    """A listening socket without a name.
+
+    Workers may run as another user than the arbiter, and as other users than that one after a reload. So
+    they inherit a descriptor of the socket's file (O_PATH, see open(2)), and connect to it through
+    /proc/self/fd. The file itself is in a directory of mode 0700 while it is made, and is then removed: no
+    other process finds it, and nothing is left behind.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._complained = False
+        self._file = -1  # the descriptor
+        self.listener: socket.socket | None = None
+
+    @property
+    def address(self) -> str:
+        """Where a worker that inherits the descriptor connects to; empty while nobody listens."""
+        return "" if self.listener is None else f"/proc/self/fd/{self._file}"
+
+    def bind(self) -> None:
+        """Listen. What keeps it from that is logged, once."""
+        try:
+            if sys.platform != "linux":
+                raise OSError("it needs Linux")
+            self.listener, self._file = _listen()
+        except OSError as exc:
+            if not self._complained:
+                self._log.error("metrics_path cannot be served: %s", exc)
+            self._complained = True
+
+    def close_listener(self) -> None:
+        """In a worker, which keeps the descriptor of the file."""
+        if self.listener is not None:
+            self.listener.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.listener is not None:
+            self.listener.close()
+            os.close(self._file)
+            self.listener, self._file = None, -1
+
+
+def _listen() -> tuple[socket.socket, int]:
+    """The socket and a descriptor of its file. Raises OSError."""
+    with _private_directory() as directory, contextlib.ExitStack() as undo:
+        path = Path(directory) / "s"
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(path))
+        path.chmod(0o666)  # of those who can reach it, whoever they are
+        listener.listen(BACKLOG)
+        file = os.open(path, os.O_PATH)
+        undo.pop_all()
+    return listener, file
+
+
+def _private_directory() -> tempfile.TemporaryDirectory[str]:
+    """Of mode 0700, removed at the end. Raises OSError where no place for it is writable."""
+    for place in PLACES:
+        with contextlib.suppress(OSError):
+            return tempfile.TemporaryDirectory(
+                prefix="multicore-server-", dir=place or None, ignore_cleanup_errors=True
+            )
+    raise OSError("no directory for temporary files is writable")
