@@ -113,6 +113,11 @@ class Acceptor:
         return self.dispatcher is not None and self.dispatcher.siblings.exist()
 
     @property
+    def others_serve(self) -> bool:
+        """Whether another worker accepts connections, also where nobody places them."""
+        return self.has_sibling if self.dispatcher is not None else bool(self.scoreboard.serving())
+
+    @property
     def has_surplus(self) -> bool:
         """Whether a sibling should have some of this worker's connections."""
         return self.dispatcher is not None and self.dispatcher.surplus > 0
@@ -239,7 +244,7 @@ class Acceptor:
             self._adopt_all(self.dispatcher.empty())
             if not self.has_sibling:
                 self._adopt_all(self.dispatcher.sweep())
-        if not (self.has_sibling if self.dispatcher is not None else self.scoreboard.serving()):
+        if not self.others_serve:
             for listener in listeners:
                 self._accept_backlog(listener)
         for server in self._servers:

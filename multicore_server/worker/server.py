@@ -250,7 +250,7 @@ class WorkerServer(uvicorn.Server):
                         _let_go(connection, started)
                 elif connection in told or is_handshaking(connection):
                     continue
-                elif not self.state.moving or time.monotonic() >= deadline - FAREWELL:
+                elif not self.acceptor.others_serve or time.monotonic() >= deadline - FAREWELL:
                     told.add(connection)
                     connection.shutdown()  # WebSockets get 1012, "service restart"
             await asyncio.sleep(LOOK)

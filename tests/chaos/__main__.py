@@ -4,7 +4,7 @@
 
 Runs follow each other until the minutes are over, the first with this seed, each one with the next. Each has
 a plan of so many seconds. A run that breaks a promise prints its plan; the log is kept in ``--logs``.
-``--only`` carries out a part of the plan, by the numbers of its faults.
+``--only`` carries out a part of the plan, by the numbers of its faults; ``--without emfile`` leaves some out.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="one run, where this is not given")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
     parser.add_argument("--only", type=lambda text: [int(part) for part in text.split(",") if part])
+    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help="faults left out")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()), help="where logs are kept")
     for name, values in FIXED.items():
         parser.add_argument(f"--{name}", choices=values)
@@ -58,9 +59,9 @@ def parsed() -> argparse.Namespace:
 def planned(seed: int, args: argparse.Namespace) -> Plan:
     fixed = {name: getattr(args, name) for name in FIXED if getattr(args, name)}
     plan = make_plan(seed, args.seconds, **fixed)
-    if args.only is None:
-        return plan
-    return dataclasses.replace(plan, actions=tuple(plan.actions[number] for number in args.only))
+    only = range(len(plan.actions)) if args.only is None else args.only
+    actions = (plan.actions[number] for number in only)
+    return dataclasses.replace(plan, actions=tuple(it for it in actions if it.fault not in args.without))
 
 
 def report(outcome: Outcome, logs: Path) -> None:

@@ -96,9 +96,9 @@ def end(running: Running) -> Iterator[str]:
 
 
 def tracebacks(log: str) -> Iterator[str]:
-    """That show a line of ours: users' mistakes and the app's have none."""
+    """That show a line of ours: users' mistakes and the app's have none, but a request that was cancelled."""
     for block in re.findall(
         r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*.*$", log, re.MULTILINE
     ):
-        if OURS in block:
+        if OURS in block and not block.endswith("CancelledError"):
             yield block

@@ -71,7 +71,7 @@ def _perform(plan: Plan, faults: Faults, done: list[str]) -> None:
 
 def _return_to_rest(running: Running, faults: Faults) -> None:
     """As many workers as at the start, and nothing under way."""
-    running.wait_settled(PATIENCE)
-    while faults.workers != WORKERS:
-        faults.scale(1 if faults.workers < WORKERS else -1)
-        running.wait_settled(PATIENCE)
+    while (configured := running.wait_settled(PATIENCE)["configured"]) != WORKERS:
+        change = 1 if configured < WORKERS else -1
+        faults.scale(change)
+        running.wait_configured(configured + change, PATIENCE)

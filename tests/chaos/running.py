@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -140,12 +141,15 @@ class Running:
         except AssertionError as exc:
             raise AssertionError(f"{exc}: {self.status()}") from None
 
+    def wait_configured(self, workers: int, timeout: float) -> None:
+        wait_for(lambda: self.status().get("configured") == workers, f"{workers} workers configured", timeout)
+
     def descriptors(self) -> list[str]:
         """What the arbiter has open, as the kernel names it; without the numbers of inodes."""
         names = []
         for path in Path(f"/proc/{self.arbiter}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                names.append(str(path.readlink()).partition("[")[0])
+                names.append(re.sub(r"\[.*|-\w+ \(deleted\)", "", str(path.readlink())))
         return sorted(names)
 
     def end(self) -> None:

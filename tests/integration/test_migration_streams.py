@@ -62,9 +62,15 @@ def test_an_event_stream_goes_on(moving: Server, connect: Connect) -> None:
     wait_moved(connection, old)
 
 
-@pytest.mark.parametrize("ws", ["websockets", "websockets-sansio", "wsproto"])
-def test_a_websocket_lives_until_the_end_of_graceful_timeout(moving: Server, ws: str) -> None:
-    moving.start("-w", "1", "--graceful-timeout", "2", env={"UVICORN_WS": ws}, ready=1)
+@pytest.mark.parametrize(
+    ("ws", "scheduling"),
+    [("websockets", "least"), ("websockets-sansio", "least"), ("wsproto", "least"), ("auto", "shared")],
+)
+def test_a_websocket_lives_until_the_end_of_graceful_timeout(
+    moving: Server, ws: str, scheduling: str
+) -> None:
+    env = {"UVICORN_WS": ws, "MULTICORE_SCHEDULING": scheduling}
+    moving.start("-w", "1", "--graceful-timeout", "2", env=env, ready=1)
     old = moving.worker_of(0)
     with connect_websocket(f"ws://127.0.0.1:{moving.port}") as websocket:
         moving.signal(signal.SIGHUP)
