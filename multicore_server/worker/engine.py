@@ -181,15 +181,16 @@ class _Errors(io.TextIOBase):
 class _Proxied:
     """uvicorn's proxy headers middleware; as in gunicorn, the peer of a unix socket is trusted.
 
-    That trust is for the nearest hop alone: the addresses that it names are judged by the list. A request without
-    these headers does not pay for the middleware.
+    That trust is for the nearest hop alone: the addresses that it names are judged by the list. A request
+    without these headers does not pay for the middleware.
     """
 
     def __init__(self, app: Any, trusted: Any) -> None:
         self.app = app
         self.by_address = ProxyHeadersMiddleware(app, trusted)
-        self.by_unix_socket: Any = ProxyHeadersMiddleware(app, trusted)
-        self.by_unix_socket.trusted_hosts = _AnyPeer(self.by_unix_socket.trusted_hosts)
+        self.by_unix_socket = ProxyHeadersMiddleware(app, trusted)
+        hosts: Any = _AnyPeer(self.by_unix_socket.trusted_hosts)
+        self.by_unix_socket.trusted_hosts = hosts
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         for name, _ in scope.get("headers", ()):
