@@ -30,7 +30,7 @@ class Server(uvicorn.Server):
         print("serving", flush=True)
 
 port, threads, http, loop = sys.argv[1:]
-bridge = WSGIBridge(app.app, threads=int(threads), spool_dir=".")
+bridge = WSGIBridge(app.app, threads=int(threads), spool_dirs=["."])
 config = uvicorn.Config(
     bridge, port=int(port), http=http, loop=loop, lifespan="off", interface="asgi3",
     timeout_graceful_shutdown=1,
