@@ -40,6 +40,7 @@ from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.ipc.scoreboard import Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
+from multicore_server.monitor.signals import ENDING, HANDLED
 from multicore_server.settings.gunicorn import without_effect
 from multicore_server.settings.sources import environment, unknown_environment
 from multicore_server.worker.worker import Worker
@@ -235,12 +236,12 @@ class Arbiter(SignalledArbiter):
                 listener.close()
 
     def _become_monitor(self) -> None:
-        """In the monitor's process. The signals that it handles are blocked until it has its handlers; those
-        that are meant for the arbiter do nothing."""
+        """In the monitor's process, where the signals that it handles are blocked: those that are to end it do
+        so at once, USR1 waits for its handler, and those that are meant for the arbiter do nothing."""
         for name in self.SIGNALS:
-            ends = name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
-            signal.signal(name, signal.SIG_DFL if ends else signal.SIG_IGN)
+            signal.signal(name, signal.SIG_DFL if name in HANDLED else signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         for listener in self._all_listeners():
             listener.close()
         hosts.set_title(f"monitor [{self.proc_name}]")

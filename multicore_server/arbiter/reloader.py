@@ -14,7 +14,7 @@ from multicore_server.arbiter.deployment import Deployment, DeploymentError, Sur
 from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.fleet import events as ev
 
-SLOW = 0.1  # seconds that loading a configuration may keep the arbiter before a line says so
+SLOW = 1.0  # seconds that loading a configuration may keep the arbiter before a line says so
 
 
 class Reloader:

@@ -28,7 +28,7 @@ from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.guard import GuardedConnection, GuardedState, Limits
 from multicore_server.monitor.pages import Full, ReadOnly
 from multicore_server.monitor.scrape import Merge
-from multicore_server.monitor.signals import HANDLED
+from multicore_server.monitor.signals import ENDING, HANDLED
 from multicore_server.monitor.snapshot import Snapshots
 from multicore_server.monitor.view import ReportView
 
@@ -103,7 +103,7 @@ class Monitor:
         self._snapshots.close()
 
     def _handle_signals(self) -> None:
-        for name in HANDLED - {signal.SIGUSR1}:
+        for name in ENDING:
             self._loop.add_signal_handler(name, self._ended.set)
         self._loop.add_signal_handler(signal.SIGUSR1, _reopen, self._context.log)
         # Meant for the arbiter, sent to its process group.

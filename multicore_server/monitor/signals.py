@@ -1,11 +1,12 @@
 """The signals that the monitor handles.
 
-The arbiter blocks them around the fork, and the monitor unblocks them when its handlers are set: one that
-comes while it boots waits, and ends nothing.
+The arbiter blocks them around the fork, so that none meets the arbiter's handlers in the child. One that is
+to end the monitor ends its boot at once; one to reopen the log waits until there is a handler.
 """
 
 from __future__ import annotations
 
 import signal
 
-HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1})
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+HANDLED = ENDING | {signal.SIGUSR1}

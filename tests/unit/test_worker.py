@@ -102,6 +102,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     monkeypatch.setattr(app_values, "open_files", lambda: None)
     monkeypatch.setenv("MULTICORE_INSTANCE", "")
     made: list[Hired] = []
+    signal.set_wakeup_fd(-1)  # another test's loop may have left one that is closed
 
     def hire(app: Any = hello, **settings: Any) -> Hired:
         made.append(Hired(app, **settings))
@@ -109,6 +110,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
 
     yield hire
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # a worker blocks them when it has served
+    signal.set_wakeup_fd(-1)
     for hired in made:
         hired.close()
     for number, handler in handlers.items():
