@@ -236,7 +236,7 @@ class Arbiter(SignalledArbiter):
                 listener.close()
 
     def _become_monitor(self) -> None:
-        """In the monitor's process, where the signals that it handles are blocked: those that are to end it do
+        """In the monitor's process, where the signals that it handles are blocked. Those that end it do
         so at once, USR1 waits for its handler, and those that are meant for the arbiter do nothing."""
         for name in self.SIGNALS:
             signal.signal(name, signal.SIG_DFL if name in HANDLED else signal.SIG_IGN)
