@@ -142,8 +142,8 @@ def resolve(address: str) -> str:
     except ValueError as exc:  # a name that cannot be one: "0..0"
         raise AddressError(errno.EINVAL, str(exc)) from exc
     family, _, _, _, place = found[0]
-    number = str(place[0])
-    return f"[{number}]:{place[1]}" if family == socket.AF_INET6 else f"{number}:{place[1]}"
+    number, found_port = str(place[0]), str(place[1])
+    return f"[{number}]:{found_port}" if family == socket.AF_INET6 else f"{number}:{found_port}"
 
 
 def unbind(listener: socket.socket, path: Path | None = None) -> None:
