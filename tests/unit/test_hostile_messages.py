@@ -144,7 +144,8 @@ def test_a_worker_that_sends_too_much_costs_a_line() -> None:
 def a_monitor() -> Iterator[tuple[Shell, Callable[[Sequence[bytes]], None]]]:
     """The same of the monitor, with the commands carried out on a real fleet."""
     with shell.shell() as made:
-        addresses = MonitorAddresses(made.log, made.context.system, "", speaks=lambda: True)
+        no_names: Any = None  # without an address, there is nothing to look up
+        addresses = MonitorAddresses(made.log, made.context.system, "", lambda: True, no_names)
         commands = Commands(made.context, end=lambda graceful: made.observe(ev.Stop(graceful)))
         report: Any = "the report"
         monitor = MonitorProcess(made.context, addresses, report, commands.carry_out, lambda: None)
