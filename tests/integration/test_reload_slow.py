@@ -7,26 +7,34 @@ import signal
 import time
 
 import psutil
-import pytest
 
+from multicore_server.arbiter.forked_call import LIMIT
 from tests.support.asking import ask
 from tests.support.deploying import configure, hup
 from tests.support.server import Server
+from tests.support.waiting import wait_for
 
+TELL_PID = """
+import os
+print(os.getpid(), file=open("pid.new", "w"), flush=True)
+os.rename("pid.new", "pid")
+"""
 ENDLESS = "\nwhile True: pass\n"
 
 
-def hup_endlessly(server: Server) -> None:
-    """HUP, with a config file that never comes to an end."""
+def hup_endlessly(server: Server) -> int:
+    """HUP, with a config file that never comes to an end; the pid of the process that loads it."""
     good = configure(server, workers=1)
     server.start("-c", "conf.py", ready=1)
     assert server.monitor()
-    server.write("conf.py", f"{good}open('begun', 'w').close(){ENDLESS}")
+    server.write("conf.py", good + TELL_PID + ENDLESS)
     server.signal(signal.SIGHUP)
-    deadline = time.monotonic() + 10
-    while not (server.directory / "begun").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for((server.directory / "pid").exists, "the config file")
+    return int((server.directory / "pid").read_text())
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
 
 
 def test_a_config_file_that_never_ends_costs_that_reload_alone(asked: Server) -> None:
@@ -42,25 +50,18 @@ def test_a_config_file_that_never_ends_costs_that_reload_alone(asked: Server) ->
 
 
 def test_the_end_of_the_server_does_not_wait_for_a_config_file(asked: Server) -> None:
-    hup_endlessly(asked)
-    children = asked.children()
+    helper = hup_endlessly(asked)
     began = time.monotonic()
     asked.signal(signal.SIGTERM)
     assert asked.wait_exit() == 0
     assert time.monotonic() - began < 4
-    for pid in children:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    wait_for(lambda: is_gone(helper), "the end of the process that loads")
 
 
 def test_an_arbiter_that_is_killed_leaves_no_process_that_loads(asked: Server) -> None:
-    hup_endlessly(asked)
-    (helper,) = set(asked.children()) - {asked.monitor(), *asked.workers()}
+    helper = hup_endlessly(asked)
     os.kill(asked.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 15
-    while psutil.pid_exists(helper) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(helper)
+    wait_for(lambda: is_gone(helper), "the end of the process that loads", 2 * LIMIT)
 
 
 def test_a_config_file_that_is_slow_is_named(asked: Server) -> None:
