@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -127,15 +129,56 @@ def test_idle_connections_do_not_keep_a_scraper_out(make_monitor: MakeMonitor) -
     assert len(connections(monitor)) <= 64
 
 
-def test_busy_connections_do_not_give_way(make_monitor: MakeMonitor) -> None:
-    monitor = make_monitor(connections=2, give_way=0.0)
+def test_clients_that_wait_for_us_do_not_give_way(make_monitor: MakeMonitor) -> None:
+    monitor = make_monitor(app_metrics=SlowApp(1.0), connections=2, give_way=0.0)
     monitor.publish()
-    busy = [monitor.connect().send(b"GET /healthz HTTP/1.1\r\n") for _ in range(2)]
+    scrapers = [monitor.connect().send(request("/metrics")) for _ in range(2)]
     wait_for(lambda: len(connections(monitor)) == 2, "both are connected")
-    time.sleep(0.1)  # and their first bytes are read
-    assert ending(monitor.connect().send(request("/healthz"))) in ("reset", "closed")
-    for connection in busy:
-        assert connection.send(b"Host: test\r\n\r\n").answer().status == 200
+    time.sleep(0.1)  # and their requests are read
+    answer = monitor.connect().send(request("/status")).answer()
+    assert (answer.status, answer.is_last) == (503, True)
+    assert monitor.get("/readyz").status_code == 200
+    assert [scraper.answer().status for scraper in scrapers] == [200, 200]
+
+
+def test_probes_are_answered_while_slow_clients_hold_all_connections(monitor: Monitor) -> None:
+    """Seventy of them kept /readyz out: the kubelet then kills the pod."""
+    slow = [monitor.connect() for _ in range(100)]
+    deadline = time.monotonic() + 4
+    answers = []
+    while time.monotonic() < deadline:
+        for place, connection in enumerate(slow):
+            try:
+                connection.send(b"G")
+            except ConnectionError:
+                slow[place] = monitor.connect().send(b"GET /metrics")
+        time.sleep(0.25)
+        answers.append(monitor.get("/readyz").status_code)
+    assert answers == [200] * len(answers)
+    assert len(answers) > 4
+    assert monitor.log == ""
+
+
+def test_four_hundred_workers_clients_do_not_keep_others_out(monitor: Monitor) -> None:
+    """A client of `metrics_path` is a connection to the monitor too."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            client.connect_ex(monitor.unix)  # the kernel refuses those that it has no room for
+        for path in ("/readyz", "/healthz", "/status", "/metrics"):
+            assert monitor.get(path).status_code == 200
+
+
+def test_another_host_is_refused_over_tcp_alone(make_monitor: MakeMonitor) -> None:
+    monitor = make_monitor(hosts=["*.example.org"])
+    monitor.publish()
+    hosts = {"evil.example": 421, "a.example.org": 200, "10.0.0.7:9464": 200, "app:9464": 200}
+    for host, status in hosts.items():
+        assert monitor.get("/status", headers={"host": host}).status_code == status
+        assert monitor.get("/readyz", headers={"host": host}).status_code == 200
+    with monitor.client(monitor.commands) as client:
+        assert client.get("/status", headers={"host": "evil.example"}).status_code == 200
 
 
 @pytest.mark.parametrize(
