@@ -11,7 +11,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -30,27 +30,26 @@ LINGER = 2.0  # seconds in which a refused client may read why: what it still se
 class Limits:
     """Sizes are bytes, times seconds; None or 0 is no limit.
 
-    ``line`` is the request line, ``fields`` their number, ``field`` one of them with its name, ``head`` all
-    of a head. The names of the settings are limit_request_* and *_timeout.
+    ``line`` is the request line, ``fields`` their number, ``field_size`` one of them with its name, ``head``
+    all of a head. The names of the settings are limit_request_* and *_timeout.
     """
 
     line: int = 0
     fields: int = 0
-    field: int = 0
+    field_size: int = 0
     head: int = WHOLE_HEAD
     body: int | None = None
     header_timeout: float = 30.0
     body_timeout: float = 60.0
     send_timeout: float = 60.0
+    # A head of no more bytes than ``least``, and no more fields than ``most_fields``, is within all limits.
+    least: int = field(init=False)
+    most_fields: int = field(init=False)
 
-    @property
-    def least(self) -> int:
-        """A head of fewer bytes, and of fewer fields than ``most_fields``, is within all limits."""
-        return min(limit for limit in (self.line, self.field, self.head) if limit)
-
-    @property
-    def most_fields(self) -> int:
-        return self.fields or self.head
+    def __post_init__(self) -> None:
+        least = min(limit for limit in (self.line, self.field_size, self.head) if limit)
+        object.__setattr__(self, "least", least)  # the class is frozen
+        object.__setattr__(self, "most_fields", self.fields or self.head)
 
 
 def gunicorns(line: int, fields: int, field: int) -> Limits:
@@ -131,9 +130,9 @@ class StrictProtocol:
         if limits.fields and len(self.headers) > limits.fields:
             self._raise(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         for name, value in self.headers:
-            field = len(name) + len(value) + 4  # ": " and the line's end
-            size += field
-            if (limits.field and field > limits.field) or size > limits.head:
+            length = len(name) + len(value) + 4  # ": " and the line's end
+            size += length
+            if (limits.field_size and length > limits.field_size) or size > limits.head:
                 self._raise(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def check_body(self) -> None:
@@ -296,25 +295,34 @@ _ANSWERED = _Answered()
 class StrictH11(StrictProtocol):
     conn: Any
     _feed: Any  # uvicorn's data_received
+    _handle: Any  # uvicorn's handle_events
+    _asks_upgrade: Any  # uvicorn's _should_upgrade
+
+    size = 0  # bytes of this call of `data_received`
+    begun = 0  # bytes at most that have come of the next head
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        self.size = len(data)
+        self.begun += self.size
         self._feed(data)
 
     def handle_events(self) -> None:
         try:
-            super().handle_events()  # type: ignore[misc]  # of the protocol
+            self._handle()
         except Refused:
             self.refuse(self.refusal)
 
     def _should_upgrade(self) -> bool:
         """uvicorn asks this for each request, between its head and its cycle."""
         limits = self.server_state.limits
-        self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1\r\n"))
+        if self.begun > limits.least or len(self.headers) > limits.most_fields:
+            self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1\r\n"))
+        self.begun = self.size  # no more of the next head than this can have come with the end of this one
         if limits.body is not None:
             self.check_body()
             self.conn.next_event = self._next_event
-        upgrade: bool = super()._should_upgrade()  # type: ignore[misc]  # of the protocol
+        upgrade: bool = self._asks_upgrade()
         return upgrade
 
     def _next_event(self) -> Any:
@@ -384,7 +392,12 @@ def _for_http_1_0(cycle: Any) -> Any:
 def strict(protocol: Any) -> Any:
     """The strict form of one of uvicorn's two HTTP protocols, or of a subclass."""
     if issubclass(protocol, H11Protocol):
-        return type(f"Strict{protocol.__name__}", (StrictH11, protocol), {"_feed": protocol.data_received})
+        own = {
+            "_feed": protocol.data_received,
+            "_handle": protocol.handle_events,
+            "_asks_upgrade": protocol._should_upgrade,
+        }
+        return type(f"Strict{protocol.__name__}", (StrictH11, protocol), own)
     own = {"_begin": protocol.on_headers_complete, "_take": protocol.on_body}
     return type(f"Strict{protocol.__name__}", (StrictHttpTools, protocol), own)
 
