@@ -44,6 +44,7 @@ WHEN_SET = {
 }
 
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Python finds no directory of its own for temporary files
 FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 
@@ -133,8 +134,11 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
         threads=cfg.threads,
         errors=errors,
         script_name="" if root_path else os.environ.get("SCRIPT_NAME", ""),
-        drop_underscores=getattr(cfg, "header_map", "drop") != "dangerous",
-        spool_dir=cfg.tmp_upload_dir,
+        header_map=getattr(cfg, "header_map", "drop"),
+        # A container may have one writable directory alone.
+        spool_dirs=[cfg.tmp_upload_dir]
+        if cfg.tmp_upload_dir
+        else [None, cfg.worker_tmp_dir or SHARED_MEMORY],
     )
 
 

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any, BinaryIO, cast
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 IN_MEMORY = 1024 * 1024
 _FILE_BLOCK = 64 * 1024
 
 
-async def read_body(receive: Receive, spool_dir: str | None = None) -> BinaryIO | None:
+async def read_body(receive: Receive, spool_dirs: Sequence[str | None] = (None,)) -> BinaryIO | None:
     """Read the whole request body, up to 1 MiB in memory, a larger one in a temporary file.
 
     An inline app blocks the loop's thread, so no data could arrive while the app reads. Returns None if the
-    client disconnected.
+    client disconnected. Raises OSError if there is no room for the body; it leaves nothing behind then.
     """
     body: BinaryIO = io.BytesIO()
     try:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                body.close()
+                _discard(body)
                 return None
             body.write(message.get("body", b""))
             if not message.get("more_body", False):
                 break
             if body.tell() > IN_MEMORY and isinstance(body, io.BytesIO):
-                body = _spool(body, spool_dir)
+                body = _spool(body, spool_dirs)
+        body.flush()
     except BaseException:
-        body.close()
+        _discard(body)
         raise
     return body
 
@@ -44,10 +48,76 @@ def rewind(body: BinaryIO) -> int:
     return length
 
 
-def _spool(body: io.BytesIO, spool_dir: str | None) -> BinaryIO:
-    spooled = cast("BinaryIO", tempfile.TemporaryFile(dir=spool_dir))  # noqa: SIM115 - the bridge closes it
-    spooled.write(body.getbuffer())
+def _spool(body: io.BytesIO, spool_dirs: Sequence[str | None]) -> BinaryIO:
+    """Go on in a temporary file, in the first of the directories that takes one; None: Python's choice."""
+    spooled = _temporary_file(spool_dirs)
+    try:
+        spooled.write(body.getbuffer())
+    except BaseException:
+        _discard(spooled)
+        raise
     return spooled
+
+
+def _temporary_file(directories: Sequence[str | None]) -> BinaryIO:
+    for directory in directories[:-1]:
+        with contextlib.suppress(OSError):
+            return cast("BinaryIO", tempfile.TemporaryFile(dir=directory))
+    return cast("BinaryIO", tempfile.TemporaryFile(dir=directories[-1]))
+
+
+def _discard(body: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # closing writes what is buffered, and there may be no room
+        body.close()
+
+
+class ArrivingBody(io.RawIOBase):
+    """``wsgi.input`` for an app in a thread: its reads wait for what arrives.
+
+    Raises OSError where the client leaves before the end. It is wrapped in `io.BufferedReader`.
+    """
+
+    def __init__(self, receive: Receive, loop: asyncio.AbstractEventLoop) -> None:
+        self._receive = receive
+        self._loop = loop
+        self._rest = memoryview(b"")
+        self._waiting: Future[Message] | None = None
+        self._aborted = False
+        self.complete = False  # all of it has come
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and not self.complete:
+            self._take(self._next())
+        size = min(len(self._rest), len(buffer))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def _take(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the client left before its request was complete")
+        self._rest = memoryview(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+
+    def _next(self) -> Message:
+        receiving: Any = self._receive()
+        try:
+            self._waiting = asyncio.run_coroutine_threadsafe(receiving, self._loop)
+            # abort() sets the flag and then looks here, this the other way round: one of them sees the other.
+            if self._aborted:
+                self._waiting.cancel()
+            return self._waiting.result()
+        except (CancelledError, RuntimeError):  # the request was given up, or its loop is closed
+            receiving.close()
+            raise ConnectionResetError("the request was given up") from None
+
+    def abort(self) -> None:
+        """From the loop's thread: nothing more will come."""
+        self._aborted = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
 
 class FileWrapper:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
 
 from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
-from multicore_server.wsgi.body import FileWrapper, read_body, rewind
+from multicore_server.wsgi.body import ArrivingBody, FileWrapper, read_body, rewind
 from multicore_server.wsgi.environ import environ, fill
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
@@ -30,6 +32,22 @@ __all__ = ["ENVIRON_WANTED", "WSGIBridge", "environ"]
 
 # The access log puts this key into a scope. The bridge then stores the environ there, with the app's changes.
 ENVIRON_WANTED = "multicore_server.environ"
+AT_ONCE = 64 * 1024  # bytes of a body that are read before the app is called, in threads too
+HeaderMap: TypeAlias = Literal["drop", "refuse", "dangerous"]
+
+logger = logging.getLogger("gunicorn.error")
+
+
+async def refuse(send: Send, status: HTTPStatus) -> None:
+    """Answer in place of the app, as the last response of the connection."""
+    body = f"{status.phrase}\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class WSGIBridge:
@@ -37,8 +55,8 @@ class WSGIBridge:
 
     `threads` is the size of the thread pool; 1 means inline. `errors` is ``wsgi.errors``, by default stderr.
     `script_name` is the prefix at which the app is mounted; it is removed from the path if the proxy did not
-    remove it. `drop_underscores` drops headers with a ``_`` in their name. `spool_dir` is the directory for
-    large request bodies.
+    remove it. `header_map` is gunicorn's setting for headers with a ``_`` in their name. `spool_dirs` are the
+    directories for large request bodies; the first that takes a file is used, None is Python's own choice.
     """
 
     def __init__(
@@ -48,13 +66,14 @@ class WSGIBridge:
         threads: int = 1,
         errors: TextIO | None = None,
         script_name: str = "",
-        drop_underscores: bool = True,
-        spool_dir: str | None = None,
+        header_map: HeaderMap = "drop",
+        spool_dirs: Sequence[str | None] = (None,),
     ) -> None:
         self._app = app
         self._script_name = script_name
-        self._drop_underscores = drop_underscores
-        self._spool_dir = spool_dir
+        self._drop_underscores = header_map != "dangerous"
+        self._refuse_underscores = header_map == "refuse"
+        self._spool_dirs = spool_dirs
         self._turn = asyncio.Lock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
         self._base: dict[str, Any] = {
@@ -74,14 +93,22 @@ class WSGIBridge:
             return
         if scope["type"] != "http":
             raise RuntimeError(f"a WSGI app has no {scope['type']} protocol")
+        if self._refuse_underscores and any(b"_" in name for name, _ in scope["headers"]):
+            await refuse(send, HTTPStatus.BAD_REQUEST)
+            return
         env = fill(
             self._base.copy(),
             scope,
             script_name=self._script_name,
             drop_underscores=self._drop_underscores,
         )
-        body = await self._body(env, scope, receive)
-        if body is None:  # the client disconnected before the request was complete
+        try:
+            body = await self._body(env, scope, receive)
+        except OSError as exc:
+            logger.error("no room for a request's body of %s %s: %s", scope["method"], scope["path"], exc)
+            await refuse(send, HTTPStatus.INSUFFICIENT_STORAGE)
+            return
+        if body is None:  # the client left before the request was complete
             return
         if ENVIRON_WANTED in scope:
             scope[ENVIRON_WANTED] = env
@@ -93,14 +120,16 @@ class WSGIBridge:
 
     async def _body(self, env: dict[str, Any], scope: Scope, receive: Receive) -> BinaryIO | None:
         body: BinaryIO | None
-        if _has_body(env, scope):
-            body = await read_body(receive, self._spool_dir)
+        if not _has_body(env, scope):
+            body = io.BytesIO()
+        elif self._pool is not None and int(env.get("CONTENT_LENGTH", 0)) > AT_ONCE:
+            body = io.BufferedReader(ArrivingBody(receive, asyncio.get_running_loop()), AT_ONCE)
+        else:
+            body = await read_body(receive, self._spool_dirs)
             if body is None:
                 return None
             # RFC 3875 4.1.2: the length without the transfer coding. Without a length, Django reads nothing.
             env["CONTENT_LENGTH"] = str(rewind(body))
-        else:
-            body = io.BytesIO()
         env["wsgi.input"] = body
         return body
 
@@ -116,12 +145,17 @@ class WSGIBridge:
         self, pool: ThreadPoolExecutor, env: dict[str, Any], exchange: Exchange, body: BinaryIO
     ) -> None:
         response = Response(self._app, env, exchange.push_from_thread)
+        arriving = getattr(body, "raw", None)
+        if isinstance(arriving, ArrivingBody):
+            exchange.body_is_complete = lambda: arriving.complete
         job: Future[None] = pool.submit(copy_context().run, _run_in_thread, response, exchange, body)
         try:
             await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             # A thread cannot be stopped from outside. It sees the abort at its next block, and calls close().
             exchange.abort()
+            if isinstance(arriving, ArrivingBody):
+                arriving.abort()
             if job.cancel():
                 body.close()
             raise

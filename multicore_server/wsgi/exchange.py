@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.events import _set_running_loop
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future
 from types import coroutine
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 from starlette.types import Receive, Send
 
 from multicore_server.wsgi.response import Batch, ClientLeft
+
+
+def _yes() -> bool:
+    return True
 
 
 class Exchange:
@@ -26,6 +30,7 @@ class Exchange:
         "_send",
         "_task",
         "_watcher",
+        "body_is_complete",
         "gone",
         "suspended",
     )
@@ -39,6 +44,7 @@ class Exchange:
         self._in_flight: Future[None] | None = None
         self._backlog: list[Batch] = []
         self.suspended: _Suspended | None = None  # what write() could not finish
+        self.body_is_complete: Callable[[], bool] = _yes  # until then, receive() is the app's
         self.gone = False  # the client disconnected, or the server aborts the request
 
     async def transmit(self, batch: Batch) -> None:
@@ -50,7 +56,7 @@ class Exchange:
             await self._send(message)
         if complete:
             return
-        if self._watcher is None:
+        if self._watcher is None and self.body_is_complete():
             self._watcher = self._loop.create_task(self._watch())
         await asyncio.sleep(0)
 

@@ -19,7 +19,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     port, threads, http, loop = sys.argv[1:]
-    bridge = WSGIBridge(importlib.import_module("app").app, threads=int(threads), spool_dir=".")
+    bridge = WSGIBridge(importlib.import_module("app").app, threads=int(threads), spool_dirs=["."])
     config = uvicorn.Config(
         bridge,
         port=int(port),

@@ -148,7 +148,7 @@ def test_bodies(threads: int, tmp_path: Path) -> None:
     chunked = scope("POST", headers=[(b"transfer-encoding", b"chunked")])
     assert call(reading, chunked, Client(b"ab", b"", b"cd"), threads=threads).body == b"BytesIO 4 abcd"
     pieces = [b"x" * 600_000] * 4
-    client = call(reading, chunked, Client(*pieces), threads=threads, spool_dir=str(tmp_path))
+    client = call(reading, chunked, Client(*pieces), threads=threads, spool_dirs=[str(tmp_path)])
     assert not client.body.startswith(b"BytesIO 2400000")
     assert client.body.endswith(b" 2400000 " + b"x" * 2_400_000)
 
