@@ -20,7 +20,7 @@ async def read_body(receive: Receive, spool_dirs: Sequence[str | None] = (None,)
     """Read the whole request body, up to 1 MiB in memory, a larger one in a temporary file.
 
     An inline app blocks the loop's thread, so no data could arrive while the app reads. Returns None if the
-    client disconnected. Raises OSError if there is no room for the body; what it took is free again then.
+        client disconnected. Raises OSError if there is no room for the body; it leaves nothing behind then.
     """
     body: BinaryIO = io.BytesIO()
     try:

@@ -55,8 +55,8 @@ class WSGIBridge:
 
     `threads` is the size of the thread pool; 1 means inline. `errors` is ``wsgi.errors``, by default stderr.
     `script_name` is the prefix at which the app is mounted; it is removed from the path if the proxy did not
-    remove it. `header_map` is gunicorn's setting for names with an underscore. `spool_dirs` are the
-    directories for large request bodies; the first that has room takes one.
+    remove it. `header_map` is gunicorn's setting for headers with a ``_`` in their name. `spool_dirs` are the
+    directories for large request bodies; the first that takes a file is used, None is Python's own choice.
     """
 
     def __init__(
