@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from multicore_server.connections.dispatcher import KEPT, Dispatcher
-from multicore_server.connections.inboxes import Handed, Kind
+from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher, Swept
+from multicore_server.connections.inboxes import Handed, Kind, Sent
+from multicore_server.connections.leaving import Leaving
 from multicore_server.connections.protocol import (
     CONNECTIONS,
     IN_HAND,
@@ -21,7 +24,8 @@ from multicore_server.connections.protocol import (
 from multicore_server.ipc.heartbeat import UNATTENDED
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 
-TAKE = 64  # connections taken from the inbox before others get a turn
+TAKE = 64  # connections that are accepted before others get a turn
+TURNS = 15  # of the loop in which inboxes are swept, after each heartbeat
 READ = 0.005  # seconds in which a connection that was taken has been read, if its request was there
 ACCEPTED = Item.ACCEPTED.value
 
@@ -77,6 +81,7 @@ class Acceptor:
             self.state.set_aside = dispatcher.set_aside
             self.state.hand_over = dispatcher.rebalance
             self.state.sheds = self._sheds
+            self.state.leave_soon = Leaving(self.state, self._loop).soon
             dispatcher.open()
             self.take_on()
 
@@ -84,6 +89,11 @@ class Acceptor:
         """From now on idle connections leave, all of them. May run inside a signal handler."""
         if self.dispatcher is not None:
             self.state.hand_over = self.dispatcher.hand_over
+
+    def hurry(self) -> None:
+        """The drain's time is over soon: it no longer counts how many connections wait for siblings."""
+        if self.dispatcher is not None:
+            self.state.hand_over = partial(self.dispatcher.hand_over, enough=math.inf)
 
     def beat(self, connections: int, answered: int) -> None:
         """At each heartbeat: look after what others have left behind, and at how even the shares are."""
@@ -94,12 +104,12 @@ class Acceptor:
         dispatcher.beat(connections, answered, free=gate.is_open)
         if self.state.draining:
             return
-        self._adopt_all(dispatcher.sweep())
+        self._place_anew(dispatcher.sweep)
         self.take_on()
         # What could not be taken for long, siblings may have time for meanwhile; and an app that is asked
         # without a pause must not keep new connections waiting for ever.
         if not self._taking and time.monotonic() - self._refused_at > UNATTENDED:
-            self._adopt_all(dispatcher.place_inbox_anew())
+            self._place_anew(dispatcher.place_inbox_anew)
         dispatcher.measure_surplus()
 
     @property
@@ -172,27 +182,26 @@ class Acceptor:
                 self._loop.remove_reader(listener)
 
     def _take(self) -> None:
-        """Take what lies in the inbox. Inline, one that takes long would hold up what siblings could answer:
-        then only while no request of our own awaits its response, and one after the other."""
+        """Take what lies in the inbox, some of it.
+
+        Inline, what takes long would hold up what siblings could answer: new connections are taken only while
+        no request of our own awaits its response, and one after the other.
+        """
         assert self.dispatcher is not None
-        if self.state.gate.inline:
-            if self.state.gate.is_open:
-                self._take_one()
+        taken = self.dispatcher.take() if self.state.gate.is_open else []
+        self._adopt_all(taken)
+        if self.state.gate.inline and (not taken or any(handed.kind is Kind.NEW for handed in taken)):
             self._take_no_more()
             self._loop.call_later(READ, self.take_on)
-            return
-        for _ in range(min(self.dispatcher.waiting, TAKE)):
-            if not self._take_one():  # there is no descriptor left, or another worker was first
-                self._take_no_more()
-                return
+        elif not taken and self.dispatcher.waiting:  # no descriptors are left
+            self._take_no_more()
 
-    def _take_one(self) -> bool:
-        assert self.dispatcher is not None
-        handed = self.dispatcher.take()
-        if handed is None:
-            return False
-        self._adopt_soon(handed)
-        return True
+    def _place_anew(self, some: Callable[[], Swept], turns: int = TURNS) -> None:
+        """Place what lies in inboxes, some in each turn of the loop. It may come to lie in one again."""
+        swept = some()
+        self._adopt_all(swept.kept)
+        if swept.placed and turns and not self.state.draining:
+            self._loop.call_soon(self._place_anew, some, turns - 1)
 
     def _adopt_all(self, connections: list[Handed]) -> None:
         for handed in connections:
@@ -206,7 +215,8 @@ class Acceptor:
     async def _adopt(self, handed: Handed) -> None:
         """Make a connection our own that was accepted by hand, here or by another worker."""
         kind, connection = handed
-        if self.state.gate.waits and self.state.set_aside(kind, connection.fileno()) is not KEPT:
+        waits = kind is Kind.NEW and self.state.gate.waits
+        if waits and self.state.set_aside([Sent(kind, connection.fileno())]) is SENT:
             connection.close()
             self._uncount(kind)
             return
@@ -243,7 +253,8 @@ class Acceptor:
             self.dispatcher.close()
             self._adopt_all(self.dispatcher.empty())
             if not self.has_sibling:
-                self._adopt_all(self.dispatcher.sweep())
+                while (swept := self.dispatcher.sweep()).placed:
+                    self._adopt_all(swept.kept)
         if not self.others_serve:
             for listener in listeners:
                 self._accept_backlog(listener)

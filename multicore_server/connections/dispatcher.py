@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from multicore_server.connections.handover import Handover
-from multicore_server.connections.inboxes import Handed, Kind
-from multicore_server.connections.siblings import Siblings
+from multicore_server.connections.inboxes import Handed, Kind, Sent
+from multicore_server.connections.siblings import BUSY, CLOSED, OPEN, Siblings
 from multicore_server.ipc.scoreboard import Item, Row
 
 CLOSE_PATIENCE = 0.1  # seconds for the lock, where nothing waits behind it
 WORTHWHILE = 0.001  # seconds: a wait below this does not pay for a hand-over
 QUIET = 10.0  # seconds between two log lines about the same trouble
+SWEEP = 64  # connections of one inbox that are placed anew before others get a turn
+# Connections in the inbox of a sibling above which it gets no idle ones: here they are served meanwhile, so
+# the sibling's pace decides. It is what a sibling takes within some 25 ms.
+ENOUGH = 256
 
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
@@ -35,13 +41,21 @@ class Outcome(Enum):
 KEPT, SENT = Outcome.KEPT, Outcome.SENT
 
 
+class Swept(NamedTuple):
+    """What became of connections that lay in inboxes."""
+
+    kept: list[Handed]  # they are counted here, and to be adopted
+    placed: int  # all that were taken out
+
+
 class Dispatcher:
     """Belongs to the worker that has ``slot`` and ``row``.
 
     ``inline``: the worker does one thing at a time. What stays with it while something is in hand waits in
     its inbox, where siblings can take it: what is in hand may take long.
 
-    What `take`, `empty`, `sweep` and `place_inbox_anew` return is counted as this worker's, which adopts it.
+    The connections that `take`, `empty`, `sweep` and `place_inbox_anew` return are counted as this worker's,
+    which adopts them.
     """
 
     def __init__(self, handover: Handover, slot: int, row: Row, *, inline: bool = False) -> None:
@@ -49,7 +63,7 @@ class Dispatcher:
         self.surplus = 0  # connections that a sibling should have
         self._handover = handover
         self._inboxes = handover.inboxes
-        self._slot = slot
+        self.slot = slot
         self.row = row
         self._inline = inline
         self._complained = 0.0
@@ -61,7 +75,7 @@ class Dispatcher:
     def open(self) -> None:
         """Siblings may send connections from now on."""
         self._open = True
-        self.row[Item.ACCEPTING] = 1
+        self.row[Item.ACCEPTING] = OPEN
 
     def close(self) -> None:
         """Take no more connections. Under the lock: what was sent here before can be found in the inbox."""
@@ -70,7 +84,7 @@ class Dispatcher:
         closed = False
         while not closed and time.monotonic() < deadline:
             with self._handover.locked() as closed:
-                self.row[Item.ACCEPTING] = 0
+                self.row[Item.ACCEPTING] = CLOSED
 
     def beat(self, connections: int, answered: int, *, free: bool = True) -> None:
         """At each heartbeat: how many connections are open, and how many requests have been answered.
@@ -80,7 +94,7 @@ class Dispatcher:
         """
         self.row[CONNECTIONS] = connections
         if self._open:
-            self.row[Item.ACCEPTING] = free or answered != self._answered
+            self.row[Item.ACCEPTING] = OPEN if free or answered != self._answered else BUSY
         now = time.monotonic()
         rate = (answered - self._answered) / (now - self._beat_at)
         self._answered, self._beat_at = answered, now
@@ -102,46 +116,53 @@ class Dispatcher:
         if kind is Kind.NEW and self.row[IN_HAND] + 1 <= self._slack:
             self._count(kind)
             return KEPT
-        return self._place(kind, descriptor)
+        return self._place([Sent(kind, descriptor)])
 
-    def _place(self, kind: Kind, descriptor: int) -> Outcome:
+    def _place(self, connections: Sequence[Sent]) -> Outcome:
+        """Place connections together."""
         if not self.siblings.serving():
-            self._count(kind)
-            return KEPT
+            return self._keep(connections)
         with self._handover.locked() as locked:
-            target = self.siblings.least_loaded() if locked else self._slot
-            waits = self._inline and self.row[IN_HAND] > 0
-            if (target == self._slot and not waits) or self._send(target, kind, descriptor) is KEPT:
-                self._count(kind)
-                return KEPT
-            self.row[HANDED_OVER] += target != self._slot
+            target = self.siblings.least_loaded() if locked else self.slot
+            waits = self._inline and self.row[IN_HAND] > 0 and connections[0].kind is Kind.NEW
+            if (target == self.slot and not waits) or self._send(target, connections) is KEPT:
+                return self._keep(connections)
+            self.row[HANDED_OVER] += len(connections) if target != self.slot else 0
             return SENT
 
-    def hand_over(self, kind: Kind, descriptor: int) -> Outcome:
-        """Give a connection to a sibling; it is kept if there is none, or no way."""
+    def _keep(self, connections: Sequence[Sent] | Sequence[Handed]) -> Outcome:
+        for connection in connections:
+            self._count(connection.kind)
+        return KEPT
+
+    def hand_over(self, connections: Sequence[Sent], enough: float = ENOUGH) -> Outcome:
+        """Give idle connections to a sibling, all of them to one; they are kept if there is none, or no way,
+        or if ``enough`` wait for it already."""
         if not self.siblings.serving():
             return KEPT
         with self._handover.locked() as locked:
             target = self.siblings.best() if locked else None
-            return KEPT if target is None else self._migrate(target, kind, descriptor)
-
-    def rebalance(self, kind: Kind, descriptor: int) -> Outcome:
-        """Give a connection to the sibling that has the fewest, if that makes the two more even."""
-        self.surplus -= 1
-        with self._handover.locked() as locked:
-            target, connections = self.siblings.fewest()
-            if not locked or self.row[CONNECTIONS] - connections <= 1:
+            if target is None or self._inboxes.waiting(target) >= enough:
                 return KEPT
-            return self._migrate(target, kind, descriptor)
+            return self._migrate(target, connections)
 
-    def set_aside(self, kind: Kind, descriptor: int) -> Outcome:
-        """Put a connection that would wait here into an inbox: the least loaded worker's, or its own."""
+    def rebalance(self, connections: Sequence[Sent]) -> Outcome:
+        """Give connections to the sibling that has the fewest, if that makes the two more even."""
+        self.surplus -= len(connections)
+        with self._handover.locked() as locked:
+            target, fewest = self.siblings.fewest()
+            if not locked or self.row[CONNECTIONS] - fewest < 2 * len(connections):
+                return KEPT
+            return self._migrate(target, connections)
+
+    def set_aside(self, connections: Sequence[Sent]) -> Outcome:
+        """Put connections that would wait here into an inbox: the least loaded worker's, or its own."""
         if not self.siblings.serving():
             return KEPT
         with self._handover.locked() as locked:
-            target = self.siblings.least_loaded() if locked else self._slot
-            outcome = self._send(target, kind, descriptor)
-            self.row[HANDED_OVER] += outcome is SENT and target != self._slot
+            target = self.siblings.least_loaded() if locked else self.slot
+            outcome = self._send(target, connections)
+            self.row[HANDED_OVER] += len(connections) if outcome is SENT and target != self.slot else 0
             return outcome
 
     def measure_surplus(self) -> None:
@@ -151,14 +172,14 @@ class Dispatcher:
         fewest = self.siblings.fewest()[1] if own > 1 else own
         self.surplus = int(max(0.0, own - fewest) / 2)
 
-    def _migrate(self, target: int, kind: Kind, descriptor: int) -> Outcome:
-        outcome = self._send(target, kind, descriptor)
-        self.row[MIGRATED] += outcome is SENT
+    def _migrate(self, target: int, connections: Sequence[Sent]) -> Outcome:
+        outcome = self._send(target, connections)
+        self.row[MIGRATED] += len(connections) if outcome is SENT else 0
         return outcome
 
-    def _send(self, target: int, kind: Kind, descriptor: int) -> Outcome:
+    def _send(self, target: int, connections: Sequence[Sent]) -> Outcome:
         try:
-            self._inboxes.send(target, kind, descriptor)
+            self._inboxes.send(target, connections)
         except OSError as exc:  # the inbox is full, or too many descriptors are on their way
             self.complain(f"a connection could not be handed to instance={target} (%s) and stays here", exc)
             return KEPT
@@ -184,60 +205,70 @@ class Dispatcher:
     @property
     def inbox(self) -> int:
         """The descriptor that is readable when something lies in this slot's inbox."""
-        return self._inboxes.reader(self._slot).fileno()
+        return self._inboxes.reader(self.slot).fileno()
 
     @property
     def waiting(self) -> int:
         """How many connections lie in this slot's inbox."""
-        return self._inboxes.waiting(self._slot)
+        return self._inboxes.waiting(self.slot)
 
-    def take(self) -> Handed | None:
-        """Take one connection from this slot's inbox."""
-        handed = self._receive(self._slot)
-        if handed is not None:
-            self._count(handed.kind)
-        return handed
+    def take(self) -> list[Handed]:
+        """Take the connections of one message from this slot's inbox. None though some are `waiting`: there
+        are no descriptors left for them."""
+        taken = self._receive(self.slot)
+        self._keep(taken)
+        return taken
 
     def empty(self) -> list[Handed]:
         """Hand over what is in this slot's inbox, from a worker that retires; what nobody takes is kept."""
         kept = []
-        for handed in self._received(self._slot):
-            if self.hand_over(handed.kind, handed.connection.fileno()) is SENT:
-                handed.connection.close()
+        for message in self._received(self.slot):
+            if self.hand_over(_sent(message), math.inf) is SENT:
+                _close(message)
             else:
-                self._count(handed.kind)
-                kept.append(handed)
+                self._keep(message)
+                kept += message
         return kept
 
-    def place_inbox_anew(self) -> list[Handed]:
-        """Place anew what lies in this slot's own inbox."""
-        return self._place_anew(self._slot)
+    def place_inbox_anew(self) -> Swept:
+        """Place anew what lies in this slot's own inbox, some of it."""
+        return self._place_anew([self.slot])
 
-    def sweep(self) -> list[Handed]:
-        """Place anew what lies in the inboxes that nobody looks after."""
-        slots = [slot for slot in self.siblings.unattended() if self._inboxes.waiting(slot)]
-        return [handed for slot in slots for handed in self._place_anew(slot)]
+    def sweep(self) -> Swept:
+        """Place anew what lies in the inboxes that nobody looks after, some of it."""
+        return self._place_anew([slot for slot in self.siblings.unattended() if self._inboxes.waiting(slot)])
 
-    def _place_anew(self, slot: int) -> list[Handed]:
-        kept = []
-        for handed in self._received(slot):
-            if self._place(handed.kind, handed.connection.fileno()) is KEPT:
-                kept.append(handed)
-            else:
-                handed.connection.close()
-        return kept
+    def _place_anew(self, slots: Sequence[int]) -> Swept:
+        kept: list[Handed] = []
+        placed = 0
+        for slot in slots:
+            for message in self._received(slot, SWEEP):
+                placed += len(message)
+                if self._place(_sent(message)) is KEPT:
+                    kept += message
+                else:
+                    _close(message)
+        return Swept(kept, placed)
 
-    def _received(self, slot: int) -> Iterator[Handed]:
-        """What is in an inbox now: some of it may be sent there again."""
-        for _ in range(self._inboxes.waiting(slot)):
-            handed = self._receive(slot)
-            if handed is None:
-                return
-            yield handed
+    def _received(self, slot: int, most: float = math.inf) -> Iterator[list[Handed]]:
+        """The messages that are in an inbox now, up to so many connections: some may be sent there again."""
+        left = min(self._inboxes.waiting(slot), most)
+        while left > 0 and (message := self._receive(slot)):
+            left -= len(message)
+            yield message
 
-    def _receive(self, slot: int) -> Handed | None:
+    def _receive(self, slot: int) -> list[Handed]:
         try:
             return self._inboxes.receive(slot)
         except OSError as exc:  # no descriptors left
             self.complain("a connection could not be taken (%s) and waits on", exc)
-            return None
+            return []
+
+
+def _sent(message: Sequence[Handed]) -> list[Sent]:
+    return [Sent(handed.kind, handed.connection.fileno()) for handed in message]
+
+
+def _close(message: Sequence[Handed]) -> None:
+    for handed in message:
+        handed.connection.close()

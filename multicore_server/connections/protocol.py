@@ -8,19 +8,16 @@ nothing to a client whose response is the last.)
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
-from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.inline import OpenGate
 from multicore_server.connections.limits import Limits, strict
 from multicore_server.hosts import Feature, lacks
@@ -37,11 +34,11 @@ WAITING = 1  # it waits for its first request
 ASKED = 2  # a request has begun to arrive
 
 
-Send = Callable[[Kind, int], Outcome]  # takes a connection's kind and its descriptor
+Send = Callable[[Sequence[Sent]], Outcome]
 
 
-def keep(kind: Kind, descriptor: int) -> Outcome:  # noqa: ARG001 - as `Send`
-    """Where there is nobody to give a connection to."""
+def keep(connections: Sequence[Sent]) -> Outcome:  # noqa: ARG001 - as `Send`
+    """Where there is nobody to give connections to."""
     return KEPT
 
 
@@ -57,11 +54,12 @@ class ConnectionsState(ServerState):
         super().__init__()
         self.row = row
         self.gate = gate
-        self.dispatch: Send | None = None
+        self.dispatch: Callable[[Kind, int], Outcome] | None = None
         self.tell: Callable[[MovableProtocol], None] | None = None
         self.progressed = gate.progressed
-        self.hand_over: Send = keep  # gives an idle connection to a sibling
-        self.set_aside: Send = keep  # puts one that would wait here for long where siblings can take it
+        self.hand_over: Send = keep  # gives idle connections to a sibling
+        self.set_aside: Send = keep  # puts what would wait here for long where siblings can take it
+        self.leave_soon: Callable[[MovableProtocol], None] | None = None
         self.sheds: Callable[[], bool] = lambda: False  # whether idle connections are to leave
         self.limits = Limits()
         self.draining = False
@@ -130,6 +128,7 @@ class MovableProtocol:
             elif state.dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is SENT:
                 self.moved = True
                 transport.abort()  # closes our descriptor only: a sibling has another
+                self.break_cycles()
                 return
         self._made(transport)
         if state.draining:  # its time to send a request begins now
@@ -205,7 +204,7 @@ class MovableProtocol:
         self.answered_at = time.monotonic()
         if not self.idle:
             self.announce_end()
-        elif self.server_state.moving:
+        else:
             self.leave_soon()
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
@@ -226,50 +225,56 @@ class MovableProtocol:
         return self.server_state.sheds() and self.transport.get_extra_info("sslcontext") is None
 
     def leave_soon(self) -> None:
-        """Go to a sibling before the next request is read."""
-        if self.can_leave and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self.loop.call_soon(self.leave, True)
+        """Go to a sibling before the next request is read, if it may."""
+        leave_soon = self.server_state.leave_soon
+        if leave_soon is not None:
+            leave_soon(self)
 
-    def leave(self, paused: bool = False) -> bool:
-        """Go to a sibling, if nothing of a request has come and nothing of a response is left to be sent.
-
-        ``paused``: reading was paused for this, so it goes on if the connection stays.
-        """
+    @property
+    def is_movable(self) -> bool:
+        """Whether nothing of a request has come and nothing of a response is left to be sent."""
         transport = self.transport
         if self.moved or transport.is_closing():
             return False
         # A response may come before the request's body has.
         arriving = self.cycle is not None and self.cycle.more_body
-        movable = self.idle and not arriving and not transport.get_write_buffer_size()
-        if movable and self._go(self.server_state.hand_over):
-            return True
-        if paused:  # by us: uvicorn has its own reasons
-            transport.resume_reading()
-        return False
+        return self.idle and not arriving and not transport.get_write_buffer_size()
 
     def set_aside(self) -> None:
         """The app is about to have this thread, for an unknown time: wait where siblings can take it."""
         transport = self.transport
-        if not transport.is_closing() and transport.get_extra_info("sslcontext") is None:
-            self._go(self.server_state.set_aside)
+        if transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
+            return
+        if self.server_state.set_aside([self.sent]) is SENT:
+            self.let_go()
 
-    def _go(self, send: Send) -> bool:
+    @property
+    def sent(self) -> Sent:
+        """What goes into an inbox for it."""
         kind = Kind.NEW if self.phase == WAITING else Kind.KEPT_ALIVE
-        if send(kind, self.transport.get_extra_info("socket").fileno()) is KEPT:
-            return False
+        return Sent(kind, self.transport.get_extra_info("socket").fileno())
+
+    def let_go(self) -> None:
+        """It is another worker's now: close our descriptor alone, and hold nothing of it."""
         self.moved = True
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # of the protocol
         self.connections.discard(self)
         self.row[CONNECTIONS] = len(self.connections)
         self.finish()
-        self.transport.abort()  # closes our descriptor only
-        return True
+        self.transport.abort()
+        self.break_cycles()
+
+    def break_cycles(self) -> None:
+        """What uvicorn's ``connection_lost`` does, which is not called for a connection that has moved."""
 
 
 class MovableHttpTools(MovableProtocol):
     scope: Any
     pipeline: Any
+    parser: Any
+
+    def break_cycles(self) -> None:
+        self.parser = None  # it has our methods
 
     @property
     def is_awaited(self) -> bool:
@@ -323,33 +328,3 @@ def movable(protocol: Any) -> Any:
         "_complete": protocol.on_response_complete,
     }
     return type(name, (mixin, protocol), own)
-
-
-def is_handshaking(connection: Any) -> bool:
-    """Whether this is a WebSocket whose app has neither accepted nor refused it yet: a begun request."""
-    if hasattr(connection, "handshake_complete"):
-        return not connection.handshake_complete
-    event = getattr(connection, "handshake_completed_event", None)
-    return event is not None and not event.is_set()
-
-
-def hang_up(transport: Any) -> None:
-    """A TLS connection that is closed waits for its client's goodbye, and a client's pool may never say it.
-
-    Once ours is sent, an end of what we read stands for it: the rest of the way is the transport's own.
-    """
-    if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
-        return
-    connection = transport.get_extra_info("socket")
-    if connection is None:  # closed meanwhile, and so it may be below
-        return
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RD)
-
-
-def shut(connection: Any) -> None:
-    """Close it; a WebSocket says why."""
-    if isinstance(connection, MovableProtocol):
-        connection.transport.close()
-    else:
-        connection.shutdown()

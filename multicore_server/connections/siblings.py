@@ -14,6 +14,11 @@ from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Row
 
 SAMPLE = 8  # candidates for one choice: it stays cheap with any number of workers
 
+# The values of Item.ACCEPTING.
+CLOSED = 0.0  # it takes no more connections
+BUSY = 0.5  # it takes none now, and will again
+OPEN = 1.0
+
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
 
@@ -40,7 +45,7 @@ class Siblings:
         return self._serving
 
     def exist(self) -> bool:
-        """Whether a sibling takes connections, now or when it is no longer blocked."""
+        """Whether a sibling takes connections, now or when it is no longer blocked or busy."""
         return any(row[Item.ACCEPTING] for _, row in self.serving())
 
     def none_serve(self) -> bool:
@@ -51,7 +56,7 @@ class Siblings:
         """The slot that gets the next connection: its own on a tie, and where nobody can take it."""
         row, waiting = self._row, self._waiting(self._slot)
         load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
-        own = Candidate(self._slot, load, True, 0.0) if row[Item.ACCEPTING] else None
+        own = Candidate(self._slot, load, True, 0.0) if row[Item.ACCEPTING] == OPEN else None
         chosen = least_loaded(own, self._candidates(), time.monotonic())
         return self._slot if chosen is None else chosen
 
@@ -73,7 +78,7 @@ class Siblings:
         now = time.monotonic()
         attended = {self._slot}
         for slot, row in self.serving():
-            if row[Item.ACCEPTING] and now - row[Item.HEARTBEAT] < UNATTENDED:
+            if row[Item.ACCEPTING] == OPEN and now - row[Item.HEARTBEAT] < UNATTENDED:
                 attended.add(slot)
         return [slot for slot in range(self._board.used_slots) if slot not in attended]
 
@@ -84,4 +89,4 @@ class Siblings:
         for slot, row in siblings:
             waiting = self._waiting(slot)
             load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
-            yield Candidate(slot, load, bool(row[Item.ACCEPTING]), row[Item.HEARTBEAT])
+            yield Candidate(slot, load, row[Item.ACCEPTING] == OPEN, row[Item.HEARTBEAT])

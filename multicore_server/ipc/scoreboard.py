@@ -34,7 +34,7 @@ class Item(IntEnum):
     UNIQUE_MEMORY_AT = 2  # seconds
     MEMORY_LIMIT = 3  # bytes, written by the arbiter; 0 is no limit
     SERVING = 4  # 1 while it is the arbiter's choice for its slot; written by the arbiter
-    ACCEPTING = 5  # 1 while it takes connections
+    ACCEPTING = 5  # 1 while it takes connections, 0.5 where it will again, 0 where it will not
     IN_HAND = 6  # requests, and connections that wait for their first
     CONNECTIONS = 7
     RESIDENT_MEMORY = 8  # bytes, written by the arbiter

@@ -45,7 +45,6 @@ WHEN_SET = {
 }
 
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Python finds no directory of its own for temporary files
 FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 

@@ -17,26 +17,17 @@ from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
 from multicore_server.connections.inline import InlineGate, OpenGate
 from multicore_server.connections.limits import limits_of, sweep
-from multicore_server.connections.protocol import (
-    ConnectionsState,
-    MovableProtocol,
-    hang_up,
-    is_handshaking,
-    shut,
-)
+from multicore_server.connections.protocol import ConnectionsState, MovableProtocol
 from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.worker.context import WorkerContext
+from multicore_server.worker.drain import Drain, shut
 
 LOOP_LAG = Item.LOOP_LAG.value
 
 logger = logging.getLogger("gunicorn.error")
 
 SWEEP = 1.0  # seconds between two looks for clients that take too long
-LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
-HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
-FAREWELL = 0.5  # seconds before the end of graceful_timeout at which WebSockets are told
-LOOK = 0.02  # seconds between two looks at the connections that are left
 LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
@@ -226,7 +217,7 @@ class WorkerServer(uvicorn.Server):
         await self.acceptor.close(sockets or [])
         deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
         if not self.force_exit:
-            await self._drain(deadline)
+            await Drain(self.state, self.acceptor, deadline, self._tick_in_drain).run()
         await self._cancel_requests()
         for connection in list(self.server_state.connections):
             shut(connection)
@@ -234,34 +225,9 @@ class WorkerServer(uvicorn.Server):
         if self._gave_up:
             self.worker.end_in_any_case()
 
-    async def _drain(self, deadline: float) -> None:
-        """Wait for the requests that have begun to arrive to be answered and for the connections to close."""
-        started = time.monotonic()
-        told: set[Any] = set()
-        while self._is_busy(started) and time.monotonic() < deadline and not self.force_exit:
-            await self.on_tick(0)  # the Date header
-            # A successor may come late.
-            self.state.moving = self.acceptor.has_sibling
-            for connection in list(self.server_state.connections):
-                if connection.transport.is_closing():
-                    hang_up(connection.transport)
-                elif isinstance(connection, MovableProtocol):
-                    if not (connection.can_leave and connection.leave()):
-                        _let_go(connection, started)
-                elif connection in told or is_handshaking(connection):
-                    continue
-                elif not self.acceptor.others_serve or time.monotonic() >= deadline - FAREWELL:
-                    told.add(connection)
-                    connection.shutdown()  # WebSockets get 1012, "service restart"
-            await asyncio.sleep(LOOK)
-
-    def _is_busy(self, drain_started: float) -> bool:
-        if self.server_state.connections or self.server_state.tasks:
-            return True
-        # A TLS connection is not among the connections before its handshake is done. Adopted here, its task
-        # tells; accepted by uvicorn (scheduling = shared), nothing does.
-        unseen = LINGER if self.config.ssl and self.acceptor.dispatcher is None else LOOK
-        return time.monotonic() < drain_started + (HANDSHAKE if self.acceptor.adopting else unseen)
+    async def _tick_in_drain(self) -> bool:
+        await self.on_tick(0)  # the Date header
+        return self.force_exit
 
     async def _cancel_requests(self) -> None:
         """What is not done by now gets a moment to say so to its client: uvicorn answers 500."""
@@ -284,14 +250,3 @@ class WorkerServer(uvicorn.Server):
         except asyncio.TimeoutError:
             text = "the app's lifespan shutdown took too long; ending without it"
             logger.error("%s %s", self.worker.identity, text)
-
-
-def _let_go(connection: Any, drain_started: float) -> None:
-    """Close a connection that has been idle for a while; tell the others that this is the end."""
-    if connection.transport.get_write_buffer_size():  # its client is still reading
-        connection.answered_at = time.monotonic()
-    idle_since = max(drain_started, connection.answered_at)
-    if connection.idle and time.monotonic() >= idle_since + LINGER:
-        connection.transport.close()
-    else:
-        connection.announce_end()

@@ -20,7 +20,7 @@ from multicore_server.connections import acceptor as module
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
 from multicore_server.connections.handover import Handover
-from multicore_server.connections.inboxes import Handed, Kind
+from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.connections.inline import InlineGate, OpenGate
 from multicore_server.connections.protocol import CONNECTIONS, IN_HAND, UNREAD
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
@@ -94,7 +94,7 @@ class Workplace:
     def send_to_inbox(self, kind: Kind = Kind.NEW, slot: int = 0) -> socket.socket:
         ours, theirs = socket.socketpair()
         with ours:
-            self.handover.inboxes.send(slot, kind, ours.fileno())
+            self.handover.inboxes.send(slot, [Sent(kind, ours.fileno())])
         theirs.setblocking(False)
         self.clients.append(theirs)
         return theirs

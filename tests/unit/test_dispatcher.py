@@ -17,7 +17,7 @@ from multicore_server.connections import dispatcher as module
 from multicore_server.connections import siblings
 from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher
 from multicore_server.connections.handover import Handover
-from multicore_server.connections.inboxes import Handed, Kind
+from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.ipc.heartbeat import STALE
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 
@@ -53,8 +53,8 @@ class Fleet:
 
     def take_all(self, dispatcher: Dispatcher) -> int:
         count = 0
-        while handed := dispatcher.take():
-            count += self.adopt([handed])
+        while taken := dispatcher.take():
+            count += self.adopt(taken)
         return count
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ def build() -> Iterator[Build]:
 
 def fill(fleet: Fleet, slot: int) -> None:
     while True:
-        fleet.handover.inboxes.send(slot, Kind.NEW, fleet.descriptor)
+        fleet.handover.inboxes.send(slot, [Sent(Kind.NEW, fleet.descriptor)])
 
 
 def load(fleet: Fleet) -> list[float]:
@@ -122,7 +122,7 @@ def test_a_quick_worker_keeps_what_it_answers_at_once(build: Build) -> None:
 
 def test_kept_alive_connections_are_not_in_hand(build: Build) -> None:
     fleet = build(2)
-    assert fleet.dispatchers[0].hand_over(Kind.KEPT_ALIVE, fleet.descriptor) is SENT
+    assert fleet.dispatchers[0].hand_over([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is SENT
     assert fleet.take_all(fleet.dispatchers[1]) == 1
     assert (fleet.dispatchers[1].row[Item.IN_HAND], fleet.dispatchers[1].row[Item.CONNECTIONS]) == (0, 1)
 
@@ -131,8 +131,8 @@ def test_kept_alive_connections_are_not_in_hand(build: Build) -> None:
 def test_an_unattended_inbox_is_swept(build: Build, how: str) -> None:
     fleet = build(3)
     for _ in range(6):
-        fleet.handover.inboxes.send(2, Kind.NEW, fleet.descriptor)
-    assert fleet.dispatchers[0].sweep() == []
+        fleet.handover.inboxes.send(2, [Sent(Kind.NEW, fleet.descriptor)])
+    assert fleet.dispatchers[0].sweep() == ([], 0)
     assert fleet.waiting() == [0, 0, 6]  # its owner is well
     if how == "gone":
         fleet.serving.remove(2 * ROWS_PER_SLOT)
@@ -141,40 +141,40 @@ def test_an_unattended_inbox_is_swept(build: Build, how: str) -> None:
         fleet.dispatchers[2].row[Item.ACCEPTING] = 0
     else:
         fleet.dispatchers[2].row[Item.HEARTBEAT] -= STALE
-    assert fleet.adopt(fleet.dispatchers[0].sweep()) == 3
+    assert fleet.adopt(fleet.dispatchers[0].sweep().kept) == 3
     assert fleet.waiting() == [0, 3, 0]
 
 
 def test_the_last_worker_keeps_everything(build: Build) -> None:
     fleet = build(2)
-    fleet.handover.inboxes.send(1, Kind.NEW, fleet.descriptor)
+    fleet.handover.inboxes.send(1, [Sent(Kind.NEW, fleet.descriptor)])
     fleet.serving.clear()
     fleet.publish()
     last = fleet.dispatchers[0]
     assert last.dispatch(Kind.NEW, fleet.descriptor) is KEPT
-    assert last.hand_over(Kind.NEW, fleet.descriptor) is KEPT
+    assert last.hand_over([Sent(Kind.NEW, fleet.descriptor)]) is KEPT
     assert not last.siblings.exist()
-    assert fleet.adopt(last.sweep()) == 1
+    assert fleet.adopt(last.sweep().kept) == 1
 
 
 def test_a_retired_worker_leaves_all_to_its_successor(build: Build) -> None:
     fleet = build(1)
     old = fleet.dispatchers[0]
-    fleet.handover.inboxes.send(0, Kind.NEW, fleet.descriptor)
+    fleet.handover.inboxes.send(0, [Sent(Kind.NEW, fleet.descriptor)])
     new = fleet.dispatcher(0, 1)
     fleet.serving = {1}
     fleet.publish()
     old.close()
     assert old.siblings.exist()
     assert old.empty() == []
-    assert old.hand_over(Kind.KEPT_ALIVE, fleet.descriptor) is SENT
+    assert old.hand_over([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is SENT
     assert fleet.take_all(new) == 2
 
 
 def test_empty_without_siblings_adopts(build: Build) -> None:
     fleet = build(2)
     for _ in range(3):
-        fleet.handover.inboxes.send(0, Kind.NEW, fleet.descriptor)
+        fleet.handover.inboxes.send(0, [Sent(Kind.NEW, fleet.descriptor)])
     fleet.dispatchers[0].close()
     fleet.dispatchers[1].close()
     assert fleet.adopt(fleet.dispatchers[0].empty()) == 3
@@ -189,10 +189,10 @@ def test_a_surplus_is_shared_with_who_has_the_fewest(build: Build) -> None:
     for dispatcher in fleet.dispatchers:
         dispatcher.measure_surplus()
     assert [dispatcher.surplus for dispatcher in fleet.dispatchers] == [2, 0, 0]
-    assert first.rebalance(Kind.KEPT_ALIVE, fleet.descriptor) is SENT
+    assert first.rebalance([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is SENT
     first.row[Item.CONNECTIONS] = 3
     assert fleet.waiting() == [0, 1, 0], "what lies in an inbox counts"
-    assert first.rebalance(Kind.KEPT_ALIVE, fleet.descriptor) is KEPT, "3, 2, 2 is even"
+    assert first.rebalance([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is KEPT, "3, 2, 2 is even"
     assert first.row[Item.MIGRATED] == 1
     assert first.surplus == 0
 
@@ -203,7 +203,7 @@ def test_nothing_is_shared_with_nobody(build: Build) -> None:
     alone.row[Item.CONNECTIONS] = 6
     alone.measure_surplus()
     assert alone.surplus == 0
-    assert alone.rebalance(Kind.KEPT_ALIVE, fleet.descriptor) is KEPT
+    assert alone.rebalance([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is KEPT
 
 
 def test_what_stays_with_an_inline_worker_waits_in_its_inbox_while_something_is_in_hand(
@@ -222,22 +222,22 @@ def test_set_aside_goes_where_less_is_in_hand(build: Build) -> None:
     fleet = build(2)
     first, second = fleet.dispatchers
     first.row[Item.IN_HAND] = second.row[Item.IN_HAND] = 2
-    assert first.set_aside(Kind.NEW, fleet.descriptor) is SENT
+    assert first.set_aside([Sent(Kind.NEW, fleet.descriptor)]) is SENT
     first.row[Item.IN_HAND] = 3
-    assert first.set_aside(Kind.NEW, fleet.descriptor) is SENT
+    assert first.set_aside([Sent(Kind.NEW, fleet.descriptor)]) is SENT
     assert fleet.waiting() == [1, 1]
     second.close()
     fleet.serving.remove(ROWS_PER_SLOT)
     fleet.publish()
-    assert first.set_aside(Kind.NEW, fleet.descriptor) is KEPT, "who is alone keeps it"
+    assert first.set_aside([Sent(Kind.NEW, fleet.descriptor)]) is KEPT, "who is alone keeps it"
 
 
 def test_its_own_inbox_is_placed_anew(build: Build) -> None:
     fleet = build(2)
     fleet.dispatchers[0].row[Item.IN_HAND] = 1  # one that takes long
     for _ in range(3):
-        fleet.handover.inboxes.send(0, Kind.NEW, fleet.descriptor)
-    fleet.adopt(fleet.dispatchers[0].place_inbox_anew())
+        fleet.handover.inboxes.send(0, [Sent(Kind.NEW, fleet.descriptor)])
+    fleet.adopt(fleet.dispatchers[0].place_inbox_anew().kept)
     assert sum(load(fleet)) == 4
     assert load(fleet) == [2, 2]
 
@@ -272,7 +272,7 @@ def test_a_stopped_process_that_has_the_lock(build: Build) -> None:
         holder.send_signal(signal.SIGSTOP)
         started = time.monotonic()
         assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is KEPT
-        assert fleet.dispatchers[0].hand_over(Kind.KEPT_ALIVE, fleet.descriptor) is KEPT
+        assert fleet.dispatchers[0].hand_over([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is KEPT
         assert time.monotonic() - started < 0.1  # 2 ms, and what a busy machine adds
         fleet.dispatchers[1].close()
         assert time.monotonic() - started < 0.1 + 2 * module.CLOSE_PATIENCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from multicore_server.connections.dispatcher import KEPT, Outcome
-from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.inline import InlineGate
+from multicore_server.connections.leaving import Leaving, send_idle
 from tests.unit.fake_transport import GET, LAST, POST, Connections
 
 
@@ -75,9 +76,10 @@ class Counting(RuleBasedStateMachine):
         self.server = Connections(self.loop, self.http, gate)
         self.server.state.hand_over = self.server.state.set_aside = self.place
         self.server.state.sheds = lambda: True
+        self.server.state.leave_soon = Leaving(self.server.state, self.loop).soon
         self.all: list[Client] = []
 
-    def place(self, kind: Kind, descriptor: int) -> Outcome:
+    def place(self, connections: Sequence[Sent]) -> Outcome:
         return self.outcome
 
     # --- what can happen
@@ -144,7 +146,10 @@ class Counting(RuleBasedStateMachine):
     def leave(self, client: Client, soon: bool) -> None:
         if client.over:
             return
-        client.protocol.leave_soon() if soon else client.protocol.leave()
+        if soon:
+            client.protocol.leave_soon()
+        else:
+            send_idle([client.protocol], self.server.state)
         self.server.turn()
 
     @rule(moving=st.booleans())

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
-from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.inline import InlineGate, OpenGate
+from multicore_server.connections.leaving import Leaving, send_idle
 from multicore_server.connections.protocol import (
     ASKED,
     RESTING,
     WAITING,
     MovableH11,
     MovableHttpTools,
-    hang_up,
-    is_handshaking,
     movable,
-    shut,
 )
+from multicore_server.worker.drain import hang_up, is_handshaking, shut
 from tests.unit.fake_transport import GET, LAST, POST, Connections, FakeTransport
 
 Build = Callable[..., Connections]
@@ -51,16 +50,26 @@ class Siblings:
         self.outcome = outcome
         self.handed: list[tuple[Kind, int]] = []
 
-    def place(self, kind: Kind, descriptor: int) -> Outcome:
-        self.handed.append((kind, descriptor))
+    def place(self, connections: Sequence[Sent]) -> Outcome:
+        self.handed += connections
         return self.outcome
+
+    def dispatch(self, kind: Kind, descriptor: int) -> Outcome:
+        return self.place([Sent(kind, descriptor)])
 
 
 def sharing(server: Connections, outcome: Outcome = SENT) -> Siblings:
     siblings = Siblings(outcome)
     server.state.hand_over = server.state.set_aside = siblings.place
     server.state.sheds = lambda: True
+    server.state.leave_soon = Leaving(server.state, server.loop).soon
     return siblings
+
+
+def leave(connection: Any) -> bool:
+    """Whether it has left."""
+    send_idle([connection], connection.server_state)
+    return bool(connection.moved and connection.transport.aborted)
 
 
 def draining(server: Connections, *, moving: bool = False) -> None:
@@ -99,7 +108,7 @@ def test_a_kept_alive_connection_that_was_taken_is_not_in_hand_and_has_its_timer
 
 def test_one_that_a_sibling_gets_on_arrival_is_not_counted_here(build: Build) -> None:
     server, siblings = build(), Siblings()
-    server.state.dispatch = siblings.place
+    server.state.dispatch = siblings.dispatch
     connection = server.connect()
     server.turn()
     assert connection.moved
@@ -115,13 +124,13 @@ def test_a_body_that_comes_after_its_response_is_not_in_hand(build: Build) -> No
     server.answer()
     assert server.counts[:2] == (0, 0)
     sharing(server)
-    assert not connection.leave(), "the rest of the body would begin a sibling's request"
+    assert not leave(connection), "the rest of the body would begin a sibling's request"
     server.receive(connection, POST[-2:])
     assert server.counts[:2] == (0, 0)
-    assert not connection.leave(), "uvicorn does not say when the rest has come"
+    assert not leave(connection), "uvicorn does not say when the rest has come"
     server.receive(connection, GET)
     server.answer()
-    assert connection.leave()
+    assert leave(connection)
 
 
 def test_what_is_no_request_ends_the_connection_and_its_count(build: Build, caplog: Any) -> None:
@@ -164,19 +173,21 @@ def test_an_idle_connection_leaves_and_nothing_stays(build: Build) -> None:
     connection = server.connect(descriptor=9)
     server.receive(connection, GET)
     server.answer()
-    assert connection.leave()
+    assert leave(connection)
     server.turn()
     assert siblings.handed == [(Kind.KEPT_ALIVE, 9)]
     assert connection.transport.aborted, "its descriptor is closed without a TCP shutdown"
     assert connection.timeout_keep_alive_task is None
     assert server.counts == (0, 0, 0)
-    assert not connection.leave(), "it has left"
+    siblings.handed.clear()
+    assert send_idle([connection], server.state), "it has left"
+    assert siblings.handed == []
 
 
 def test_one_that_waits_for_its_first_request_leaves_as_new(build: Build) -> None:
     server = build()
     siblings = sharing(server)
-    assert server.connect().leave()
+    assert leave(server.connect())
     assert siblings.handed == [(Kind.NEW, 7)]
     assert server.counts[:2] == (0, 0)
 
@@ -187,7 +198,7 @@ def test_one_that_has_begun_to_ask_stays(build: Build, begun: bytes) -> None:
     siblings = sharing(server)
     connection = server.connect()
     server.receive(connection, begun)
-    assert not connection.leave()
+    assert not leave(connection)
     assert siblings.handed == []
 
 
@@ -204,7 +215,7 @@ def test_one_whose_response_is_not_sent_in_full_stays(build: Build) -> None:
     assert siblings.handed == []
     assert connection.transport.reading, "it is served on"
     connection.transport.unsent = 0
-    assert connection.leave()
+    assert leave(connection)
 
 
 def test_one_that_nobody_takes_is_served_on(build: Build) -> None:

@@ -23,6 +23,7 @@ from multicore_server.connections.protocol import movable
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.settings.table import Settings
+from multicore_server.worker import drain
 from multicore_server.worker import server as module
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.server import WorkerServer
@@ -35,8 +36,9 @@ Scheduling = Literal["least", "shared"]
 
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"LINGER": 0.05, "FAREWELL": 0.1, "LOOK": 0.005, "LIFESPAN_GRACE": 0.05}.items():
-        monkeypatch.setattr(module, name, seconds)
+    for name, seconds in {"LINGER": 0.05, "FAREWELL": 0.1, "LOOK": 0.005}.items():
+        monkeypatch.setattr(drain, name, seconds)
+    monkeypatch.setattr(module, "LIFESPAN_GRACE", 0.05)
 
 
 class Host:
@@ -301,7 +303,7 @@ def test_an_idle_connection_gets_a_moment_and_is_closed() -> None:
         client = await serving.kept_alive()
         took = await serving.drain()
         assert await serving.read(client) == b""
-        assert module.LINGER <= took < 1
+        assert drain.LINGER <= took < 1
 
     play(scenario)
 
@@ -311,7 +313,7 @@ def test_a_request_in_progress_is_answered_with_the_last_response() -> None:
         await serving.start()
         client = await serving.ask()
         draining = asyncio.create_task(serving.drain())
-        await asyncio.sleep(2 * module.LINGER)
+        await asyncio.sleep(2 * drain.LINGER)
         assert not draining.done()
         serving.app.answer()
         await draining
@@ -329,7 +331,7 @@ def test_a_response_that_its_client_still_reads_is_not_cut() -> None:
         size = 20_000_000
         transport.write(bytes(size))
         draining = asyncio.create_task(serving.drain())
-        await asyncio.sleep(4 * module.LINGER)
+        await asyncio.sleep(4 * drain.LINGER)
         assert not draining.done()
         loop, got = asyncio.get_running_loop(), 0
         while data := await loop.sock_recv(client, 2**20):
@@ -346,13 +348,15 @@ def test_idle_connections_go_to_a_sibling_at_once() -> None:
         for _ in range(3):
             await serving.kept_alive()
         serving.wake_sibling()
-        assert await serving.drain() < module.LINGER + 0.5
+        assert await serving.drain() < drain.LINGER + 0.5
         inboxes = serving.host.handover.inboxes
         assert inboxes.waiting(1) == 3
-        handed = inboxes.receive(1)
-        assert handed is not None
+        received = inboxes.receive(1)
+        assert len(received) == 3, "in one message"
+        handed = received[0]
         assert handed.kind is Kind.KEPT_ALIVE
-        handed.connection.close()
+        for each in received:
+            each.connection.close()
 
     play(scenario)
 
@@ -407,7 +411,7 @@ def test_a_request_that_has_begun_to_arrive_is_answered() -> None:
             lambda: serving.host.context.row[Item.UNREAD] == 0 and serving.server.state.connections
         )
         draining = asyncio.create_task(serving.drain())
-        await asyncio.sleep(3 * module.LINGER)
+        await asyncio.sleep(3 * drain.LINGER)
         await loop.sock_sendall(client, LAST[10:])
         await serving.until(lambda: serving.app.waiting)
         serving.app.answer()
@@ -467,7 +471,7 @@ def test_a_websocket_that_the_app_has_not_accepted_is_a_request_in_progress() ->
 
 
 def test_a_tls_handshake_has_its_time_where_nobody_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINGER", 0.3)
+    monkeypatch.setattr(drain, "LINGER", 0.3)
 
     async def scenario(serving: Serving) -> None:
         await serving.start()
