@@ -446,6 +446,8 @@ def sweep(connections: Iterable[Any], limits: Limits, now: float) -> None:
 
 def _look(connection: Any, limits: Limits, now: float) -> None:
     transport = connection.transport
+    if transport.is_closing() and transport.get_extra_info("ssl_object") is not None:
+        return  # its shutdown has a time limit of its own, and asyncio may have taken its parts apart already
     unsent = transport.get_write_buffer_size()
     if unsent and _is_stuck(connection, unsent, limits.send_timeout, now):
         transport.abort()

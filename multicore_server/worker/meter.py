@@ -93,7 +93,7 @@ def modules_of(protocol: type) -> tuple[ModuleType, ...]:
     These are its own modules and those beside them, also of a protocol that is newer than this package.
     """
     packages = {cls.__module__.rpartition(".")[0] for cls in protocol.__mro__} - {""}
-    beside = [module for name, module in sys.modules.items() if name.rpartition(".")[0] in packages]
+    beside = [module for name, module in list(sys.modules.items()) if name.rpartition(".")[0] in packages]
     own = [sys.modules[cls.__module__] for cls in protocol.__mro__ if cls.__module__ in sys.modules]
     return tuple({id(module): module for module in (*own, *beside) if _can_be_counted(module)}.values())
 

@@ -105,7 +105,7 @@ def test_a_missing_member_is_refused_or_done_without(
 
 
 def test_the_ranges_begin_where_the_package_requires_them_to() -> None:
-    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for host, extra in (("gunicorn", ""), ("uvicorn", "[standard]")):
         assert f'"{host}{extra}>={hosts.TESTED[host][0]}"' in text
 
@@ -346,7 +346,7 @@ def new_protocol(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "impl.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in ("newer", "newer.impl"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return import_module("newer.impl").NewProtocol
