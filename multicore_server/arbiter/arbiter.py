@@ -278,7 +278,8 @@ class Arbiter(SignalledArbiter):
                 return
             if not pid:
                 return
-            self._reaped(pid, status)
+            with self._guarded("the end of a child"):
+                self._reaped(pid, status)
 
     def _reaped(self, pid: int, status: int) -> None:
         worker = self.WORKERS.pop(pid, None)

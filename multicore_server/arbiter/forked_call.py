@@ -42,6 +42,7 @@ class ForkedCall:
         system = context.system
         self.due = system.monotonic() + LIMIT
         self._reader, writer = system.pipe()
+        context.in_child.append(self._close)
         try:
             context.listen_to(self._reader, self._hear)
             self._pid = system.fork()
@@ -94,4 +95,8 @@ class ForkedCall:
 
     def _hang_up(self) -> None:
         self._context.stop_listening_to(self._reader)
+        self._context.in_child.remove(self._close)
+        self._close()
+
+    def _close(self) -> None:
         self._context.system.close(self._reader)

@@ -10,6 +10,9 @@ import sys
 import time
 from typing import Any
 
+from gunicorn import glogging
+
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 QUIET = 60.0  # seconds between two lines about a log that cannot be written
 
 
@@ -17,6 +20,23 @@ def set_up_log(log: Any, cfg: Any) -> None:
     """Let gunicorn's logger follow this configuration (of itself it keeps that of the start, before 25.1)."""
     log.cfg = cfg
     log.setup(cfg)
+
+
+def chown_what_is_opened() -> None:
+    """gunicorn's logger gives each log file that it opens to the workers' user, at the start and at HUP: by
+    its path, through links, whosever file that is. From now on it does so as `reopen_log`. Idempotent."""
+    glogging.os = _OsOfLogger()
+
+
+class _OsOfLogger:
+    """The module ``os``, as gunicorn's logger sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    @staticmethod
+    def chown(path: str, uid: int, gid: int) -> None:
+        _give(path, uid, gid, _SILENT)  # /dev/stderr is a link, and right
 
 
 def say_failures_once(log: Any) -> None:

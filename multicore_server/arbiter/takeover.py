@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server.arbiter import app_metrics, hooks, systemd
+from multicore_server.arbiter import app_metrics, hooks, logs, systemd
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.worker import failures
 from multicore_server.worker.worker import Worker
@@ -35,6 +35,7 @@ def install() -> None:
         theirs.start = _taking_over(theirs.start)
         theirs.num_workers = property(theirs._get_num_workers, _wrapping_hooks(theirs._set_num_workers))
         BaseApplication.wsgi = _explaining(BaseApplication.wsgi)
+        logs.chown_what_is_opened()
 
 
 def _taking_over(start: Callable[[Any], None]) -> Callable[[Any], None]:

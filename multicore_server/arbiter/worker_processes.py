@@ -203,11 +203,11 @@ class WorkerProcesses:
     def reaped(self, worker: Worker, status: int) -> None:
         """The worker is gone: `Exited` is observed."""
         self._hear(worker, ALL)
+        self._context.observe(self._exited(worker, status))  # first: whatever fails below, the fleet knows
         self._give_back(worker)
         self._talking[:] = [other for other in self._talking if other is not worker]
         self._context.scoreboard.clear(worker.context.number)
         app_metrics.forget_live(worker.context.number)
-        self._context.observe(self._exited(worker, status))
         self._in_force().cfg.child_exit(self._server, worker)
 
     def _exited(self, worker: Worker, status: int) -> ev.Exited:

@@ -51,6 +51,7 @@ class FakeSystem:
         self.ends: list[socket.socket] = []  # the children's ends of their channels
         self.pipes: list[int] = []  # descriptors that are open
         self.writers: list[int] = []  # the children's ends of the pipes
+        self.readers: list[int] = []  # the arbiter's
         self._pid = 100
 
     def system(self) -> System:
@@ -88,6 +89,7 @@ class FakeSystem:
         reader, writer = os.pipe()
         self.pipes += [reader, writer]
         self.writers.append(os.dup(writer))  # the arbiter closes its own
+        self.readers.append(os.dup(reader))
         return reader, writer
 
     def close(self, descriptor: int) -> None:
@@ -214,7 +216,7 @@ class Shell:
     def close(self) -> None:
         for end in [*self.os.ends, *self.os.channels]:
             end.close()
-        for descriptor in [*self.os.pipes, *self.os.writers]:
+        for descriptor in [*self.os.pipes, *self.os.writers, *self.os.readers]:
             os.close(descriptor)
         self.context.selector.close()
 

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn import glogging
+from gunicorn.config import Config
 from gunicorn.pidfile import Pidfile
 
 from multicore_server.arbiter import logs, pidfile, systemd
@@ -98,6 +100,34 @@ def test_a_log_file_is_given_to_the_workers_user(tmp_path: Path, given: list[Any
     (tmp_path / "log").touch()
     logs.reopen_log(ReopenedLog(), configuration(tmp_path / "log"))
     assert given == [("log", NOBODY, NOBODY)]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_the_log_files_of_a_reload_are_given_away_with_the_same_care(
+    tmp_path: Path, given: list[Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gunicorn's logger opens them, and gives away what a link leads to."""
+    chowned: list[Any] = []
+    monkeypatch.setattr(os, "chown", lambda *arguments: chowned.append(arguments))
+    monkeypatch.setattr(glogging, "os", os)
+    logs.chown_what_is_opened()
+    secret, path = tmp_path / "secret", tmp_path / "log"
+    secret.touch()
+    if kind == "link":
+        path.symlink_to(secret)
+    cfg = Config()
+    cfg.set("user", str(NOBODY))
+    cfg.set("group", str(NOBODY))
+    cfg.set("errorlog", str(path))
+    log = glogging.Logger(cfg)
+    try:
+        assert given == ([("log", NOBODY, NOBODY)] if kind == "file" else [])
+        assert chowned == []
+    finally:
+        for handler in list(log.error_log.handlers):
+            log.error_log.removeHandler(handler)
+            handler.close()
+        log.access_log.handlers.clear()
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "directory", "nothing"])

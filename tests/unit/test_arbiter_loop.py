@@ -399,6 +399,23 @@ def test_every_kind_of_child_is_reaped(made: Arbiter, monkeypatch: pytest.Monkey
     made.monitor.pid = 0
 
 
+def test_an_end_that_cannot_be_handled_does_not_end_the_server(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = iter([(11, 0), (12, 0)])
+
+    def fail(*_: Any) -> None:
+        raise fault(errno.EIO)
+
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: next(ended, (0, 0)))
+    monkeypatch.setattr(made.worker_processes, "reaped", fail)
+    worker: Any = "a worker"
+    made.WORKERS.update({11: worker, 12: worker})
+    made.reap_workers()
+    assert made.WORKERS == {}
+    assert len(said(made, "the end of a child could not be handled")) == 1
+
+
 def test_without_children_there_is_nothing_to_reap(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
     def waitpid(pid: int, options: int) -> tuple[int, int]:
         raise ChildProcessError

@@ -218,10 +218,20 @@ def test_the_child_leaves_everything_behind_loads_and_answers(
     system.child = True
     with pytest.raises(ChildExitError):
         garage.reloader.prepare()
-    assert os.read(system.pipes[0], 10_000) == answer
+    assert os.read(system.readers[0], 10_000) == answer
     assert ("close", PIPE[1]) in system.calls
     # It is printed once: here, or when the arbiter loads it.
     assert capsys.readouterr() == ("", "said by the config file\n" if raised else "")
+
+
+def test_no_child_keeps_the_pipe_of_a_check(garage: Garage) -> None:
+    context, system = garage.shell.context, garage.shell.os
+    garage.reloader.prepare()
+    reader = system.pipes[0]
+    context.leave_behind()
+    assert ("close", reader) in system.calls
+    garage.reloader.drop()
+    assert context.in_child == []
 
 
 # --- on trial ---

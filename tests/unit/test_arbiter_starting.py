@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,52 @@ def test_a_signal_to_end_is_obeyed_while_it_waits_for_an_address(
     with pytest.raises(SystemExit) as ended:
         made._nap(5.0)
     assert ended.value.code == 0
+
+
+def hook_of_a_start(failure: BaseException) -> Callable[..., None]:
+    def hook(server: Any) -> None:
+        raise failure
+
+    return hook
+
+
+@pytest.mark.parametrize("name", ["on_starting", "when_ready"])
+@pytest.mark.parametrize(("failure", "status"), [(RuntimeError("no"), 1), (SystemExit(7), 7)])
+def test_a_hook_that_stops_a_start_leaves_nothing(
+    new: Callable[..., Arbiter], name: str, failure: BaseException, status: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "init_signals", lambda self: None)
+    hook = {name: hook_of_a_start(failure)}
+    made = new(bind=f"unix:{tmp_path}/s", pidfile=str(tmp_path / "pid"), errorlog="-", **hook)
+    with pytest.raises(SystemExit) as ended:
+        made.start()
+    assert ended.value.code == status
+    assert list(tmp_path.iterdir()) == []
+    for descriptor in (made._wake_reader, made._wake_writer):
+        os.close(descriptor)
+    log: Log = made.log
+    assert len(log.said(f"the {name} hook failed: RuntimeError: no")) == (status == 1)
+
+
+# --- signals before a child has handlers of its own
+
+
+@pytest.mark.parametrize(("name", "ends"), [("SIGTERM", True), ("SIGQUIT", True), ("SIGHUP", False)])
+def test_a_child_without_handlers_of_its_own_ends_as_by_default(
+    new: Callable[..., Arbiter], name: str, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = new()
+    made.pid = os.getpid() + 1
+    sent: list[tuple[int, int]] = []
+    defaults: list[tuple[int, Any]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: defaults.append((number, handler)))
+    number = getattr(signal, name)
+    made.signal(number, None)
+    assert sent == ([(os.getpid(), number)] if ends else [])
+    assert defaults == ([(number, signal.SIG_DFL)] if ends else [])
+    assert made.SIG_QUEUE.empty()
 
 
 # --- an app that is preloaded

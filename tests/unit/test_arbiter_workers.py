@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from multicore_server.arbiter import app_metrics
 from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.channel import MOST_AT_ONCE
@@ -274,3 +275,17 @@ def test_the_last_words_of_a_worker_that_was_not_heard_are_read_at_its_end(yard:
     reap(yard, worker, 3 << 8)
     yard.processes.hear_all()
     assert yard.observed(ev.Exited)[0].words == "boom"
+
+
+def test_the_fleet_knows_of_an_end_whatever_fails_afterwards(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = yard.fork()
+
+    def fail(_: int) -> None:
+        raise fault(errno.EIO)
+
+    monkeypatch.setattr(app_metrics, "forget_live", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        reap(yard, worker)
+    assert yard.observed(ev.Exited) == [ev.Exited(worker.pid, code=0)]
