@@ -1,0 +1,218 @@
+"""The verbs: what they ask of a server, what they print, their exit status."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from multicore_server.cli import listing, progress, verbs
+from multicore_server.cli.main import main
+from multicore_server.cli.servers import Begun, GoneError, NoAnswerError, Trouble
+from multicore_server.ipc.report import EventReport, Status
+from tests.support.reports import event, process, status, worker
+from tests.unit.scripted_server import ScriptedServer
+
+BEFORE = status(worker(0, process(0)), worker(1, process(1)), events=[])
+AFTER = status(worker(0, process(0, 2)), worker(1, process(1, 2)), events=[])
+
+
+def happened(number: int, kind: str, text: str, **who: Any) -> EventReport:
+    nobody = {"instance": None, "generation": None, "pid": None}
+    return event(text, id=number, kind=kind, **{**nobody, **who})
+
+
+class Operated:
+    """The one server that there is, and the command line."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server = ScriptedServer(BEFORE)
+        self.named: list[str | None] = []
+        self.servers = [self.server]
+        monkeypatch.setattr(verbs, "choose", self._choose)
+        monkeypatch.setattr(verbs, "running", lambda: list(self.servers))
+        monkeypatch.setattr(progress, "POLL", 0.0)
+        monkeypatch.setattr(listing, "BETWEEN", 0.0)
+        monkeypatch.setattr("time.sleep", lambda _: None)
+
+    def _choose(self, wanted: str | None) -> ScriptedServer:
+        self.named.append(wanted)
+        return self.server
+
+    def says(self, *history: Status | Trouble) -> None:
+        self.server.history = list(history)
+
+    def run(self, *arguments: str, status: int = 0) -> Result:
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == status, done.output
+        return done
+
+
+@pytest.fixture
+def operated(monkeypatch: pytest.MonkeyPatch) -> Operated:
+    return Operated(monkeypatch)
+
+
+# --- looking ---
+
+
+def test_ps(operated: Operated) -> None:
+    assert "2 of 2 ready" in operated.run("ps").stdout
+    assert operated.named == []
+    operated.run("ps", "api")
+    assert operated.named == ["api"]
+    assert json.loads(operated.run("ps", "--json").stdout) == [BEFORE]
+
+
+def test_ps_of_no_server_and_of_one_that_is_silent(operated: Operated) -> None:
+    operated.says(NoAnswerError("it does not answer"))
+    for options in ((), ("--json",)):
+        assert operated.run("ps", *options, status=2).stderr == "multicore-server: it does not answer\n"
+    operated.servers = []
+    assert operated.run("ps").stderr == "no server of this user is running\n"
+
+
+def test_show(operated: Operated) -> None:
+    assert "room for 64" in operated.run("show", "8000").stdout
+    assert json.loads(operated.run("show", "--json").stdout) == BEFORE
+    assert operated.named == ["8000", None]
+
+
+def test_metrics(operated: Operated) -> None:
+    assert operated.run("metrics").stdout_bytes == b"multicore_workers 2\n"
+
+
+@pytest.mark.parametrize(("options", "texts"), [((), "abc"), (("--last", "2"), "bc"), (("--last", "0"), "")])
+def test_events(operated: Operated, options: tuple[str, ...], texts: str) -> None:
+    operated.says(status(events=[happened(number, "ready", text) for number, text in enumerate("abc", 1)]))
+    assert "".join(line[-1] for line in operated.run("events", *options).stdout.splitlines()) == texts
+    lines = operated.run("events", "--json", *options).stdout.splitlines()
+    assert "".join(json.loads(line)["text"] for line in lines) == texts
+
+
+def test_events_that_are_followed_survive_a_new_monitor_and_come_once(operated: Operated) -> None:
+    a, b, c, d = (happened(number, "ready", text) for number, text in enumerate("abcd", 1))
+    operated.says(status(events=[a, b]))
+    operated.server.streams = [[a, b, c], NoAnswerError("the monitor is replaced"), [b, c, d]]
+    done = operated.run("events", "--follow", "--last", "1")
+    assert [line[-1] for line in done.stdout.splitlines()] == ["b", "c", "d"]
+    assert done.stderr == "the server with pid 4000 has ended\n"
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1e3", "1" * 7, "\u0661"])
+def test_a_number_of_events_that_is_none(operated: Operated, last: str) -> None:
+    assert "is no number of events" in operated.run("events", "--last", last, status=2).stderr
+
+
+# --- changing ---
+
+
+def test_a_reload_is_waited_for(operated: Operated) -> None:
+    done = {**AFTER, "events": [happened(1, "reload", "reload done: 2 workers replaced", reason="ok")]}
+    operated.says(BEFORE, BEFORE, done)  # type: ignore[arg-type]  # a TypedDict still
+    assert operated.run("reload", "api").stdout == "reload done: 2 workers replaced\n"
+    assert operated.server.asked == [("reload", {})]
+
+
+def test_a_reload_that_is_rolled_back_has_status_1(operated: Operated) -> None:
+    told = happened(1, "reload", "reload rolled back: boom", reason="rolled_back")
+    operated.says(BEFORE, status(worker(0), events=[told]))
+    done = operated.run("reload", status=1)
+    assert done.stderr.endswith("multicore-server: reload rolled back: boom\n")
+    operated.says(BEFORE, status(worker(0), events=[told]))
+    document = json.loads(operated.run("reload", "--json", status=1).stdout)
+    assert document == {"ok": False, "text": "reload rolled back: boom", "pid": operated.server.pid}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "server", "instances"),
+    [
+        ((), None, None),
+        (("api",), "api", None),
+        (("1",), None, [1]),
+        (("api", "0", "1"), "api", [0, 1]),
+        (("-s", "8000", "0"), "8000", [0]),
+    ],
+)
+def test_restart(
+    operated: Operated, arguments: tuple[str, ...], server: str | None, instances: list[int] | None
+) -> None:
+    operated.says(BEFORE, AFTER)
+    count = len(instances or [0, 1])
+    text = operated.run("restart", *arguments).stdout
+    assert text == f"restarted: {count} worker{'s' if count > 1 else ''} replaced\n"
+    assert operated.named == [server]
+    assert operated.server.asked == [("restart", {"instances": instances})]
+
+
+def test_restart_of_what_is_no_instance(operated: Operated) -> None:
+    assert "'x' is no instance number" in operated.run("restart", "api", "x", status=2).stderr
+    assert operated.server.asked == []
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), [(("+1",), "+1"), (("api", "-1"), "-1"), (("MAX",), "MAX")])
+def test_scale(operated: Operated, arguments: tuple[str, ...], wanted: str) -> None:
+    operated.server.begun = Begun("scaling from 2 to 3", 3)
+    three = status(*(worker(it, process(it)) for it in range(3)), events=[])
+    operated.says(BEFORE, BEFORE, three)
+    assert operated.run("scale", *arguments).stdout == "scaled: 3 workers ready\n"
+    assert operated.server.asked == [("scale", {"workers": wanted})]
+
+
+def test_scale_of_a_server_that_does_not_say_to_what(operated: Operated) -> None:
+    operated.server.begun = Begun("scaling", None)
+    assert operated.run("scale", "3").stdout == "scaling\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "is no number of workers"),
+        (("many",), "is no number of workers"),
+        (("a", "b", "3"), "give a server and a number of workers"),
+        (("-s", "a", "b", "3"), "give a server and a number of workers"),
+    ],
+)
+def test_scale_to_what_is_no_number(operated: Operated, arguments: tuple[str, ...], text: str) -> None:
+    assert text in operated.run("scale", *arguments, status=2).stderr
+    assert operated.server.asked == []
+
+
+def test_without_waiting(operated: Operated) -> None:
+    for verb in (("reload",), ("restart",), ("scale", "3"), ("stop",)):
+        assert operated.run(*verb, "--no-wait").stdout == "begun\n"
+
+
+def test_stop(operated: Operated) -> None:
+    operated.says(BEFORE, GoneError("gone"))
+    assert operated.run("stop").stdout == "stopped\n"
+    operated.run("stop", "--now", "--json", "--no-wait")
+    assert operated.server.asked == [("stop", {"graceful": True}), ("stop", {"graceful": False})]
+
+
+def test_reset(operated: Operated) -> None:
+    assert operated.run("reset").stdout == "begun\n"
+    assert operated.server.asked == [("reset", {})]
+
+
+def test_a_command_that_is_refused(operated: Operated) -> None:
+    operated.server.begun = Trouble("scale: 99 workers: from 1 to 64 can be run")
+    assert operated.run("scale", "99", status=2).stderr == (
+        "multicore-server: scale: 99 workers: from 1 to 64 can be run\n"
+    )
+
+
+# --- watching ---
+
+
+@pytest.mark.parametrize("interval", ["0", "61", "x", "0.01"])
+def test_monit_with_an_interval_that_is_none(operated: Operated, interval: str) -> None:
+    assert operated.run("monit", "--interval", interval, status=2).stderr.startswith(
+        "multicore-server: --interval:"
+    )
+
+
+def test_monit_without_a_terminal(operated: Operated) -> None:
+    assert "monit needs a terminal" in operated.run("monit", status=2).stderr
