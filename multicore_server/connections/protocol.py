@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
 from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.inline import OpenGate
-from multicore_server.connections.limits import Limits, strict
+from multicore_server.connections.limits import Limits
+from multicore_server.connections.strict import strict
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Item, Row
 

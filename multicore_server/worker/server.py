@@ -16,8 +16,9 @@ import uvicorn
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
 from multicore_server.connections.inline import InlineGate, OpenGate
-from multicore_server.connections.limits import limits_of, sweep
+from multicore_server.connections.limits import limits_of
 from multicore_server.connections.protocol import ConnectionsState, MovableProtocol
+from multicore_server.connections.timeouts import sweep
 from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.worker.context import WorkerContext

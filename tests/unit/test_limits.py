@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from uvicorn import Config
 
-from multicore_server.connections import limits
+from multicore_server.connections import limits, timeouts
 from multicore_server.connections.inline import OpenGate
 from multicore_server.connections.limits import Limits
 from multicore_server.connections.protocol import ConnectionsState, movable
@@ -61,7 +61,7 @@ class Served:
         return self.protocol(self.config, self.state, app_state={}, _loop=self.loop)
 
     def sweep(self, now: float) -> None:
-        limits.sweep(list(self.state.connections), self.state.limits, now)
+        timeouts.sweep(list(self.state.connections), self.state.limits, now)
 
     async def close(self) -> None:
         for end in self.ends:
