@@ -23,8 +23,8 @@ from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.arbiter.deployment import DeploymentError
 from multicore_server.fleet import events as ev
 from multicore_server.settings.table import TABLE
+from tests.unit.arbiter_itself.started import end
 from tests.unit.shell import Log
-from tests.unit.test_arbiter_loop import end
 
 # gunicorn drops a socket that cannot be bound, unclosed.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -16,8 +16,8 @@ import pytest
 
 from multicore_server.arbiter import listeners, systemd, takeover
 from multicore_server.arbiter.arbiter import Arbiter
+from tests.unit.arbiter_itself.started import Application
 from tests.unit.shell import Log
-from tests.unit.test_arbiter_loop import Application
 
 
 @pytest.fixture

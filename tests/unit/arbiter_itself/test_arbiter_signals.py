@@ -1,0 +1,132 @@
+"""What signals do to the arbiter."""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import gunicorn.arbiter
+import pytest
+
+from multicore_server.arbiter import systemd
+from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.fleet import events as ev
+from tests.unit.arbiter_itself.started import said
+from tests.unit.shell import fault
+
+
+def observed(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> list[ev.Observation]:
+    found: list[ev.Observation] = []
+    monkeypatch.setattr(made.fleet, "observe", lambda observation, now: found.append(observation))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("handle_hup", ev.Reload()),
+        ("handle_term", ev.Stop(graceful=True)),
+        ("handle_int", ev.Stop(graceful=False)),
+        ("handle_quit", ev.Stop(graceful=False)),
+        ("handle_ttin", ev.Scale(3)),
+        ("handle_ttou", ev.Scale(1)),
+    ],
+)
+def test_signals_become_observations(
+    made: Arbiter, handler: str, expected: ev.Observation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = observed(made, monkeypatch)
+    getattr(made, handler)()
+    assert found == [expected]
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_winch_is_for_daemons(made: Arbiter, daemon: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = observed(made, monkeypatch)
+    made.cfg.set("daemon", daemon)
+    made.handle_winch()
+    assert found == ([ev.Scale(0)] if daemon else [])
+
+
+def test_the_last_worker_is_not_scaled_away(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.fleet.observe(ev.Scale(1), 0.0)
+    found = observed(made, monkeypatch)
+    made.handle_ttou()
+    assert found == []
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.EPERM])
+def test_a_signal_that_cannot_be_sent_ends_nothing(
+    made: Arbiter, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arbiter of root's without CAP_KILL has workers of another user."""
+
+    def refuse(*_: Any) -> None:
+        raise fault(number)
+
+    monkeypatch.setattr(os, "kill", refuse)
+    made._send(ev.Signal(4711, "TERM"))
+    made.WORKERS[4711] = worker = SimpleNamespace()  # type: ignore[assignment]  # not looked into
+    made.handle_usr1()
+    assert {4711: worker} == made.WORKERS
+    made.WORKERS.clear()
+    assert len(said(made, "pid=4711 cannot get SIGTERM: Operation not permitted")) == (number == errno.EPERM)
+
+
+def test_usr2_that_cannot_be_carried_out_leaves_this_arbiter(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise fault(errno.ENOMEM)
+
+    monkeypatch.setattr(os, "fork", refuse)
+    made.reexec()
+    assert said(made, "USR2: the new arbiter could not be started: [Errno 12]")
+    made.systemd = True
+    made.reexec()
+    assert len(said(made, "USR2: the new arbiter")) == 2
+    made.systemd = False
+
+
+def test_the_service_manager_learns_who_took_over(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[str] = []
+    monkeypatch.setattr(systemd, "notify", lambda state, log: states.append(state))
+    made.maybe_promote_master()
+    assert states == []
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    made.master_pid = 2**22 + 1  # nobody's: the old arbiter has gone
+    made.maybe_promote_master()
+    assert states == [f"MAINPID={os.getpid()}"]
+
+
+def test_a_pidfile_that_cannot_be_renamed_costs_a_line(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the arbiter that USR2 had started, as soon as it was the only one."""
+
+    def refuse(path: str) -> None:
+        raise fault(errno.EROFS)
+
+    monkeypatch.setattr(made.pidfile, "rename", refuse)
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    made.master_pid = 2**22 + 1  # nobody's: the old arbiter has gone
+    made.maybe_promote_master()
+    made.maybe_promote_master()
+    assert len(said(made, "the pidfile cannot be renamed: [Errno 30]")) == 1
+    assert made.master_pid == 0
+
+
+def test_a_dirty_arbiter_that_cannot_be_forked_costs_a_line(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise fault(errno.EAGAIN)
+
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "spawn_dirty_arbiter", refuse)
+    made.cfg.set("dirty_workers", 1)
+    made.cfg.set("dirty_apps", ["app:app"])
+    for _ in range(2):
+        made.manage_dirty_arbiter()
+    assert len(said(made, "the dirty arbiter could not be handled")) == 1

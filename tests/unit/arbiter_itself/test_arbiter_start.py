@@ -1,0 +1,83 @@
+"""How the arbiter starts, and refuses to."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gunicorn.arbiter
+import pytest
+
+from multicore_server.arbiter import listeners, takeover
+from multicore_server.arbiter.arbiter import Arbiter
+from tests.unit.arbiter_itself.started import Application
+from tests.unit.shell import Log, fault
+
+
+def test_gunicorns_arbiter_becomes_ours_before_anything_is_bound(made: Arbiter) -> None:
+    assert type(made) is Arbiter
+    assert made.fleet.workers == 2
+    assert (Path(made.cfg.pidfile)).exists()
+    assert len(made.LISTENERS) == 1
+
+
+def test_other_worker_classes_are_left_alone() -> None:
+    started: list[Any] = []
+    start = takeover._taking_over(started.append)
+    other = SimpleNamespace(worker_class=object)
+    start(other)
+    assert started == [other]
+
+
+# gunicorn drops a socket that cannot be bound, unclosed.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.parametrize(
+    ("trouble", "line"),
+    [
+        ({"multicore": {"workers": "many"}}, "workers: 'many'"),
+        ({"bind": "taken"}, "the address is in use"),
+        ({"pidfile": "/no/such/directory/pid"}, "cannot start"),
+        ({"certfile": "/no/such/file"}, "certfile: '/no/such/file' does not exist"),
+        ({"exchange": fault(errno.EMFILE)}, "cannot start: [Errno 24]"),
+    ],
+)
+def test_a_mistake_ends_the_start_in_one_line_with_nothing_left(
+    trouble: dict[str, Any], line: str, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(listeners, "PATIENCE", 0.0)
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "init_signals", lambda self: None)
+    multicore = trouble.pop("multicore", {})
+    if exchange := trouble.pop("exchange", None):
+
+        def refuse(*_: Any) -> None:
+            raise exchange
+
+        monkeypatch.setattr("multicore_server.connections.handover.Handover.make", refuse)
+    taken = socket.create_server(("127.0.0.1", free_port))
+    settings = {
+        "bind": f"unix:{tmp_path}/s",
+        "pidfile": str(tmp_path / "pid"),
+        "errorlog": str(tmp_path / "log"),
+    }
+    settings |= trouble
+    if settings["bind"] == "taken":
+        settings["bind"] = f"127.0.0.1:{free_port}"
+    application = Application(**settings)
+    application.multicore_options |= multicore
+    found = gunicorn.arbiter.Arbiter(application)
+    log: Log = found.log
+    with taken, pytest.raises(SystemExit) as ended:
+        found.start()
+    assert ended.value.code == 1
+    assert len(log.said("ERROR")) == 1
+    assert line in log.said("ERROR")[0]
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "pid").exists()
+    assert not (tmp_path / "s").exists()
+    del ended, found, application
+    gc.collect()
