@@ -14,7 +14,7 @@ from multicore_server.fleet import events as ev
 from multicore_server.ipc.report import Report
 from multicore_server.settings.table import TABLE, Settings
 from tests.unit import shell
-from tests.unit.monitor_shell.watch import Watch
+from tests.unit.arbiter_monitor.watch import Watch
 from tests.unit.shell import Shell
 
 

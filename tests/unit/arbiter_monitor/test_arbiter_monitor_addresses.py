@@ -14,7 +14,7 @@ from multicore_server.arbiter.forked_call import LIMIT
 from multicore_server.arbiter.monitor_addresses import REST, RETRY, MonitorAddresses
 from multicore_server.monitor import address
 from tests.unit import shell
-from tests.unit.monitor_shell.watch import NOW, Watch, asking, settings
+from tests.unit.arbiter_monitor.watch import NOW, Watch, asking, settings
 from tests.unit.shell import Shell, fault
 
 # --- addresses ---

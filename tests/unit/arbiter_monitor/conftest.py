@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit import shell
-from tests.unit.monitor_shell.watch import Watch
+from tests.unit.arbiter_monitor.watch import Watch
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from multicore_server.arbiter.monitor_process import FAREWELL, POLICY, SILENCE, 
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.messages import Answer, ReloadCommand, ScaleCommand, decode, encode
 from tests.unit import shell
-from tests.unit.monitor_shell.watch import NOW, Watch
+from tests.unit.arbiter_monitor.watch import NOW, Watch
 from tests.unit.shell import ChildExitError, fault
 
 
