@@ -53,7 +53,7 @@ def _cpu(status: Status) -> dict[int, float]:
 
 
 def _used(pid: int, started: float) -> float | None:
-    """The kernel's figure: the server's own is a second old, too much between two readings."""
+    """Ask the kernel: the server's own figure may be a second old, too old between two readings."""
     try:
         process = psutil.Process(pid)
         # In another container the pid is somebody else's.
@@ -128,7 +128,7 @@ def _all_buckets(reading: Reading, instances: AbstractSet[int]) -> Buckets:
 
 def quantile(share: float, before: Buckets, after: Buckets) -> float | None:
     """The duration in seconds that this share of the requests between two readings did not exceed, as
-    Prometheus' histogram_quantile() reckons it; None where there were none."""
+    Prometheus' histogram_quantile() computes it; None if there were no requests."""
     counts = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
     if not counts or counts[-1][1] <= 0:
         return None

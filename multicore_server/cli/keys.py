@@ -1,4 +1,4 @@
-"""Keys as they are pressed, and a terminal that is afterwards as it was before."""
+"""Reads single keys from the terminal, and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Keys:
-    """A context manager; ``ended`` is the signal that asks us to end, once one does.
+    """A context manager. ``ended`` is the signal that has asked us to end, if any.
 
     The handlers only take note of it: nothing interrupts the way out.
     """
@@ -36,7 +36,7 @@ class Keys:
         return self
 
     def _without_suspending(self) -> None:
-        """A stopped program would leave the terminal as it is."""
+        """Disable Ctrl-Z: a stopped program would leave the terminal in this mode."""
         now = termios.tcgetattr(self._fd)
         now[6][termios.VSUSP] = b"\0"
         termios.tcsetattr(self._fd, termios.TCSANOW, now)
@@ -64,7 +64,7 @@ class Keys:
 
 
 def parse(text: str) -> Iterator[str]:
-    """Keys out of what a terminal sends; sequences that nobody asked for are left out."""
+    """Yield the keys in what a terminal sends. Unknown escape sequences are skipped."""
     place = 0
     while place < len(text):
         if text[place] != "\x1b":

@@ -47,7 +47,7 @@ class Monit:
         self.interval = interval
         self.scene = scene
         self.gone = False
-        self._quit = False
+        self._ended = False
         self._updates: SimpleQueue[Reading | Trouble | str] = SimpleQueue()
         self._commands: SimpleQueue[Callable[[], Begun]] = SimpleQueue()
 
@@ -55,7 +55,7 @@ class Monit:
         for work in (self._poll, self._carry_out):
             threading.Thread(target=work, daemon=True).start()
         drawn: object = None
-        while not (self._quit or self.gone or keys.ended):
+        while not (self._ended or self.gone or keys.ended):
             size = _size()
             changed = self._apply_updates()
             if changed or drawn != size:
@@ -64,12 +64,13 @@ class Monit:
             for key in keys.wait(TICK):
                 self._press(key)
                 drawn = None
+        self._ended = True
 
     # --- keys ---
 
     def _press(self, key: str) -> None:
         if key in ("q", "Q"):
-            self._quit = True
+            self._ended = True
         elif key in ("up", "k"):
             self.scene.select(-1)
         elif key in ("down", "j"):
@@ -100,7 +101,7 @@ class Monit:
                 self._updates.put(exc.message)
 
     def _poll(self) -> None:
-        while True:
+        while not self._ended:
             time.sleep(self.interval)
             try:
                 self._updates.put(take_reading(self.server))

@@ -52,7 +52,7 @@ class Scene:
             self.selected = there[min(max(place, 0), len(there) - 1)]
 
     def _keep_selected(self) -> None:
-        """One that was scaled away leaves it to the nearest."""
+        """If the selected instance is gone, select the nearest one."""
         there, wanted = self._instances(), self.selected or 0
         self.selected = min(there, key=lambda it: abs(it - wanted), default=None)
 
@@ -61,7 +61,7 @@ class Scene:
 
 
 def draw(scene: Scene, size: terminal_size) -> Group:
-    """As many lines as there are: workers first, then events."""
+    """Draw as many lines as the screen has: workers first, then events."""
     workers = _visible(scene, size.lines - HEAD - FOOT - LEAST_EVENTS - 1)
     left = size.lines - HEAD - FOOT - 1 - len(workers)
     return Group(
@@ -110,7 +110,7 @@ def _totals(scene: Scene) -> str:
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
+    """Return the sum of the known values, None if none is known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
@@ -155,7 +155,7 @@ def _cells(worker: WorkerStatus, its: Rates, metric: str | None) -> list[Text]:
 
 
 def _memory(amounts: MemoryStatus, metric: str | None) -> Text:
-    """Against its limit, by what the limit goes by: memory of its own, as soon as that was measured."""
+    """Show memory beside its limit, by the metric that the limit applies to, if it was measured."""
     limit = amounts["limit"]
     used = (amounts["unique"] if metric == "uss" and limit else None) or amounts["resident"]
     if not (used and limit):

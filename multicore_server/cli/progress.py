@@ -1,4 +1,4 @@
-"""How a command gets on: a bar on a terminal, lines anywhere else; on stderr, beside what stdout is for."""
+"""Shows the progress of a command on stderr: a bar on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 24
 
 
 class Progress:
-    """``silent`` where nobody is to see it."""
+    """``silent``: show nothing."""
 
     def __init__(self, what: str, stream: TextIO | None = None, *, silent: bool = False) -> None:
         self._what = what
@@ -35,7 +35,7 @@ class Progress:
             self._write(f"{step.done} of {step.total} {self._what}\n")
 
     def end(self) -> None:
-        """Leave the line of the bar."""
+        """Remove the bar."""
         if self._bar and self._last is not None:
             self._write("\r\x1b[K")
 

@@ -1,4 +1,4 @@
-"""The running servers of this user, found by their command sockets, and what can be asked of them."""
+"""Finds the running servers of this user by their command sockets, and asks them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PORT = re.compile(r":(\d{1,5})/?$")
 
 
 class Trouble(click.ClickException):
-    """What keeps a verb from its work: one line on stderr, exit status 2."""
+    """A command of the command line cannot do its work: one line on stderr, exit status 2."""
 
     exit_code = 2
 
@@ -37,19 +37,19 @@ class Trouble(click.ClickException):
 
 
 class FailedError(Trouble):
-    """It was begun, and what came of it is not what was asked for."""
+    """The command was begun, and its result is not the one that was asked for."""
 
     exit_code = 1
 
 
 class LeftError(Trouble):
-    """Whoever watched it has left."""
+    """The user has interrupted the wait."""
 
     exit_code = 130  # as of a process that SIGINT ends
 
 
 class NoAnswerError(Trouble):
-    """The server is there, and does not answer."""
+    """The server exists and does not answer."""
 
 
 class GoneError(Trouble):
@@ -57,7 +57,7 @@ class GoneError(Trouble):
 
 
 class Begun(NamedTuple):
-    """What the server says to a command that it has begun. ``workers``: how many a scaling leads to."""
+    """The server's answer to a command that it has begun. ``workers``: the number that it scales to."""
 
     text: str
     workers: int | None
@@ -84,13 +84,13 @@ class RunningServer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pid = int(path.stem)
-        # Now, while it lives: later on the pid may be somebody else's.
+        # Now, while it lives: later the pid may belong to another process.
         self._arbiter = _process(self.pid)
 
     # --- what it says ---
 
     def status(self) -> Status:
-        """What GET /status says."""
+        """Return what GET /status answers."""
         code, body = self._ask("GET", "/status")
         document = _parsed(body)
         if code != 200:
@@ -105,14 +105,14 @@ class RunningServer:
         return cast("Status", document)
 
     def metrics(self) -> bytes:
-        """What GET /metrics says, in Prometheus' text format."""
+        """Return what GET /metrics answers, in Prometheus' text format."""
         code, body = self._ask("GET", "/metrics")
         if code != 200:
             raise NoAnswerError(f"{self}: /metrics answers {code}")
         return body
 
     def command(self, name: str, **arguments: object) -> Begun:
-        """Have a command begun. Raises Trouble where it is refused."""
+        """Send a command. Raises Trouble if it is refused."""
         body = json.dumps(arguments).encode()
         code, answer = self._ask("POST", f"/commands/{name}", body, COMMAND_PATIENCE)
         document = _parsed(answer)

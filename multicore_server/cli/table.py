@@ -1,4 +1,4 @@
-"""Tables in a terminal: columns as wide as they need to be, the least important ones left out if need be."""
+"""Tables in a terminal. If it is too narrow, the least important columns are left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAP = 2  # columns between two columns
 
 
 class Column(NamedTuple):
-    """``drop`` says which ones go first on a narrow terminal: the highest; those with 0 stay."""
+    """On a narrow terminal, the columns with the highest ``drop`` are left out first; those with 0 stay."""
 
     title: str
     drop: int = 0

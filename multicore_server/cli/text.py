@@ -1,4 +1,4 @@
-"""Text for terminals: nothing that an app has named may move the cursor; amounts as people read them."""
+"""Text for terminals: names without control characters, amounts in readable units."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NOTHING = "-"
 
 
 def plain(text: object) -> str:
-    """On one line, and without control characters: what does not print is shown as an escape."""
+    """Return the text on one line, with escapes in place of characters that do not print."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a printable text takes."""
+    """Return how many columns of a terminal a printable text takes."""
     return sum(_columns_of(c) for c in text)
 
 
@@ -28,7 +28,7 @@ def _columns_of(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """At most ``width`` columns; what is cut off shows as a tilde."""
+    """Cut the text to ``width`` columns. A tilde shows that it was cut."""
     if columns(text) <= width:
         return text
     kept = ""

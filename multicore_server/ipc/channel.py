@@ -37,19 +37,19 @@ from multicore_server.ipc.names import Interface, Reason
 
 # macOS has no SOCK_SEQPACKET for Unix sockets.
 KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
-MOST_AT_ONCE = 64  # messages of one child that are read before the others get a turn
+MOST_AT_ONCE = 64  # messages of one child that are read in one turn of the arbiter's loop
 
 
 class Unreadable(NamedTuple):
-    """Something has arrived that is not a message; it is dropped."""
+    """Stands for data that is not a message and was dropped."""
 
     why: str
 
 
 class Channel(Generic[M]):
-    """Both ends, before the fork; each process then closes the other's end.
+    """Has both ends until the fork. Then each process closes the other's end.
 
-    ``accepted`` are the classes of messages that the arbiter takes from this child.
+    ``accepted`` lists the classes of messages that the arbiter reads from this child.
     """
 
     def __init__(self, *accepted: type[M]) -> None:
@@ -65,7 +65,7 @@ class Channel(Generic[M]):
         self.child_end.close()
 
     def received(self, most: int = MOST_AT_ONCE) -> Iterator[M | Unreadable]:
-        """The messages that have arrived, at most so many. What cannot be read is told once."""
+        """Yield up to ``most`` messages that have arrived. The first unreadable one is reported."""
         for _ in range(most):
             try:
                 data = self.arbiter_end.recv(MAX_MESSAGE + 1)
@@ -83,9 +83,9 @@ class Channel(Generic[M]):
 
 
 class WorkerChannel(Channel[WorkerMessage]):
-    """A worker's: it tells its arbiter that it is ready, that it wants to be replaced, and its last words.
+    """A worker's channel: "I am ready", "replace me", and why a boot failed.
 
-    The arbiter talks back by signals alone.
+    The arbiter sends nothing on it. It sends signals.
     """
 
     def __init__(self) -> None:
@@ -102,13 +102,13 @@ class WorkerChannel(Channel[WorkerMessage]):
 
 
 class MonitorChannel(Channel[Command]):
-    """The monitor's: it passes on the commands of operators."""
+    """The monitor's channel: it passes on the commands of operators and gets the answers."""
 
     def __init__(self) -> None:
         super().__init__(ReloadCommand, RestartCommand, ScaleCommand, StopCommand, ResetCommand)
 
     def answer(self, answer: Answer) -> None:
-        """To the monitor. If its end is full or closed, the answer is lost: who waits has a time limit."""
+        """Send an answer. If the channel is full or closed, it is lost: the client has a time limit."""
         _send(self.arbiter_end, replace(answer, text=answer.text[:MAX_WORDS]))
 
 

@@ -1,4 +1,4 @@
-"""The one way in which log lines name a worker.
+"""How log lines name a worker.
 
 Pure.
 """
@@ -7,6 +7,6 @@ from __future__ import annotations
 
 
 def identity(instance: int | None, generation: int | None, pid: int | None) -> str:
-    """The one way in which log lines name a worker: ``instance=2 gen=3 pid=4711``."""
+    """Return ``instance=2 gen=3 pid=4711``, without the parts that are None."""
     parts = (("instance", instance), ("gen", generation), ("pid", pid))
     return " ".join(f"{name}={value}" for name, value in parts if value is not None)

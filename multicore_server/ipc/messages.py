@@ -1,9 +1,9 @@
-"""The messages that pass between the processes, and the one codec for them.
+"""The messages between the processes, and the one codec for them.
 
-Pure: the standard library alone. A message is a small dataclass; on its way it is JSON: its class's name and
-its fields. Whoever decodes names the classes that it accepts, and gets one of these with fields of the right
-types, or `MessageError`: a worker runs other people's code, perhaps as another user, and the arbiter believes
-nothing that it says.
+Pure: the standard library alone. A message is a small dataclass. It is sent as JSON: the name of its class
+and its fields. The reader names the classes that it accepts. It gets an instance of one of them, with fields
+of the right types, or a `MessageError`. A worker runs other people's code, perhaps as another user, so the
+arbiter checks everything that it says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_TRACE = 8000  # characters of a traceback: JSON may take six bytes for one
 
 
 class MessageError(ValueError):
-    """What has arrived is not a message that is accepted here: one line."""
+    """The data is not a message that is accepted here. The text is one line."""
 
 
 # --- from a worker to the arbiter ---
@@ -96,8 +96,8 @@ Command = ReloadCommand | RestartCommand | ScaleCommand | StopCommand | ResetCom
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To the command with this ``id``: whether it has begun, and a line on it. ``workers``: how many there
-    are to be, where the command has changed that."""
+    """The answer to the command with this ``id``: whether it has begun, and one line about it. ``workers`` is
+    the new number of workers, if the command changes it."""
 
     id: int
     ok: bool
@@ -113,7 +113,7 @@ M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """The message as bytes. Half a surrogate pair becomes a question mark.
+    """Return the message as bytes. Half a surrogate pair becomes a question mark.
 
     Raises ValueError where it is longer than `MAX_MESSAGE`.
     """
@@ -125,7 +125,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes, *accepted: type[M]) -> M:
-    """The message in ``data``, an instance of one of the ``accepted`` classes. Raises MessageError."""
+    """Return the message in ``data``, an instance of one of the ``accepted`` classes. Raises MessageError."""
     if len(data) > MAX_MESSAGE:
         raise MessageError(f"it is longer than {MAX_MESSAGE} bytes")
     try:
@@ -145,7 +145,7 @@ def decode(data: bytes, *accepted: type[M]) -> M:
 
 
 def _check(annotation: Any) -> Callable[[object], bool]:
-    """Whether a value that came as JSON is of this type. A bool is no int here."""
+    """Return a check of whether a value from JSON has this type. A bool is not an int here."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return lambda value: isinstance(value, str) and value in inner
@@ -165,7 +165,7 @@ def _check(annotation: Any) -> Callable[[object], bool]:
 
 
 def _is_text(value: object) -> bool:
-    """Text that can be written anywhere: JSON can have half a surrogate pair, which no log file takes."""
+    """Whether it is text without half a surrogate pair: JSON can have one, and no log file can."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The closed sets of names that pass between the processes, and out of them in metrics, events and /status.
+"""The closed sets of names that messages, metrics, events and /status use.
 
 Pure.
 """

@@ -33,7 +33,7 @@ class Item(IntEnum):
     UNIQUE_MEMORY = 1  # bytes, as last measured
     UNIQUE_MEMORY_AT = 2  # seconds
     MEMORY_LIMIT = 3  # bytes, written by the arbiter; 0 is no limit
-    SERVING = 4  # 1 while it is the arbiter's choice for its slot; written by the arbiter
+    SERVING = 4  # 1 while it is the worker that serves for its slot; written by the arbiter
     ACCEPTING = 5  # 1 while it takes connections, 0.5 where it will again, 0 where it will not
     IN_HAND = 6  # requests, and connections that wait for their first
     CONNECTIONS = 7
@@ -51,7 +51,7 @@ class Item(IntEnum):
     DURATION_SUM = 91  # seconds
 
 
-# What describes the present of a row's owner: of no worth once that is gone.
+# Values that describe a row's owner now. They are cleared when it is gone.
 PRESENT = (
     Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
     Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD,
@@ -72,7 +72,7 @@ def requests_in_progress(row: Sequence[float] | Row) -> float:
 
 
 class Head(IntEnum):
-    """The items of the head, which is the arbiter's to write, but for the one marked so."""
+    """The items of the head. The arbiter writes them, except the one marked as the monitor's."""
 
     CHANGES = 0
     USED_SLOTS = 1
@@ -118,7 +118,7 @@ class Scoreboard:
         return [number for number in rows if self.row(number)[Item.SERVING]]
 
     def assign(self, number: int) -> None:
-        """The arbiter's: a row gets an owner."""
+        """Give a row to a new owner. Only the arbiter calls it."""
         self.clear(number)
         self._use(number)
 
@@ -126,13 +126,13 @@ class Scoreboard:
         self.head[Head.USED_SLOTS] = max(number // ROWS_PER_SLOT + 1, self.used_slots)
 
     def clear(self, number: int) -> None:
-        """The arbiter's: the owner of a row is gone. What it has counted stays."""
+        """Clear a row whose owner is gone; its counters stay. Only the arbiter calls it."""
         row = self.row(number)
         for item in PRESENT:
             row[item] = 0
 
     def publish(self, serving: frozenset[int]) -> None:
-        """The arbiter's: say whose turn it is."""
+        """Set which rows serve. Only the arbiter calls it."""
         if serving == self._published:
             return
         for number in serving ^ self._published:

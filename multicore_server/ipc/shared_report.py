@@ -1,4 +1,4 @@
-"""The shared_report: what the arbiter has to say of its fleet, in shared memory, for the monitor to read.
+"""The report in shared memory: the arbiter writes it, the monitor reads it.
 
 Pure: the standard library alone. One writer and any number of readers that nobody waits for: a sequence lock
 (as the kernel's, see Documentation/locking/seqlock.rst) with a checksum in place of memory barriers. The

@@ -1,4 +1,4 @@
-"""Collection: the server's own metrics as the shared memory and the arbiter's report have them now.
+"""Collects the server's own metrics from the shared memory and the arbiter's report.
 
 Pure, but for reading the shared memory. The label ``worker`` is the slot's instance number. What is a state
 of living processes comes from the rows of these; what only grows is summed over all rows that were ever
@@ -56,7 +56,7 @@ class Scrape:
         self.left_out = left_out
         self.head = scoreboard.head.tolist()
         self.slots = [] if report is None else report["slots"]
-        # A slot is published as used once it serves; its zeros are shown before.
+        # The scoreboard knows a slot once it serves. Its zeros are shown from its first report on.
         highest = max((slot["instance"] + 1 for slot in self.slots), default=0)
         self.used = max(scoreboard.used_slots, highest)
         rows = range(self.used * ROWS_PER_SLOT)
@@ -103,7 +103,7 @@ def _gauge(item: Item) -> Callable[[Scrape], Samples]:
 
 
 def _measured(item: Item) -> Callable[[Scrape], Samples]:
-    """By worker: what was measured of the slot's worker, nothing while that is 0."""
+    """By worker: a measured value of the slot's worker, no sample while it is 0."""
     return lambda scrape: [
         Sample("", _worker(instance), value)
         for instance, process in scrape.workers()
@@ -128,12 +128,12 @@ def _total(item: Item) -> Callable[[Scrape], Samples]:
 
 
 def _arbiter(item: Head, suffix: str = "") -> Callable[[Scrape], Samples]:
-    """Of the arbiter's process, nothing until it has looked at itself."""
+    """A value of the arbiter's process, no sample until it was measured."""
     return lambda scrape: [Sample(suffix, "", scrape.head[item])] if scrape.head[Head.START_TIME] else []
 
 
 def _reported(number: Callable[[Report], float | None]) -> Callable[[Scrape], Samples]:
-    """A number of the report, nothing while it has none."""
+    """A number of the report, no sample while there is none."""
 
     def samples(scrape: Scrape) -> Samples:
         value = None if scrape.report is None else number(scrape.report)

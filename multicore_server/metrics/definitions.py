@@ -23,7 +23,7 @@ STATES = tuple(str(state) for state in State)
 REASONS: tuple[str, ...] = get_args(Reason)
 RESULTS = ("ok", "rolled_back", "failed")
 LEFT_OUT = ("file", "collision")
-ANY: tuple[str, ...] = ()  # values that nobody knows beforehand
+ANY: tuple[str, ...] = ()  # the values are not known in advance
 
 _BY_WORKER = {"worker": ANY}
 

@@ -29,7 +29,7 @@ class AddressError(OSError):
 
 
 def command_directory() -> Path:
-    """The directory of this user's command sockets, made if there is none: nobody else may look into it.
+    """Return the directory of this user's command sockets. It has mode 0700 and is made if it is missing.
 
     Raises AddressError where it cannot be made, or is not safe to use.
     """
@@ -57,7 +57,7 @@ def bind_command(path: Path) -> socket.socket:
     Raises AddressError.
     """
     remove_stale(path.parent)
-    # It gets its name when it is complete: nobody takes it for a stale one before that.
+    # It gets its final name when it listens: until then it would look like a stale socket.
     new = path.with_suffix(".new")
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -161,7 +161,7 @@ def unbind(listener: socket.socket, path: Path | None = None) -> None:
 
 
 def file_of(address: str) -> Path | None:
-    """The file of a `metrics_bind`, wherever this process goes later on; None where it has none."""
+    """Return the absolute path of a `metrics_bind` that is a unix socket, else None."""
     return Path(address.removeprefix("unix:")).absolute() if address.startswith("unix:") else None
 
 
@@ -199,7 +199,7 @@ def _listen_unix(path: Path) -> socket.socket:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether nobody listens at this unix socket. A pid would say less: it may be another container's."""
+    """Whether nobody listens at this unix socket. The pid in its name may be another container's."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         return probe.connect_ex(str(path)) == errno.ECONNREFUSED

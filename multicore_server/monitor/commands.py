@@ -1,4 +1,4 @@
-"""Commands on their way from the command socket to the arbiter, and its answers on their way back."""
+"""Checks the commands of operators, sends them to the arbiter and waits for its answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST = 1_000_000  # workers, and instances: nothing is that large
 
 
 class NoAnswerError(Exception):
-    """The arbiter cannot be asked, or does not answer: one line."""
+    """The arbiter cannot be asked, or does not answer. The text is one line."""
 
 
 # --- what an operator has sent ---
@@ -113,7 +113,7 @@ COMMANDS = {
 
 
 class ArbiterClient:
-    """Our end of the channel: a message for each command, and one for each answer, in any order."""
+    """The monitor's end of the channel. Answers may come in any order."""
 
     def __init__(self, channel: socket.socket, patience: float = PATIENCE) -> None:
         self._channel = channel
@@ -122,11 +122,11 @@ class ArbiterClient:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
 
     def listen(self) -> None:
-        """Take answers from now on; in the running loop."""
+        """Read answers in the running loop from now on."""
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
 
     async def ask(self, command: Command) -> Answer:
-        """The arbiter's answer to a command, which is given an id here.
+        """Give a command an id, send it, and return the arbiter's answer.
 
         Raises NoAnswerError, and TimeoutError where none comes in time.
         """

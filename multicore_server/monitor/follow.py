@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from multicore_server.ipc.report import EventReport
 from multicore_server.monitor.view import ReportView
 
-POLL = 0.25  # seconds between two looks at the report, while somebody follows
-KEEP_ALIVE = 15.0  # seconds without an event until a comment says that we are still there
+POLL = 0.25  # seconds between two reads of the report, while a client follows
+KEEP_ALIVE = 15.0  # seconds without an event, after which a comment is sent
 MAX_DIGITS = 6  # of ?last=
 
 
@@ -25,7 +25,7 @@ class Follower:
         self._seen = events
 
     def new_events(self) -> list[EventReport]:
-        """What has happened since the last call."""
+        """Return the events since the last call."""
         events, seen = self._events(), self._seen
         self._seen = events
         return [] if events is seen else new_since(seen, events)
@@ -50,7 +50,7 @@ class Follower:
 
 
 def new_since(seen: list[EventReport], events: list[EventReport]) -> list[EventReport]:
-    """What ``events`` has behind the last of the ``seen`` ones; all of it where that is no longer there."""
+    """Return the events after the last of the ``seen`` ones; all events if that one is no longer there."""
     if seen:
         for place in range(len(events), 0, -1):
             if events[place - 1] == seen[-1]:
@@ -59,5 +59,5 @@ def new_since(seen: list[EventReport], events: list[EventReport]) -> list[EventR
 
 
 def server_sent(event: EventReport) -> bytes:
-    """As a server-sent event; JSON has no line breaks of its own."""
+    """Return the event as a server-sent event. JSON has no line breaks."""
     return f"data: {json.dumps(event)}\n\n".encode()

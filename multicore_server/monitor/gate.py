@@ -1,4 +1,4 @@
-"""What holds for every answer of the monitor, in front of its app."""
+"""Checks every request to the monitor, and adds headers to every answer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _FULL = b"too many connections; only /healthz and /readyz are answered now\n"
 
 
 class Gate:
-    """Adds headers to every answer, and refuses what has no place here.
+    """Refuses a body with GET and HEAD, and a Host header that names another server.
 
-    A body has one with POST alone. Only a command's body is read: after any other request that has one the
-    connection ends, so that nobody waits for the rest of it. ``hosts`` are the names that may stand in the
-    Host header (None: any). Probes are answered whatever it says: their senders cannot always choose it.
+    After any request with a body the connection ends: only a command's body is read. ``hosts`` are the names
+    that the Host header may have (None: any). It is not checked for /healthz and /readyz, because a kubelet
+    or a load balancer cannot always set it.
     """
 
     def __init__(self, app: App, hosts: AllowedHosts | None = None) -> None:
@@ -59,7 +59,7 @@ class Gate:
 
 
 def probes_only(app: App) -> App:
-    """The app for a connection that is one too many: it may ask whether the server lives, once."""
+    """Return the app for a connection above the limit: it answers one request for /healthz or /readyz."""
 
     async def restricted(scope: Message, receive: Receive, send: Send) -> None:
         async def answer(message: Message) -> None:

@@ -1,6 +1,6 @@
-"""HTTP connections that a hostile or slow client cannot hold: limits on their number, size and time.
+"""Limits for the monitor's HTTP connections: their number, sizes and times.
 
-uvicorn has a limit for idle connections and one for the size of a head; the rest is here.
+uvicorn limits how long a connection is idle and how long a head is. The rest is here.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Limits:
     """Times are seconds, sizes bytes."""
 
     connections: int = 64
-    probes: int = 16  # more connections, for those who only ask whether the server lives
+    probes: int = 16  # more connections, which get answers from /healthz and /readyz only
     head: int = 16384  # of a request
     request: float = 5.0  # until a request has arrived in whole
     response: float = 10.0  # during which a part of a response waits for its reader
     keep_alive: int = 60  # Prometheus comes back once a minute, or more often
-    give_way: float = 1.0  # a client that was waited for so long gives way to a new one
+    give_way: float = 1.0  # at the limit, a client that we have waited for so long is cut for a new one
     probes_give_way: float = 0.1  # the same among the probes, which send their request at once
     farewell: float = 0.2  # for the requests in hand, at the end
 
@@ -48,8 +48,10 @@ class GuardedState(ServerState):
         self.limits = limits
 
     def make_room(self) -> Pool | None:
-        """Where there is room for one more connection, if need be in place of one whose client we wait for;
-        None if there is none."""
+        """Return the pool for one more connection, None if there is no room.
+
+        At the limit, the connection that has waited longest for its client is cut.
+        """
         limits = self.limits
         if self._make_room_in("ordinary", limits.connections, limits.give_way):
             return "ordinary"
@@ -71,7 +73,7 @@ class GuardedState(ServerState):
 
 
 class Alarm:
-    """Calls ``ring`` when its time has come, unless it is cleared before."""
+    """A timer that calls ``ring`` once, unless it is cleared before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
         self._loop = loop
@@ -83,7 +85,7 @@ class Alarm:
         return self._timer is not None
 
     def set(self, seconds: float) -> None:
-        """One that is set already stays as it is."""
+        """Start the timer; if it runs already, nothing changes."""
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._ring)
 
@@ -94,8 +96,11 @@ class Alarm:
 
 
 class GuardedConnection(H11Protocol):
-    """One connection. ``waiting_since``: since when it waits for its client, which has sent nothing, or not
-    all of its request, or does not take the response; infinite while the client waits for us."""
+    """One connection.
+
+    ``waiting_since`` is when it began to wait for its client: for a request, for the rest of one, or until
+    the client reads the response. It is infinite while the client waits for us.
+    """
 
     server_state: GuardedState
 
@@ -151,7 +156,7 @@ class GuardedConnection(H11Protocol):
             self.cut()
 
     def _watch(self) -> None:
-        """A request that has begun to arrive, and the first one, has a time to arrive in."""
+        """Limit the time until the first request, and each request that has begun, has arrived."""
         if self.transport.is_closing() or not self._is_arriving():
             self._arrival.clear()
         else:
@@ -179,7 +184,7 @@ class GuardedConnection(H11Protocol):
         self._departure.clear()
 
     def cut(self) -> None:
-        """End it at once, also what the kernel has not sent yet."""
+        """Close it at once. Data that the kernel has not sent yet is dropped."""
         connection: socket.socket = self.transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # it is closed already
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -187,7 +192,7 @@ class GuardedConnection(H11Protocol):
 
 
 def _give_up_after(seconds: float, connection: socket.socket) -> None:
-    """For what the kernel has taken and the client does not take from it (TCP_USER_TIMEOUT, tcp(7))."""
+    """Have the kernel close a connection whose client does not take its data (TCP_USER_TIMEOUT, tcp(7))."""
     if sys.platform == "linux" and connection.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):  # the client is gone
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

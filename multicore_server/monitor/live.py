@@ -1,4 +1,4 @@
-"""The live page: a few files of this package, served as they are. All that it shows it reads at /status."""
+"""The live page: static files of this package. The page gets its data from /status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = {
     "figures.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-# Read once, with this module: they fit each other and the program, whatever is installed over it later.
+# Read at import, so that an update of the package does not mix old and new files.
 _FILES = {name: (Path(__file__).parent / "page" / name).read_bytes() for name in _KINDS}
 
 

@@ -1,4 +1,4 @@
-"""The monitor's addresses as Starlette apps: those that only read, and all of them for the command socket."""
+"""The monitor's Starlette apps: a read-only one, and one with commands for the command socket."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class ReadOnly:
-    """What anybody may ask. Nothing of a request is ever repeated in an answer."""
+    """The read-only paths. Nothing of a request is ever repeated in an answer."""
 
     def __init__(self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots) -> None:
         self.scoreboard = scoreboard
@@ -85,7 +85,7 @@ class ReadOnly:
 
 
 class Full(ReadOnly):
-    """What the owner of the command socket may ask: also to follow the events, and commands."""
+    """The paths of the command socket: the read-only ones, /events and the commands."""
 
     def __init__(
         self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots, arbiter: ArbiterClient
@@ -138,7 +138,7 @@ async def _refuse(_: Request, exc: Exception) -> Response:
 
 
 async def _too_late(_: Request, __: Exception) -> Response:
-    """Whoever sent half a body is gone."""
+    """The client left before its body was complete."""
     return _line("the request is incomplete", 400)
 
 
@@ -152,7 +152,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _header(request: Request, name: str) -> str | None:
-    """A header's value, of all the fields with its name."""
+    """Return the values of all fields with this name, joined; None if there is none."""
     return ",".join(request.headers.getlist(name)) or None
 
 

@@ -1,7 +1,7 @@
-"""The monitor's process: everything that runs in it from the fork to its end.
+"""The monitor's process, from the fork to its end.
 
-It reads what the arbiter and the workers write to shared memory, so nobody waits for it. It ends with the
-arbiter, and when it is told to.
+It reads what the arbiter and the workers write to shared memory, so they never wait for it. It ends with the
+arbiter, or by a signal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from multicore_server.monitor.snapshot import Snapshots
 from multicore_server.monitor.view import ReportView
 
 BEAT = 1.0  # seconds between two heartbeats
-LOOK = 0.02  # seconds between two looks at what is still in hand, at the end
+POLL = 0.02  # seconds between two checks of whether requests are still in progress, at the end
 OF_WORKERS = 32  # connections at a time by which workers ask for `metrics_path`
 
 
@@ -46,7 +46,7 @@ class MonitorContext:
     listener: socket.socket | None  # of `metrics_bind`, for all who want to read
     metrics_listener: socket.socket | None  # for workers, of `metrics_path`: the metrics alone
     command_listener: socket.socket | None  # for commands too
-    lifeline: int  # a descriptor that comes to its end with the arbiter
+    lifeline: int  # a descriptor that reads EOF when the arbiter is gone
     channel: socket.socket  # to the arbiter, for commands; not blocking
     log: logging.Logger
     hosts: frozenset[str] = frozenset()  # that the Host header may name, besides those of allowed_hosts.py
@@ -123,7 +123,7 @@ class Monitor:
 
 
 class MonitorServer(uvicorn.Server):
-    """uvicorn's, which ends by an event, quickly, and whose connections are guarded."""
+    """uvicorn's server, with limits for its connections. It ends when the event ``ended`` is set."""
 
     def __init__(self, app: Gate, limits: Limits, ended: asyncio.Event) -> None:
         config = uvicorn.Config(
@@ -148,7 +148,7 @@ class MonitorServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """They are the monitor's."""
+        """The monitor handles signals, not uvicorn."""
         yield
 
     async def main_loop(self) -> None:
@@ -158,19 +158,19 @@ class MonitorServer(uvicorn.Server):
                 await asyncio.wait_for(self._ended.wait(), 1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Requests in hand get a moment; then what is left is cut."""
+        """Wait a moment for the requests in progress, then close what is left."""
         for server in self.servers:
             server.close()
         deadline = time.monotonic() + self._farewell
         while self.server_state.tasks and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         # Not cancelled: uvicorn would log each with a traceback. Whoever waits for a merge ends with us.
 
 
 def _log_by(log: logging.Logger) -> None:
-    """Errors of uvicorn and asyncio go where the server's do; their warnings are for scrapers to cause."""
+    """Send errors of uvicorn and asyncio to the server's log, and drop warnings: clients can cause them."""
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = list(log.handlers)

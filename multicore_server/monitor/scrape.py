@@ -1,4 +1,4 @@
-"""One merge: the server's own metrics and the app's, collected once and written as the scrapers want them."""
+"""Collects the server's own metrics and the app's, and writes them in the forms that scrapers want."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ GZIP_LEVEL = 1  # less than half the time of 6, for a tenth more bytes
 
 
 class Merge:
-    """To be called in one thread at a time. ``app`` has the app's own metrics, in files whose names have the
-    ``identifier`` of a row; None: there are none."""
+    """Not thread-safe. ``app`` has the app's own metrics (None: there are none); ``identifier`` returns the
+    part of their files' names that stands for a row."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Merge:
         return found
 
     def _report(self, failure: str) -> None:
-        """Once for each failure, not with every scrape."""
+        """Log a failure, but not again with every scrape."""
         if failure != self._failure:
             self._failure = failure
             text = "monitor: the app's own metrics cannot be collected (%s); serving the server's alone"

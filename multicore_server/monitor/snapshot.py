@@ -1,4 +1,4 @@
-"""Scrapes share the work: one merge at a time, for all who asked before it began.
+"""Scrapes share the work: one merge at a time, for all clients that asked before it began.
 
 So a scrape shows everything that was counted before it was asked for, and a thousand scrapers cost no more
 than one. After each merge is a rest as long as it took: scrapes without a pause take half a CPU at most.
@@ -18,7 +18,7 @@ MAX_REST = 1.0  # seconds
 
 
 class Form(NamedTuple):
-    """What a scraper wants it written as."""
+    """The form that a scraper wants."""
 
     openmetrics: bool
     gzipped: bool
@@ -28,7 +28,7 @@ Merge = Callable[[AbstractSet[Form]], dict[Form, bytes]]
 
 
 class Snapshots:
-    """``merge`` collects once and writes that in each of the forms; it runs in a thread of its own."""
+    """``merge`` collects the metrics and writes them in each of the forms. It runs in its own thread."""
 
     def __init__(self, merge: Merge) -> None:
         self._merge = merge
@@ -39,7 +39,7 @@ class Snapshots:
         self._rested = 0.0  # when the rest is over, of CLOCK_MONOTONIC
 
     async def take(self, form: Form) -> bytes:
-        """The outcome of a merge that begins after this call. Raises what the merge raises."""
+        """Return the result of a merge that begins after this call. Raises what the merge raises."""
         self._wanted.add(form)
         if self._next is None:
             self._next = asyncio.create_task(self._run(self._last))
@@ -47,13 +47,13 @@ class Snapshots:
         return (await asyncio.shield(self._next))[form]
 
     def close(self) -> None:
-        """A merge that runs is not waited for."""
+        """Stop, without waiting for a merge in progress."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, last: asyncio.Task[dict[Form, bytes]] | None) -> dict[Form, bytes]:
         if last is not None:
             await asyncio.wait([last])
-        # Also without a rest: what has arrived at the same time takes part.
+        # Even a sleep of 0 lets clients that arrived at the same time take part.
         await asyncio.sleep(max(0.0, self._rested - time.monotonic()))
         self._last, self._next = self._next, None  # from here on they come too late
         wanted, self._wanted = self._wanted, set()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 PATIENCE = 5.0  # seconds that the monitor has for its answer
+MOST_AT_ONCE = 2  # requests of a worker to the monitor: many clients do not use up its connections
 MAX_ANSWER = 2**24  # bytes
 MAX_HEADER = 1024  # bytes of a header that is passed on
 
@@ -39,6 +40,7 @@ class MetricsPath:
         self.app = app
         self.path = path
         self.socket_path = socket_path
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope.get("path") == self.path and scope.get("method") in ("GET", "HEAD"):
@@ -48,7 +50,7 @@ class MetricsPath:
 
     async def _answer(self, scope: Any, send: Any) -> None:
         try:
-            status, headers, body = await asyncio.wait_for(self._ask(scope), PATIENCE)
+            status, headers, body = await asyncio.wait_for(self._ask_in_turn(scope), PATIENCE)
         # The monitor is not there, is busy, or ended in the middle.
         except (OSError, ValueError, asyncio.TimeoutError):
             status, body = 503, b"the monitor does not answer: it is starting or has failed, see the log\n"
@@ -56,6 +58,10 @@ class MetricsPath:
         headers = [*headers, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _ask_in_turn(self, scope: Any) -> Answer:
+        async with self._turns:
+            return await self._ask(scope)
 
     async def _ask(self, scope: Any) -> Answer:
         reader, writer = await asyncio.open_unix_connection(sock=_connected(self.socket_path))
@@ -67,7 +73,7 @@ class MetricsPath:
 
 
 def _connected(path: str) -> socket.socket:
-    """Connect without the loop, because uvloop cannot connect to an abstract address; this never blocks."""
+    """Connect without the loop: if the backlog is full, this fails at once, and a loop would wait."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.setblocking(False)

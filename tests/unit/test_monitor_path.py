@@ -77,6 +77,30 @@ def test_the_answer_is_the_monitors(tmp_path: Path) -> None:
     assert b"secret" not in requests[0]
 
 
+def test_many_clients_ask_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four hundred of them used up the monitor's connections."""
+    asking, most = 0, 0
+
+    async def slow(self: MetricsPath, scope: Any) -> metrics_path.Answer:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0.001)
+        asking -= 1
+        return metrics_path.Answer(200, [], b"a 1\n")
+
+    monkeypatch.setattr(MetricsPath, "_ask", slow)
+
+    async def all_of_them() -> list[int]:
+        transport = httpx.ASGITransport(MetricsPath(app, "/metrics", str(tmp_path / "s")))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            answers = await asyncio.gather(*(client.get("/metrics") for _ in range(400)))
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(all_of_them()) == [200] * 400
+    assert most == metrics_path.MOST_AT_ONCE
+
+
 def test_head(tmp_path: Path) -> None:
     with answering(tmp_path / "s", *GOOD):
         answer = ask(tmp_path / "s", method="HEAD")
