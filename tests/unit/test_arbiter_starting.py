@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -52,6 +53,7 @@ def test_the_listeners_of_the_arbiter_before_usr2_are_taken_over(
         made._listen()
         assert [listener] == made.LISTENERS
         listener.close()
+    gc.collect()
     assert "GUNICORN_FD" not in os.environ
 
 
