@@ -11,7 +11,7 @@ from multicore_server.fleet import events as ev
 from multicore_server.fleet.events import Observation
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.slots import Process, State
-from multicore_server.ipc.scoreboard import Item, Row, Scoreboard
+from multicore_server.ipc.scoreboard import Item, Row, Scoreboard, whole
 from multicore_server.machine import cgroup, memory
 from multicore_server.settings.quantities import Size, next_cron
 from multicore_server.settings.table import Settings
@@ -80,13 +80,13 @@ class Inspection:
         hard, soft = (self._bytes(limit) for limit in self._memory_limits)
         limit = min(limit for limit in (hard, soft) if limit)
         row[Item.MEMORY_LIMIT] = limit
-        used = int(row[Item.RESIDENT_MEMORY])
+        used = whole(row[Item.RESIDENT_MEMORY])
         if used <= limit:
             return
         if self.settings.memory_metric == "uss" and not stale:
             # A row may still hold what the process that had it before has measured.
             fresh = row[Item.UNIQUE_MEMORY_AT] > max(now - 2 * STALE, process.started)
-            used = int(row[Item.UNIQUE_MEMORY]) if fresh else 0
+            used = whole(row[Item.UNIQUE_MEMORY]) if fresh else 0
         if hard and used > hard:
             yield ev.OverMemory(process.pid, True, used, hard)
         elif soft and used > soft:

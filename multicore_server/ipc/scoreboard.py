@@ -58,12 +58,19 @@ PRESENT = (
 )  # fmt: skip
 
 ITEM_SIZE = 8  # a C double
+MOST = 2.0**63  # what no item reaches
 ROW_SIZE = 768  # bytes, whole cache lines: workers do not slow each other down
 
 
 def slots_for(workers: int) -> int:
     """How many slots to make room for: shared memory cannot grow once workers have inherited it."""
     return max(2 * workers, MIN_SLOTS)
+
+
+def whole(value: float) -> int:
+    """Return an item as a whole number, 0 for what is none: workers run other people's code, which may have
+    written anything there."""
+    return int(value) if 0 <= value < MOST else 0
 
 
 def requests_in_progress(row: Sequence[float] | Row) -> float:
@@ -110,7 +117,7 @@ class Scoreboard:
     @property
     def used_slots(self) -> int:
         """Slots from this number on have never had a worker."""
-        return int(self.head[Head.USED_SLOTS])
+        return min(whole(self.head[Head.USED_SLOTS]), self._rows // ROWS_PER_SLOT)
 
     def serving(self) -> list[int]:
         """The numbers of the rows whose workers serve."""

@@ -34,7 +34,7 @@ class SharedReport:
             raise ValueError(f"{len(text)} bytes are more than the {self._capacity} that there is room for")
         changes = self.changes
         self._memory[_HEAD.size : _HEAD.size + len(text)] = text
-        self._memory[: _HEAD.size] = _HEAD.pack(changes + 1, len(text), zlib.crc32(text))
+        self._memory[: _HEAD.size] = _HEAD.pack((changes + 1) % 2**64, len(text), zlib.crc32(text))
 
     def read(self) -> bytes:
         """What it says now; empty before the first `publish`."""

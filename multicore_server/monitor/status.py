@@ -5,6 +5,7 @@ Pure, but for reading the shared memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import accumulate
 
@@ -28,6 +29,7 @@ from multicore_server.ipc.scoreboard import (
     Row,
     Scoreboard,
     requests_in_progress,
+    whole,
 )
 
 _REQUESTS = slice(Item.REQUESTS.value, Item.REQUESTS + len(METHODS) * len(CODES))
@@ -88,29 +90,36 @@ def _measured(process: ProcessReport | None, scoreboard: Scoreboard, limit: int 
     row = _NO_ROW if process is None else scoreboard.row(process["row"])
     return {
         "memory": {
-            "resident": int(row[Item.RESIDENT_MEMORY]) or None,
-            "unique": int(row[Item.UNIQUE_MEMORY]) or None,
-            "limit": int(row[Item.MEMORY_LIMIT]) or limit,
+            "resident": whole(row[Item.RESIDENT_MEMORY]) or None,
+            "unique": whole(row[Item.UNIQUE_MEMORY]) or None,
+            "limit": whole(row[Item.MEMORY_LIMIT]) or limit,
         },
-        "connections": int(row[Item.CONNECTIONS]),
-        "in_hand": int(row[Item.IN_HAND]),
-        "websockets": int(row[Item.WEBSOCKETS]),
-        "loop_lag": row[Item.LOOP_LAG],
+        "connections": whole(row[Item.CONNECTIONS]),
+        "in_hand": whole(row[Item.IN_HAND]),
+        "websockets": whole(row[Item.WEBSOCKETS]),
+        "loop_lag": _finite(row[Item.LOOP_LAG]),
     }
 
 
 def _counted(instance: int, scoreboard: Scoreboard) -> CountedStatus:
     first = instance * ROWS_PER_SLOT
     rows = [scoreboard.row(number) for number in range(first, first + ROWS_PER_SLOT)]
-    in_progress = max(0.0, sum(map(requests_in_progress, rows)))
-    total = sum(sum(row[_REQUESTS]) for row in rows)
     return {
-        "cpu_seconds": sum(row[Item.CPU_SECONDS] for row in rows),
-        "connections_accepted": int(sum(row[Item.ACCEPTED] for row in rows)),
-        "requests": {"in_progress": int(in_progress), "total": int(total), "durations": _durations(rows)},
+        "cpu_seconds": _finite(sum(row[Item.CPU_SECONDS] for row in rows)),
+        "connections_accepted": whole(sum(row[Item.ACCEPTED] for row in rows)),
+        "requests": {
+            "in_progress": whole(sum(map(requests_in_progress, rows))),
+            "total": whole(sum(sum(row[_REQUESTS]) for row in rows)),
+            "durations": _durations(rows),
+        },
     }
 
 
 def _durations(rows: Iterable[Row]) -> dict[str, int]:
     cells = zip(*(row[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)] for row in rows), strict=True)
-    return dict(zip(_BOUNDS, map(int, accumulate(map(sum, cells))), strict=True))
+    return dict(zip(_BOUNDS, map(whole, accumulate(map(sum, cells))), strict=True))
+
+
+def _finite(value: float) -> float:
+    """JSON has no infinity and no NaN."""
+    return value if math.isfinite(value) else 0.0

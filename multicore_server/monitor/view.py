@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from multicore_server.ipc.report import Report
@@ -19,7 +20,8 @@ class ReportView:
         changes = self._shared_report.changes
         seen, report = self._seen
         if changes != seen and (text := self._read()):
-            report = json.loads(text)
+            with contextlib.suppress(ValueError):  # a process that shares the memory has overwritten it
+                report = json.loads(text)
             self._seen = (changes, report)
         return report
 

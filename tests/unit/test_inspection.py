@@ -259,3 +259,22 @@ def test_a_limit_that_a_reload_takes_away_is_shown_no_longer(
     observed(found, 11.0)
     assert scoreboard.row(0)[Item.MEMORY_LIMIT] == 0
     assert found.memory_limit is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_worker_that_writes_anything_for_its_memory_ends_no_inspection(
+    make: Callable[..., Inspection], scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """The others are inspected after it."""
+
+    def rss(_: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(memory, "rss", rss)
+    found = make(timeout=0, max_memory_restart=size("1M"))
+    row = scoreboard.row(0)
+    for item in (Item.RESIDENT_MEMORY, Item.UNIQUE_MEMORY, Item.UNIQUE_MEMORY_AT):
+        row[item] = value
+    assert observed(found, 10) == []
+    row[Item.RESIDENT_MEMORY], row[Item.HEARTBEAT] = 2.0**40, 20.0
+    assert observed(found, 20) == []

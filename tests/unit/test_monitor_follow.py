@@ -122,3 +122,16 @@ def test_one_whose_writer_was_stopped_in_the_middle_leaves_the_last_one() -> Non
     found = arbiter.view.report
     assert found is not None
     assert found["events"] == events(1, 2, 3)
+
+
+def test_one_that_is_overwritten_leaves_the_last_one() -> None:
+    arbiter = Arbiter()
+    arbiter.publish(1)
+    before = arbiter.view.report
+    arbiter.shared_report.publish(b"no JSON")
+    assert arbiter.view.report is before
+    arbiter.shared_report._memory[:8] = b"\xff" * 8  # the number of changes
+    arbiter.publish(1, 2)
+    found = arbiter.view.report
+    assert found is not None
+    assert found["events"] == events(1, 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 
 from multicore_server.ipc.report import MonitorStatus, Report, serving, unready
-from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Scoreboard
+from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Head, Item, Scoreboard
+from multicore_server.metrics.collection import families
 from multicore_server.monitor.status import status
 from tests.support.reports import process, report, slot
 
@@ -110,3 +112,17 @@ def test_a_slot_without_a_process(scoreboard: Scoreboard) -> None:
 )
 def test_readiness(published: Report | None, why: str | None) -> None:
     assert unready(published) == why
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+def test_a_worker_that_writes_anything_into_the_scoreboard_breaks_no_document(
+    scoreboard: Scoreboard, value: float
+) -> None:
+    for item in Item:
+        scoreboard.row(0)[item] = value
+    scoreboard.head[Head.USED_SLOTS] = value
+    found = shown(report(), scoreboard)
+    assert found["workers"][0]["memory"] == {"resident": None, "unique": None, "limit": None}
+    assert [family.name for family in families(scoreboard, report(), 1000.0)]
+    assert scoreboard.used_slots <= 64
+    scoreboard.assign(4)  # the arbiter forks its next worker
