@@ -122,7 +122,10 @@ def hang_up(transport: Any) -> None:
 
     Once ours is sent, an end of what we read stands for it: the rest of the way is the transport's own.
     """
-    if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
+    try:
+        if transport.get_extra_info("ssl_object") is None or transport.get_write_buffer_size():
+            return
+    except AttributeError:  # asyncio's, closed twice: it forgets its TLS protocol, which ends by itself
         return
     connection = transport.get_extra_info("socket")
     if connection is None:  # closed meanwhile, and so it may be below

@@ -199,15 +199,15 @@ class WorkerServer(uvicorn.Server):
         signal.siginterrupt(signal.SIGTERM, False)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        lag = now - self._beat_due if self._beat_due else 0.0
+        self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
+        loop.call_at(self._beat_due, self._beat, loop)  # first: nothing below can end the heartbeat
+        self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
         self.worker.beat()
         state = self.server_state
         self.acceptor.beat(len(state.connections), state.total_requests)
         self._choose_listener()
-        now = loop.time()
-        lag = now - self._beat_due if self._beat_due else 0.0
-        self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
-        self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
-        loop.call_at(self._beat_due, self._beat, loop)
         if now >= self._sweep_due:
             self._sweep_due = now + SWEEP
             sweep(list(state.connections), self.state.limits, now)

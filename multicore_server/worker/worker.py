@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -200,7 +201,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if now >= self._look_due:
             self._look_due = now + LOOK_INTERVAL
             self.context.row[Item.CPU_SECONDS] = self._used_before + time.process_time()
-            self._look_at_memory(now)
+            with contextlib.suppress(OSError):  # no descriptors, say: measured when there are some again
+                self._look_at_memory(now)
 
     def _look_at_memory(self, now: float) -> None:
         """Unique memory costs milliseconds to measure: often only while RSS is above the limit."""

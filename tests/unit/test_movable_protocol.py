@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from asyncio.sslproto import _SSLProtocolTransport
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -434,6 +435,13 @@ def test_hanging_up_ends_what_a_tls_client_is_waited_for() -> None:
         ours.setblocking(False)
         assert ours.recv(1) == b"", "reading has ended"
     loop.close()
+
+
+def test_hanging_up_what_asyncio_has_closed_twice_is_no_mistake() -> None:
+    nothing: Any = None
+    transport: Any = _SSLProtocolTransport(nothing, nothing)  # as it leaves itself: without its TLS protocol
+    transport._closed = True
+    hang_up(transport)
 
 
 @pytest.mark.parametrize("gone", [None, socket.socket()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import faulthandler
 import io
 import logging
@@ -281,6 +282,24 @@ def test_memory_is_measured_seldom_and_above_a_limit_often(
     hired.worker.beat()
     assert len(measured) == 2
     assert hired.row[Item.CPU_SECONDS] > 0
+
+
+def test_without_descriptors_memory_is_measured_later(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [OSError(errno.EMFILE, "Too many open files")]
+
+    def uss() -> int:
+        if faults:
+            raise faults.pop()
+        return 5
+
+    monkeypatch.setattr(memory, "uss", uss)
+    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(module, "MEMORY_INTERVAL", 0.0)
+    hired = hire()
+    hired.worker.beat()
+    assert hired.row[Item.UNIQUE_MEMORY] == 0
+    hired.worker.beat()
+    assert hired.row[Item.UNIQUE_MEMORY] == 5
 
 
 # --- signals

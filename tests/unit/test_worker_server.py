@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -289,6 +290,27 @@ def test_the_worst_lag_fades_and_the_next_heartbeat_comes() -> None:
         await serving.until(lambda: serving.host.context.row[Item.LOOP_LAG] > 0.1)
         before = serving.host.context.row[Item.HEARTBEAT]
         await serving.until(lambda: serving.host.context.row[Item.HEARTBEAT] > before)
+        await serving.drain()
+
+    play(scenario)
+
+
+def test_whatever_fails_in_a_heartbeat_the_next_one_comes() -> None:
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        loop = asyncio.get_running_loop()
+        beats: list[str] = []
+
+        def fails() -> None:
+            beats.append("beat")
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        serving.host.beat = fails  # type: ignore[method-assign]
+        reported: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        loop.call_soon(serving.server._beat, loop)
+        await serving.until(lambda: len(beats) == 3)
+        assert len(reported) == 3
         await serving.drain()
 
     play(scenario)
