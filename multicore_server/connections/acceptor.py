@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher, Swept
+from multicore_server.connections.dispatcher import KEPT, QUIET, SENT, Dispatcher, Outcome, Swept
 from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.connections.leaving import Leaving
 from multicore_server.connections.protocol import (
@@ -57,6 +57,7 @@ class Acceptor:
         self._servers: list[asyncio.AbstractServer] = []  # the loop's own way to accept
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand
         self._taking = False
+        self._complained = -QUIET
         self._refused_at = 0.0  # since when nothing is taken from the inbox
         self._loop = asyncio.get_running_loop()
 
@@ -65,10 +66,11 @@ class Acceptor:
 
         The loop's own way is the fastest, but it places connections late: after the TLS handshake, whose
         keys could not be handed over, and after all that it finds in the same turn, which takes long where
-        an app runs inline. There connections are accepted by hand.
+        an app runs inline. There connections are accepted by hand. And where the loop is asyncio's own: its
+        way is no faster, and without descriptors it fails some thousand times on end, with a traceback each.
         """
         dispatcher, config = self.dispatcher, self.config
-        if dispatcher is not None and (config.ssl is not None or self.state.gate.inline):
+        if self._accepts_by_hand:
             self._listeners = listeners
         else:
             for listener in listeners:
@@ -83,7 +85,12 @@ class Acceptor:
             self.state.sheds = self._sheds
             self.state.leave_soon = Leaving(self.state, self._loop).soon
             dispatcher.open()
-            self.take_on()
+        self.take_on()
+
+    @property
+    def _accepts_by_hand(self) -> bool:
+        early = self.dispatcher is not None and (self.config.ssl is not None or self.state.gate.inline)
+        return early or isinstance(self._loop, asyncio.BaseEventLoop)
 
     def begin_to_drain(self) -> None:
         """From now on idle connections leave, all of them. May run inside a signal handler."""
@@ -100,6 +107,7 @@ class Acceptor:
         dispatcher, gate = self.dispatcher, self.state.gate
         if dispatcher is None:
             self.row[CONNECTIONS] = connections
+            self.take_on()
             return
         dispatcher.beat(connections, answered, free=gate.is_open)
         if self.state.draining:
@@ -143,7 +151,6 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what has come and place it; inline, nothing behind a request that the app gets now."""
-        assert self.dispatcher is not None
         for _ in range(TAKE):
             if not self.state.gate.is_open:
                 self._take_no_more()
@@ -152,34 +159,50 @@ class Acceptor:
                 connection, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as exc:  # no descriptors left
-                self.dispatcher.complain("no connection can be accepted (%s)", exc)
+            except OSError as exc:  # no descriptors: what comes waits in the backlog until a heartbeat
+                self._complain(exc)
                 self._take_no_more()
                 return
             self.row[ACCEPTED] += 1
-            if self.dispatcher.dispatch(Kind.NEW, connection.fileno()) is KEPT:
+            if self._place_accepted(connection) is KEPT:
                 self._adopt_soon(Handed(Kind.NEW, connection))
             else:
                 connection.close()
+
+    def _place_accepted(self, connection: socket.socket) -> Outcome:
+        if self.dispatcher is not None:
+            return self.dispatcher.dispatch(Kind.NEW, connection.fileno())
+        self.row[IN_HAND] += 1
+        self.row[UNREAD] += 1
+        return KEPT
+
+    def _complain(self, exc: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained > QUIET:
+            self._complained = now
+            logger.warning("no connection can be accepted (%s): they wait, and are tried again", exc)
 
     # --- taking ---
 
     def take_on(self) -> None:
         """Accept, and take what siblings send, unless this worker drains or is not free."""
-        wanted = not self._taking and not self.state.draining and self.state.gate.is_open
-        if self.dispatcher is not None and wanted:
-            self._taking = True
+        if self._taking or self.state.draining or not self.state.gate.is_open:
+            return
+        self._taking = True
+        if self.dispatcher is not None:
             self._loop.add_reader(self.dispatcher.inbox, self._take)
-            for listener in self._listeners:
-                self._loop.add_reader(listener, self._accept, listener)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
 
     def _take_no_more(self) -> None:
-        if self.dispatcher is not None and self._taking:
-            self._taking = False
-            self._refused_at = time.monotonic()
+        if not self._taking:
+            return
+        self._taking = False
+        self._refused_at = time.monotonic()
+        if self.dispatcher is not None:
             self._loop.remove_reader(self.dispatcher.inbox)
-            for listener in self._listeners:
-                self._loop.remove_reader(listener)
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
 
     def _take(self) -> None:
         """Take what lies in the inbox, some of it.
@@ -248,8 +271,8 @@ class Acceptor:
         # asyncio accepts in one step and makes transports in the next; closing its server drops what is
         # between the two.
         await asyncio.sleep(0)
+        self._take_no_more()
         if self.dispatcher is not None:
-            self._take_no_more()
             self.dispatcher.close()
             self._adopt_all(self.dispatcher.empty())
             if not self.has_sibling:

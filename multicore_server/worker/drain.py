@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -17,6 +18,8 @@ from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.inboxes import BATCH
 from multicore_server.connections.leaving import send_idle
 from multicore_server.connections.protocol import ConnectionsState, MovableProtocol
+
+logger = logging.getLogger("gunicorn.error")
 
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
 HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
@@ -64,7 +67,10 @@ class Drain:
             some = connections[start : start + BATCH]
             await self._move(some)
             for connection in some:
-                self._look_at(connection)
+                try:
+                    self._look_at(connection)
+                except Exception as exc:  # noqa: BLE001, PERF203 - one that is broken cuts no other short
+                    logger.debug("a connection could not be looked at: %r", exc)
             await asyncio.sleep(0)  # requests in progress have their turn
 
     async def _move(self, some: list[Any]) -> None:

@@ -30,6 +30,8 @@ logger = logging.getLogger("gunicorn.error")
 
 SWEEP = 1.0  # seconds between two looks for clients that take too long
 LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)  # handled while it serves
+QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
 
@@ -57,10 +59,6 @@ class Host(Protocol):
 
     def beat(self) -> None:
         """A heartbeat is due."""
-        ...
-
-    def on_abandoned(self) -> None:
-        """The arbiter is gone before the app was ready."""
         ...
 
     def on_started(self) -> None:
@@ -94,6 +92,7 @@ class WorkerServer(uvicorn.Server):
         self._gave_up = False  # requests were cancelled
         self._beat_due = 0.0
         self._sweep_due = 0.0
+        self._complain_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._choose_listener()
@@ -144,7 +143,6 @@ class WorkerServer(uvicorn.Server):
             if self.worker.waits_for_app and not self.lifespan.should_exit:
                 await self._app_ready.wait()
 
-        self._loop.add_reader(self.worker.context.lifeline, self.worker.on_abandoned)
         self.lifespan.startup = start_and_wait
         await super().startup([])
         if self.started:  # uvicorn before 0.47 does not exit when the app's startup has failed
@@ -173,7 +171,7 @@ class WorkerServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
+        for name in SIGNALS:
             loop.add_signal_handler(name, self.worker.on_signal, name)
         self._hear_term_at_once()
         self.worker.watch(loop)
@@ -199,18 +197,36 @@ class WorkerServer(uvicorn.Server):
         signal.siginterrupt(signal.SIGTERM, False)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A heartbeat. The next one is armed first: whatever fails below, the heart goes on."""
         now = loop.time()
         lag = now - self._beat_due if self._beat_due else 0.0
         self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
-        loop.call_at(self._beat_due, self._beat, loop)  # first: nothing below can end the heartbeat
+        loop.call_at(self._beat_due, self._beat, loop)
         self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
-        self.worker.beat()
-        state = self.server_state
-        self.acceptor.beat(len(state.connections), state.total_requests)
+        for part in (self.worker.beat, self._beat_connections, self._sweep_requests):
+            try:
+                part()
+            except Exception as exc:  # noqa: BLE001, PERF203 - no memory, or a mistake of ours
+                self._complain(exc)
+
+    def _beat_connections(self) -> None:
+        self.acceptor.beat(len(self.state.connections), self.state.total_requests)
         self._choose_listener()
+
+    def _sweep_requests(self) -> None:
+        now = self._loop.time()
         if now >= self._sweep_due:
             self._sweep_due = now + SWEEP
-            sweep(list(state.connections), self.state.limits, now)
+            sweep(list(self.state.connections), self.state.limits, now)
+
+    def _complain(self, exc: Exception) -> None:
+        """Log what failed in a heartbeat, if that was not done a short while ago."""
+        now = time.monotonic()
+        if now >= self._complain_due:
+            self._complain_due = now + QUIET
+            trace = None if isinstance(exc, OSError) else exc
+            text = "%s a part of the heartbeat failed (%s) and is tried again"
+            logger.warning(text, self.worker.identity, exc, exc_info=trace)
 
     # --- the end ---
 

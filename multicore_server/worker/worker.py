@@ -28,13 +28,13 @@ from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import failures, loop, meter
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import make_config, unknown_protocol
+from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.metrics_path import MetricsPath
-from multicore_server.worker.server import WorkerServer
+from multicore_server.worker.server import LIFESPAN_GRACE, SIGNALS, WorkerServer
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
 MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
 END_GRACE = 0.25  # seconds for Python's own way to end
-ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -53,6 +53,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
+        self._lifeline: Lifeline | None = None
         self._look_due = 0.0
         self._memory_due = 0.0
         self._used_before = 0.0  # seconds of CPU, by the row's former owners
@@ -69,6 +70,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._used_before = self.context.row[Item.CPU_SECONDS]
         cluster.join(self.context.instance, self.on_app_ready)
         app_values.take_row(self.context.number)
+        grace = self.cfg.graceful_timeout + LIFESPAN_GRACE
+        self._lifeline = Lifeline(self.context.lifeline, self.identity, grace, self._end)
+        self._lifeline.watch()
         try:
             post_fork()
             self.init_process()
@@ -151,9 +155,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             if self.server.started:
                 raise
         finally:
-            # The loop is about to give its handlers up, and nothing is left to be ended: without this, a
-            # Ctrl-C that reaches workers too kills some of them while Python finalizes.
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+            ignore_signals(asyncio.get_running_loop())
         if not self.server.started:
             self.context.channel.last_words("the app's lifespan startup failed (see its traceback)")
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -216,7 +218,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     # --- signals, the reloader, the arbiter's end ---
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_reader(self.context.lifeline, self._on_arbiter_gone, loop)
+        def drain() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends already
+                loop.call_soon_threadsafe(self._on_arbiter_gone)
+
+        if self._lifeline is not None:
+            self._lifeline.serve(drain, [getattr(listener, "sock", listener) for listener in self.sockets])
         loop.add_reader(self.PIPE[0], self._on_file_changed)
         if self.reloader is not None:
             self._keep_reloading()
@@ -238,7 +245,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.server.stop(quick=quick)
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
-        super().handle_usr1(sig, frame)
+        try:
+            super().handle_usr1(sig, frame)
+        except OSError as exc:  # no descriptors, no such directory any more, no right
+            self.log.warning("%s a log file could not be reopened: %s", self.identity, exc)
         self._dump_stacks_on_abort()  # to the reopened file
 
     def handle_abort(self, sig: int, frame: Any) -> None:
@@ -257,14 +267,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         logging.shutdown()
         os._exit(status)
 
-    def on_abandoned(self) -> None:
-        """The arbiter is gone before this worker has served anyone: nothing keeps it."""
-        self.log.warning("%s the arbiter is gone; ending", self.identity)
-        signal.raise_signal(signal.SIGTERM)  # which the worker does not handle yet
-
-    def _on_arbiter_gone(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self.context.lifeline)
-        self.log.warning("%s the arbiter is gone; draining", self.identity)
+    def _on_arbiter_gone(self) -> None:
+        if self._lifeline is not None:
+            self._lifeline.heard()
         self.stop()
 
     def _on_file_changed(self) -> None:
@@ -284,3 +289,18 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 os.write(self.PIPE[1], b"1")
 
         self.reloader._callback = changed
+
+
+def ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """The worker ends: a signal has nothing more to say, and may not kill it.
+
+    A loop that is closed, and Python when it finalizes, put back the default action of what they handled,
+    which is the end of the process; what is ignored stays so. They are blocked while they have no handler.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

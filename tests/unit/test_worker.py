@@ -33,7 +33,8 @@ from multicore_server.metrics.app import values as app_values
 from multicore_server.settings.table import Settings
 from multicore_server.worker import worker as module
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.worker import ENDS, Worker
+from multicore_server.worker.lifeline import Lifeline
+from multicore_server.worker.worker import Worker
 
 PATIENCE = 10.0  # seconds
 SIGNALS = [*Worker.SIGNALS, signal.SIGTTIN, signal.SIGTTOU]
@@ -102,6 +103,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     monkeypatch.setattr(app_values, "take_row", lambda number: None)
     monkeypatch.setattr(app_values, "open_files", lambda: None)
     monkeypatch.setenv("MULTICORE_INSTANCE", "")
+    monkeypatch.setattr(Lifeline, "watch", lambda self: None)  # it would end this process
     made: list[Hired] = []
     signal.set_wakeup_fd(-1)  # another test's loop may have left one that is closed
 
@@ -110,7 +112,6 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
         return made[-1]
 
     yield hire
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # a worker blocks them when it has served
     signal.set_wakeup_fd(-1)
     for hired in made:
         hired.close()
@@ -210,8 +211,8 @@ def test_it_serves_until_term_and_tells_the_arbiter(hire: Hire) -> None:
     assert hired.heard() == [WorkerReady("asgi3"), RetireRequest("manual", draining=True)]
     assert hired.row[Item.HEARTBEAT] > 0
     assert hired.hooks == []
-    # While Python finalizes, a Ctrl-C that reaches every process does not kill it.
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(ENDS)
+    ending = {signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    assert ending == {signal.SIG_IGN}, "nothing kills a worker that ends"
 
 
 def test_int_ends_it_quickly_by_way_of_the_hook(hire: Hire) -> None:
@@ -362,24 +363,18 @@ def test_a_worker_that_serves_drains_when_its_arbiter_is_gone(hire: Hire) -> Non
     hired = hire()
     stopped: list[bool] = []
     hired.worker.server = Stoppable(stopped)  # type: ignore[assignment]
+    ended: list[int] = []
+    hired.worker._lifeline = Lifeline(hired.lifeline, "instance=0", 0.0, ended.append)
+    threading.Thread(target=hired.worker._lifeline._wait).start()
 
     async def main() -> None:
         hired.worker.watch(asyncio.get_running_loop())
         os.close(hired.writer)
-        while not stopped:
+        while not (stopped and ended):
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert stopped == [False]
-
-
-def test_a_worker_that_serves_nobody_yet_ends_when_its_arbiter_is_gone(
-    hire: Hire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raised: list[int] = []
-    monkeypatch.setattr(signal, "raise_signal", raised.append)
-    hire().worker.on_abandoned()
-    assert raised == [signal.SIGTERM]
 
 
 def test_each_change_of_a_source_file_is_told_once(hire: Hire, tmp_path: Path) -> None:

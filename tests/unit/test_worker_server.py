@@ -70,9 +70,6 @@ class Host:
     def beat(self) -> None:
         self.context.row[Item.HEARTBEAT] = time.monotonic()
 
-    def on_abandoned(self) -> None:
-        self.told.append("abandoned")
-
     def on_started(self) -> None:
         self.told.append("started")
 
@@ -159,7 +156,6 @@ class Serving:
         return time.monotonic() - started
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.host.lifeline)
         for client in (*self.clients, self.listener):
             client.close()
         self.host.close()
@@ -223,20 +219,6 @@ def test_it_listens_only_when_the_app_says_that_it_is_ready() -> None:
         await serving.drain()
 
     play(scenario, host)
-
-
-def test_an_arbiter_that_goes_during_the_start_is_told() -> None:
-    async def scenario(serving: Serving) -> None:
-        serving.host.waits_for_app = True
-        starting = asyncio.create_task(serving.start())
-        await asyncio.sleep(0)
-        os.close(serving.host.writer)
-        await serving.until(lambda: "abandoned" in serving.host.told)
-        serving.server.app_is_ready()
-        await starting
-        await serving.drain()
-
-    play(scenario)
 
 
 def test_an_app_that_is_ready_too_late_is_no_mistake() -> None:

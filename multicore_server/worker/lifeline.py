@@ -1,0 +1,80 @@
+"""A worker learns that its arbiter is gone, also while it boots or its event loop stands still.
+
+The arbiter alone holds the writing end of a pipe, so its end, by whatever cause, is an end of file. A thread
+waits for it: asleep in a read, it holds no lock and costs nothing, and what the app forks is without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+HEARD = 1.0  # seconds in which a loop that runs has begun to drain
+
+logger = logging.getLogger("gunicorn.error")
+
+
+class Lifeline:
+    """``reader`` is the pipe's end; ``identity`` names the worker in the log; ``end`` ends the process.
+
+    ``grace``: seconds that a worker has from the arbiter's end to its own.
+    """
+
+    def __init__(self, reader: int, identity: str, grace: float, end: Callable[[int], object]) -> None:
+        self._reader = reader
+        self._identity = identity
+        self._grace = grace
+        self._end = end
+        self._heard = threading.Event()
+        self._drain: Callable[[], None] | None = None
+        self._listeners: Iterable[socket.socket] = ()
+
+    def watch(self) -> None:
+        """Call it in the worker, after the fork."""
+        thread = threading.Thread(target=self._wait, name="lifeline", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no memory, or no more processes for this user
+            logger.warning("%s does not watch its arbiter: %s", self._identity, exc)
+
+    def serve(self, drain: Callable[[], None], listeners: Iterable[socket.socket]) -> None:
+        """The worker serves from now on: ``drain``, which may be called from any thread, begins its end, and
+        `heard` is to be called there."""
+        self._listeners = listeners
+        self._drain = drain
+
+    def heard(self) -> None:
+        """The loop runs and drains."""
+        self._heard.set()
+
+    def _wait(self) -> None:
+        try:
+            os.read(self._reader, 1)
+        except OSError:  # closed by somebody else: nothing can be told from it
+            return
+        if self._drain is None:
+            logger.warning("%s the arbiter is gone; ending", self._identity)
+            os._exit(1)
+        logger.warning("%s the arbiter is gone; draining", self._identity)
+        self._drain()
+        if not self._heard.wait(HEARD):
+            text = "%s the app keeps the event loop; closing the listeners, and ending in %s s"
+            logger.warning(text, self._identity, self._grace)
+            give_up(self._listeners)
+        time.sleep(self._grace)
+        self._end(1)
+
+
+def give_up(listeners: Iterable[socket.socket]) -> None:
+    """Let go of addresses that another thread may use at any moment: each descriptor stays, and is a socket
+    that nobody can reach."""
+    for listener in listeners:
+        try:
+            with socket.socket(listener.family, listener.type) as unreachable:
+                os.dup2(unreachable.fileno(), listener.fileno(), inheritable=False)
+        except (OSError, ValueError):  # noqa: PERF203 - it is closed already, or there is no descriptor
+            continue

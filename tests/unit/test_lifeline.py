@@ -1,0 +1,127 @@
+"""The arbiter's end, as processes hear of it that boot, serve or hang. Each test forks what it watches."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from multicore_server.worker import lifeline as module
+from multicore_server.worker.lifeline import Lifeline, give_up
+
+PATIENCE = 10.0  # seconds
+
+BOOTS = """
+import os, sys, time
+from multicore_server.worker.lifeline import Lifeline
+
+Lifeline(int(sys.argv[1]), "instance=0", 30, os._exit).watch()
+print("watched", flush=True)
+while True:
+    time.sleep(60)  # an app that takes long to load
+"""
+
+
+def test_a_boot_ends_at_once() -> None:
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", BOOTS, str(reader)]
+    with subprocess.Popen(command, pass_fds=[reader], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        os.close(writer)
+        assert child.wait(PATIENCE) == 1
+    os.close(reader)
+
+
+class Life:
+    """A lifeline whose arbiter is gone, and what it did."""
+
+    def __init__(self, grace: float = 0.0) -> None:
+        self.reader, self.writer = os.pipe()
+        self.ended = threading.Event()
+        self.drained = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.lifeline = Lifeline(self.reader, "instance=0", grace, lambda _: self.ended.set())
+
+    def end(self) -> None:
+        self.lifeline.serve(self.drained.set, [self.listener])
+        self.lifeline.watch()
+        os.close(self.writer)
+        assert self.ended.wait(PATIENCE)
+        os.close(self.reader)
+
+    def address_is_free(self) -> bool:
+        try:
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True
+
+
+def test_a_loop_that_runs_drains_and_keeps_its_listeners() -> None:
+    life = Life()
+    life.lifeline.heard()
+    life.end()
+    assert life.drained.is_set()
+    assert not life.address_is_free(), "the drain closes them"
+    life.listener.close()
+
+
+def test_a_loop_that_hangs_loses_its_listeners_and_then_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARD", 0.05)
+    life = Life(grace=0.2)
+    began = time.monotonic()
+    life.end()
+    assert time.monotonic() - began >= 0.25
+    assert life.address_is_free()
+    assert life.listener.fileno() >= 0, "the loop may still use its number"
+    life.listener.close()
+
+
+def test_a_listener_that_is_closed_already_is_no_mistake() -> None:
+    listener, other = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    address = other.getsockname()
+    listener.close()
+    give_up([listener, other])
+    socket.create_server(address).close()
+    other.close()
+
+
+def test_a_lifeline_that_is_closed_tells_nothing() -> None:
+    ended: list[int] = []
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    Lifeline(reader, "instance=0", 0, ended.append)._wait()
+    assert ended == []
+
+
+def test_without_a_thread_the_worker_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    Lifeline(0, "instance=0", 0, lambda _: None).watch()
+    assert "does not watch its arbiter" in caplog.text
+
+
+def test_what_is_forked_is_without_the_thread_and_is_not_slowed() -> None:
+    reader, writer = os.pipe()
+    life = Lifeline(reader, "instance=0", 0, lambda _: None)
+    life.serve(lambda: None, [])
+    life.watch()
+    done, told = os.pipe()
+    command = [sys.executable, "-c", f"import os; os.write({told}, b'x')"]
+    subprocess.run(command, pass_fds=[told], check=True)
+    assert select.select([done], [], [], PATIENCE)[0]
+    for descriptor in (writer, done, told):
+        os.close(descriptor)
