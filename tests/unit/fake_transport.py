@@ -85,7 +85,11 @@ class FakeTransport(asyncio.Transport):
         """The connection ends, here or at its other end."""
         if not self._closing:
             self._closing = True
-            self.loop.call_soon(self.protocol.connection_lost, exc)
+            self.loop.call_soon(self._lose, exc)
+
+    def _lose(self, exc: Exception | None) -> None:
+        self.protocol.connection_lost(exc)
+        self.protocol = None
 
 
 class App:

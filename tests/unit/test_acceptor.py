@@ -185,9 +185,10 @@ def test_what_comes_is_accepted_and_answered(options: dict[str, bool]) -> None:
     play(scenario, **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"inline": True}, {"shared": True}], ids=str)
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM])
 def test_without_descriptors_accepting_pauses_with_one_line_and_goes_on(
-    number: int, complaints: Complaints
+    number: int, options: dict[str, bool], complaints: Complaints
 ) -> None:
     async def scenario(place: Workplace) -> None:
         await place.acceptor.open([place.listener])
@@ -202,7 +203,7 @@ def test_without_descriptors_accepting_pauses_with_one_line_and_goes_on(
         assert len(complaints()) == 1
         assert "no connection can be accepted" in complaints()[0]
 
-    play(scenario, inline=True)
+    play(scenario, **options)
 
 
 def test_a_client_that_gave_up_in_the_backlog_holds_nobody_up(complaints: Complaints) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from multicore_server.connections import dispatcher as module
 from multicore_server.connections import siblings
 from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher
 from multicore_server.connections.handover import Handover
-from multicore_server.connections.inboxes import Handed, Kind, Sent
+from multicore_server.connections.inboxes import BATCH, Handed, Kind, Sent
 from multicore_server.ipc.heartbeat import STALE
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 
@@ -195,6 +196,42 @@ def test_a_surplus_is_shared_with_who_has_the_fewest(build: Build) -> None:
     assert first.rebalance([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is KEPT, "3, 2, 2 is even"
     assert first.row[Item.MIGRATED] == 1
     assert first.surplus == 0
+
+
+def test_several_are_shared_only_if_that_makes_it_more_even(build: Build) -> None:
+    fleet = build(2)
+    first, second = fleet.dispatchers
+    first.row[Item.CONNECTIONS], second.row[Item.CONNECTIONS] = 10, 3
+    three = [Sent(Kind.KEPT_ALIVE, fleet.descriptor)] * 3
+    first.measure_surplus()
+    assert first.surplus == 3
+    assert first.rebalance([*three, *three[:1]]) is KEPT
+    assert first.rebalance(three) is SENT
+    assert (fleet.waiting(), first.row[Item.MIGRATED]) == ([0, 3], 3)
+
+
+def test_idle_connections_stay_while_enough_of_them_wait_for_the_sibling(build: Build) -> None:
+    fleet = build(2)
+    first, second = fleet.dispatchers
+    batch = [Sent(Kind.KEPT_ALIVE, fleet.descriptor)] * BATCH
+    sent = 0
+    while first.hand_over(batch) is SENT:
+        sent += BATCH
+    assert sent == module.ENOUGH
+    assert first.hand_over(batch, math.inf) is SENT
+    while second.waiting:
+        fleet.adopt(second.take())
+    assert second.row[Item.CONNECTIONS] == sent + BATCH
+    assert first.hand_over(batch) is SENT
+
+
+def test_one_that_is_busy_is_there_and_gets_nothing(build: Build) -> None:
+    fleet = build(2)
+    fleet.dispatchers[1].beat(0, 0, free=False)
+    assert fleet.dispatchers[0].siblings.exist()
+    assert fleet.dispatchers[0].hand_over([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is KEPT
+    fleet.dispatchers[1].close()
+    assert not fleet.dispatchers[0].siblings.exist()
 
 
 def test_nothing_is_shared_with_nobody(build: Build) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -114,14 +113,23 @@ def test_without_a_thread_the_worker_goes_on(
     assert "does not watch its arbiter" in caplog.text
 
 
-def test_what_is_forked_is_without_the_thread_and_is_not_slowed() -> None:
+FORKS = """
+import os, sys, warnings
+from multicore_server.worker.lifeline import Lifeline
+
+warnings.simplefilter("ignore")  # of threads in a process that forks, from Python 3.12 on
+Lifeline(int(sys.argv[1]), "instance=0", 30, os._exit).watch()
+pid = os.fork()
+if pid == 0:
+    os._exit(len(os.listdir("/proc/self/task")))
+print(len(os.listdir("/proc/self/task")), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_what_the_app_forks_is_without_the_thread() -> None:
     reader, writer = os.pipe()
-    life = Lifeline(reader, "instance=0", 0, lambda _: None)
-    life.serve(lambda: None, [])
-    life.watch()
-    done, told = os.pipe()
-    command = [sys.executable, "-c", f"import os; os.write({told}, b'x')"]
-    subprocess.run(command, pass_fds=[told], check=True)
-    assert select.select([done], [], [], PATIENCE)[0]
-    for descriptor in (writer, done, told):
-        os.close(descriptor)
+    command = [sys.executable, "-c", FORKS, str(reader)]
+    done = subprocess.run(command, pass_fds=[reader], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("2 1\n", "")
+    os.close(reader)
+    os.close(writer)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
+import weakref
 from asyncio.sslproto import _SSLProtocolTransport
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -453,6 +455,40 @@ def test_hanging_up_what_is_gone_is_no_mistake(gone: socket.socket | None) -> No
         gone.close()
     hang_up(transport)
     loop.close()
+
+
+def test_hanging_up_what_has_lost_its_ssl_protocol_is_no_mistake() -> None:
+    class Lost:
+        def get_extra_info(self, name: str) -> object:
+            raise AttributeError("'NoneType' object has no attribute '_get_extra_info'")
+
+    hang_up(Lost())
+
+
+@pytest.mark.parametrize("way", ["leaves", "is set aside", "goes to a sibling on arrival"])
+def test_what_has_moved_leaves_nothing_for_the_collector(build: Build, way: str) -> None:
+    server = build()
+    siblings = sharing(server)
+    server.turn()
+    gc.collect()
+    gc.disable()
+    try:
+        before = weakref.WeakSet[Any]()
+        for _ in range(20):
+            server.state.dispatch = siblings.dispatch if way.startswith("goes") else None
+            connection = server.connect()
+            before.add(connection)
+            if way == "leaves":
+                server.receive(connection, GET)
+                server.answer()
+                leave(connection)
+            elif way == "is set aside":
+                connection.set_aside()
+            del connection
+            server.turn()
+        assert len(before) == 0
+    finally:
+        gc.enable()
 
 
 def test_plain_connections_are_not_hung_up(build: Build) -> None:

@@ -19,8 +19,9 @@ from gunicorn.config import Config as GunicornConfig
 from uvicorn import Config
 
 from multicore_server.connections.handover import Handover
-from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.protocol import movable
+from multicore_server.connections.siblings import BUSY, OPEN
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.settings.table import Settings
@@ -277,25 +278,26 @@ def test_the_worst_lag_fades_and_the_next_heartbeat_comes() -> None:
     play(scenario)
 
 
-def test_whatever_fails_in_a_heartbeat_the_next_one_comes() -> None:
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.ENOMEM, errno.EPERM, errno.ENOBUFS])
+def test_a_heartbeat_that_fails_is_followed_by_the_next(number: int, log: pytest.LogCaptureFixture) -> None:
+    host = Host()
+    beats: list[float] = []
+
+    def beat() -> None:
+        beats.append(time.monotonic())
+        raise OSError(number, os.strerror(number))
+
+    host.beat = beat  # type: ignore[method-assign]  # measuring memory needs a descriptor
+
     async def scenario(serving: Serving) -> None:
         await serving.start()
-        loop = asyncio.get_running_loop()
-        beats: list[str] = []
-
-        def fails() -> None:
-            beats.append("beat")
-            raise OSError(errno.EMFILE, "Too many open files")
-
-        serving.host.beat = fails  # type: ignore[method-assign]
-        reported: list[dict[str, Any]] = []
-        loop.set_exception_handler(lambda _, context: reported.append(context))
-        loop.call_soon(serving.server._beat, loop)
-        await serving.until(lambda: len(beats) == 3)
-        assert len(reported) == 3
+        serving.server._beat(asyncio.get_running_loop())
+        await serving.until(lambda: len(beats) >= 3)
+        await serving.kept_alive()
         await serving.drain()
 
-    play(scenario)
+    play(scenario, host)
+    assert log.text.count("a part of the heartbeat failed") == 1
 
 
 # --- the drain
@@ -361,6 +363,76 @@ def test_idle_connections_go_to_a_sibling_at_once() -> None:
         assert handed.kind is Kind.KEPT_ALIVE
         for each in received:
             each.connection.close()
+
+    play(scenario)
+
+
+def test_while_a_sibling_has_enough_idle_connections_are_served_on_and_not_closed() -> None:
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        clients = [await serving.kept_alive() for _ in range(3)]
+        serving.wake_sibling()
+        inboxes = serving.host.handover.inboxes
+        ours, theirs = socket.socketpair()
+        with ours, theirs, contextlib.suppress(BlockingIOError):
+            while True:
+                inboxes.send(1, [Sent(Kind.KEPT_ALIVE, ours.fileno())])
+        draining = asyncio.create_task(serving.drain())
+        await asyncio.sleep(4 * drain.LINGER)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(clients[0], GET)
+        await serving.until(lambda: serving.app.waiting)
+        serving.app.answer()
+        assert b"connection: close" not in await serving.read(clients[0])
+        while inboxes.waiting(1) > 3 or not draining.done():
+            for handed in inboxes.receive(1):
+                handed.connection.close()
+            await asyncio.sleep(0)
+            if inboxes.waiting(1) <= 3 and draining.done():
+                break
+        await draining
+
+    play(scenario, Host(graceful_timeout=10))
+
+
+def test_a_sibling_that_is_busy_with_a_slow_client_is_waited_for() -> None:
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        await serving.kept_alive()
+        serving.wake_sibling()
+        sibling = serving.host.handover.scoreboard.row(ROWS_PER_SLOT)
+        sibling[Item.ACCEPTING] = BUSY
+        draining = asyncio.create_task(serving.drain())
+        await asyncio.sleep(4 * drain.LINGER)
+        assert not draining.done()
+        sibling[Item.ACCEPTING] = OPEN
+        await draining
+        assert serving.host.handover.inboxes.waiting(1) == 1
+
+    play(scenario, Host(graceful_timeout=10))
+
+
+def test_a_connection_that_is_broken_cuts_no_other_short() -> None:
+    class Broken:
+        """As asyncio's transport is once it has let go of its SSL protocol."""
+
+        def is_closing(self) -> bool:
+            raise AttributeError("'NoneType' object has no attribute '_is_transport_closing'")
+
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        client = await serving.ask()
+        connections: set[Any] = serving.server.state.connections
+        broken = WebSocket(connections)
+        broken.transport = Broken()  # type: ignore[assignment]
+        connections.add(broken)
+        draining = asyncio.create_task(serving.drain())
+        await asyncio.sleep(0.1)
+        serving.app.answer()
+        await serving.until(lambda: len(connections) == 1)
+        connections.discard(broken)
+        await draining
+        assert b" 200 " in await serving.read(client)
 
     play(scenario)
 
