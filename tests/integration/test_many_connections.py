@@ -1,24 +1,35 @@
-"""Reloads under many kept-alive connections: none fails, none is closed, whatever keeps the siblings busy."""
+"""Many kept-alive connections: a reload closes none and fails none, a lack of descriptors kills nobody."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.conftest import Server, wait_for
+from tests.support.apps import source
+from tests.support.server import MakeServer
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
 CONNECTIONS = 1500
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds
+
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (230, 230))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Clients:
@@ -65,23 +76,63 @@ class Busy:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("app", ["asgi", "wsgi"])
-def test_reloads_close_no_connection_though_a_sibling_is_busy(server: Server, app: str, loop: str) -> None:
-    server.provide("many")
+@pytest.mark.parametrize(("app", "loop"), [("asgi", "uvloop"), ("wsgi", "uvloop"), ("asgi", "asyncio")])
+def test_reloads_close_no_connection_though_siblings_are_busy(
+    make_server: MakeServer, app: str, loop: str
+) -> None:
+    server = make_server(source("many"))
     options = ["-w", "2", "--keep-alive", "300", "--graceful-timeout", "60", "--timeout", "120"]
-    server.start(*options, app=f"many:{app}", ready=2, env={"UVICORN_LOOP": loop})
+    server.start(*options, app=f"app:{app}", ready=2, env={"UVICORN_LOOP": loop})
     clients = Clients(server.port, CONNECTIONS)
     busy = [Busy(server.port) for _ in range(2)]
     try:
         for _ in range(2):
             old = [psutil.Process(pid) for pid in server.workers()]
-            os.kill(server.pid, signal.SIGHUP)
-            gone = lambda old=old: not any(worker.is_running() for worker in old)  # noqa: E731
-            wait_for(gone, "the old workers end", PATIENCE)
+            server.signal(signal.SIGHUP)
+            for worker in old:
+                worker.wait(PATIENCE)
     finally:
         for each in busy:
             each.end()
         found = clients.end()
     assert found["answered"] > CONNECTIONS
     assert (found["failed"], found["closed_idle"]) == (0, 0)
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_lack_of_descriptors_kills_no_worker(make_server: MakeServer, loop: str) -> None:
+    server = make_server()
+    limited = [
+        sys.executable,
+        "-c",
+        LIMITED,
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-k",
+        "multicore_server.Worker",
+    ]
+    options = ["-w", "2", "--timeout", "3", "--keep-alive", "300"]
+    server.start(*options, command=limited, ready=2, env={"UVICORN_LOOP": loop})
+    before = server.workers()
+    clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
+    for client in clients:
+        with contextlib.suppress(OSError):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.wait_logged("Too many open files")
+    ends = time.monotonic() + 5  # longer than the timeout
+    wait_for(lambda: time.monotonic() > ends or server.workers() != before, "the timeout")
+    assert server.workers() == before
+    assert len(server.log.splitlines()) < 30
+    for client in clients:
+        client.close()
+    wait_for(lambda: answers(server.port), "an answer, once there are descriptors")
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return client.recv(12) == b"HTTP/1.1 200"
+    except OSError:
+        return False
