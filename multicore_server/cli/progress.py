@@ -7,7 +7,7 @@ import time
 from typing import TextIO
 
 from multicore_server.cli.servers import GoneError, LeftError, NoAnswerError, RunningServer, Trouble
-from multicore_server.cli.waiting import Outcome, Step, Wait
+from multicore_server.cli.waiting import CommandResult, Step, Wait
 
 POLL = 0.2  # seconds
 PATIENCE = 15.0  # seconds without an answer: a reload may replace the monitor
@@ -53,7 +53,7 @@ class Progress:
         self._stream.flush()
 
 
-def wait(server: RunningServer, command: Wait, *, silent: bool = False) -> Outcome:
+def wait(server: RunningServer, command: Wait, *, silent: bool = False) -> CommandResult:
     """Follow a command until it is done. Raises LeftError when it is interrupted."""
     progress = Progress(command.what, silent=silent)
     try:
@@ -64,16 +64,16 @@ def wait(server: RunningServer, command: Wait, *, silent: bool = False) -> Outco
         progress.end()
 
 
-def _follow(server: RunningServer, command: Wait, progress: Progress) -> Outcome:
+def _follow(server: RunningServer, command: Wait, progress: Progress) -> CommandResult:
     heard = time.monotonic()
     while True:
         try:
             status = server.status()
         except GoneError:
-            return Outcome(False, "the server has ended")
+            return CommandResult(False, "the server has ended")
         except NoAnswerError as exc:
             if time.monotonic() - heard > PATIENCE:
-                return Outcome(False, exc.message)
+                return CommandResult(False, exc.message)
         else:
             heard = time.monotonic()
             step = command.check(status)
@@ -81,11 +81,11 @@ def _follow(server: RunningServer, command: Wait, progress: Progress) -> Outcome
             if step.outcome is not None:
                 return step.outcome
             if status["stopping"]:
-                return Outcome(False, "the server is stopping")
+                return CommandResult(False, "the server is stopping")
         time.sleep(POLL)
 
 
-def wait_for_end(server: RunningServer, *, silent: bool = False) -> Outcome:
+def wait_for_end(server: RunningServer, *, silent: bool = False) -> CommandResult:
     """Until the arbiter is gone. Raises LeftError as `wait`."""
     progress = Progress("workers left to end", silent=silent)
     try:
@@ -94,7 +94,7 @@ def wait_for_end(server: RunningServer, *, silent: bool = False) -> Outcome:
         raise LeftError("no longer watching; the server goes on stopping (--now hurries it)") from None
     finally:
         progress.end()
-    return Outcome(True, "stopped")
+    return CommandResult(True, "stopped")
 
 
 def _watch_end(server: RunningServer, progress: Progress) -> None:

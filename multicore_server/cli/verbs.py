@@ -26,7 +26,7 @@ from multicore_server.cli.servers import (
     running,
 )
 from multicore_server.cli.text import plain
-from multicore_server.cli.waiting import Outcome, Reloading, Restarting, Scaling, Wait
+from multicore_server.cli.waiting import CommandResult, Reloading, Restarting, Scaling, Wait
 from multicore_server.ipc.report import EventReport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -237,7 +237,7 @@ def stop(server: str | None, now: bool, no_wait: bool, as_json: bool) -> None:
     """End a server: it answers the requests in hand, then its processes end."""
     chosen = choose(server)
     begun = chosen.command("stop", graceful=not now)
-    outcome = Outcome(True, begun.text) if no_wait else wait_for_end(chosen, silent=as_json)
+    outcome = CommandResult(True, begun.text) if no_wait else wait_for_end(chosen, silent=as_json)
     _print_outcome(chosen, outcome, as_json)
 
 
@@ -247,16 +247,16 @@ def stop(server: str | None, now: bool, no_wait: bool, as_json: bool) -> None:
 def reset(server: str | None, as_json: bool) -> None:
     """Forget the workers' unstable exits and start errored ones again."""
     chosen = choose(server)
-    _print_outcome(chosen, Outcome(True, chosen.command("reset").text), as_json)
+    _print_outcome(chosen, CommandResult(True, chosen.command("reset").text), as_json)
 
 
 def _conclude(server: RunningServer, begun: Begun, waiting: Wait | None, as_json: bool) -> None:
     """Wait, if that is wanted, and say what came of it."""
-    outcome = Outcome(True, begun.text) if waiting is None else wait(server, waiting, silent=as_json)
+    outcome = CommandResult(True, begun.text) if waiting is None else wait(server, waiting, silent=as_json)
     _print_outcome(server, outcome, as_json)
 
 
-def _print_outcome(server: RunningServer, outcome: Outcome, as_json: bool) -> None:
+def _print_outcome(server: RunningServer, outcome: CommandResult, as_json: bool) -> None:
     if as_json:
         _print_json({"ok": outcome.ok, "text": outcome.text, "pid": server.pid})
     elif outcome.ok:

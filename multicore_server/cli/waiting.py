@@ -12,7 +12,7 @@ from multicore_server.cli.text import event_text
 from multicore_server.ipc.report import EventReport, Status, WorkerStatus
 
 
-class Outcome(NamedTuple):
+class CommandResult(NamedTuple):
     ok: bool
     text: str
 
@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
     done: int
     total: int
-    outcome: Outcome | None = None
+    outcome: CommandResult | None = None
 
 
 class Wait(Protocol):
@@ -51,7 +51,7 @@ class Reloading:
         outcome = None
         if len(results) >= self._wanted:
             result = results[self._wanted - 1]
-            outcome = Outcome(result["reason"] == "ok", event_text(result))
+            outcome = CommandResult(result["reason"] == "ok", event_text(result))
         return Step(done, max(done, status["configured"]), outcome)
 
 
@@ -72,11 +72,11 @@ class Restarting:
         done = sum(new.get(it, 0) >= generation for it, generation in needed.items())
         return Step(done, len(needed), self._outcome(status, done, len(needed)))
 
-    def _outcome(self, status: Status, done: int, total: int) -> Outcome | None:
+    def _outcome(self, status: Status, done: int, total: int) -> CommandResult | None:
         if done == total:
-            return Outcome(True, f"restarted: {_workers(total)} replaced")
+            return CommandResult(True, f"restarted: {_workers(total)} replaced")
         failed = [it for it in boots_failed(status, self._mark) if it["instance"] in self._needed]
-        return Outcome(False, f"restart failed: {event_text(failed[0])}") if failed else None
+        return CommandResult(False, f"restart failed: {event_text(failed[0])}") if failed else None
 
 
 class Scaling:
@@ -92,16 +92,16 @@ class Scaling:
         done = len(ready(status))
         return Step(min(done, self._wanted), self._wanted, self._outcome(status, done))
 
-    def _outcome(self, status: Status, done: int) -> Outcome | None:
+    def _outcome(self, status: Status, done: int) -> CommandResult | None:
         refused = [it for it in events_after(status, self._mark) if it["kind"] == "refused"]
         if refused:
-            return Outcome(False, f"scale failed: {event_text(refused[0])}")
+            return CommandResult(False, f"scale failed: {event_text(refused[0])}")
         workers = status["workers"]
         if status["configured"] == len(workers) == self._wanted and all(map(_is_settled, workers)):
             left = "".join(f", instance {it['instance']} is {it['state']}" for it in workers if _rests(it))
-            return Outcome(True, f"scaled: {_workers(done)} ready{left}")
+            return CommandResult(True, f"scaled: {_workers(done)} ready{left}")
         failed = boots_failed(status, self._mark)
-        return Outcome(False, f"scale incomplete: {event_text(failed[0])}") if failed else None
+        return CommandResult(False, f"scale incomplete: {event_text(failed[0])}") if failed else None
 
 
 # --- reading a status ---

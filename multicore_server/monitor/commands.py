@@ -32,7 +32,7 @@ NO_ID = 0  # of a command that is not sent yet
 MOST = 1_000_000  # workers, and instances: nothing is that large
 
 
-class NoAnswerError(Exception):
+class ArbiterError(Exception):
     """The arbiter cannot be asked, or does not answer. The text is one line."""
 
 
@@ -128,7 +128,7 @@ class ArbiterClient:
     async def ask(self, command: Command) -> Answer:
         """Give a command an id, send it, and return the arbiter's answer.
 
-        Raises NoAnswerError, and TimeoutError where none comes in time.
+        Raises ArbiterError, and TimeoutError where none comes in time.
         """
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -145,11 +145,11 @@ class ArbiterClient:
         try:
             self._channel.send(encode(command))
         except ValueError as exc:
-            raise NoAnswerError(f"the command is too long: {exc}") from None
+            raise ArbiterError(f"the command is too long: {exc}") from None
         except BlockingIOError:
-            raise NoAnswerError("the arbiter has too much to do; try again") from None
+            raise ArbiterError("the arbiter has too much to do; try again") from None
         except OSError as exc:
-            raise NoAnswerError(f"the arbiter cannot be asked: {exc.strerror}") from None
+            raise ArbiterError(f"the arbiter cannot be asked: {exc.strerror}") from None
 
     def _receive(self) -> None:
         try:
@@ -171,4 +171,4 @@ class ArbiterClient:
         asyncio.get_running_loop().remove_reader(self._channel)
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(NoAnswerError("the arbiter has ended"))
+                answer.set_exception(ArbiterError("the arbiter has ended"))

@@ -1,4 +1,4 @@
-"""Limits for the monitor's HTTP connections: their number, sizes and times.
+"""MonitorLimits for the monitor's HTTP connections: their number, sizes and times.
 
 uvicorn limits how long a connection is idle and how long a head is. The rest is here.
 """
@@ -26,7 +26,7 @@ Pool = Literal["ordinary", "probes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MonitorLimits:
     """Times are seconds, sizes bytes."""
 
     connections: int = 64
@@ -43,7 +43,7 @@ class Limits:
 class GuardedState(ServerState):
     """What the connections of a server share."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: MonitorLimits) -> None:
         super().__init__()
         self.limits = limits
 

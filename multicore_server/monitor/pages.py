@@ -18,7 +18,7 @@ from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import exposition
 from multicore_server.monitor import live
 from multicore_server.monitor.allowed_hosts import AllowedHosts
-from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
+from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
 from multicore_server.monitor.follow import MAX_DIGITS, Follower
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.snapshot import Form, Snapshots
@@ -105,7 +105,7 @@ class Full(ReadOnly):
                 return _outcome(400, str(exc))
             try:
                 answer = await self.arbiter.ask(command)
-            except NoAnswerError as exc:
+            except ArbiterError as exc:
                 return _outcome(503, str(exc))
             except TimeoutError as exc:
                 return _outcome(504, str(exc))

@@ -25,7 +25,7 @@ from multicore_server.monitor.address import BACKLOG
 from multicore_server.monitor.allowed_hosts import AllowedHosts
 from multicore_server.monitor.commands import ArbiterClient
 from multicore_server.monitor.gate import Gate
-from multicore_server.monitor.guard import GuardedConnection, GuardedState, Limits
+from multicore_server.monitor.guard import GuardedConnection, GuardedState, MonitorLimits
 from multicore_server.monitor.pages import Full, ReadOnly
 from multicore_server.monitor.scrape import Merge
 from multicore_server.monitor.signals import ENDING, HANDLED
@@ -52,7 +52,7 @@ class MonitorContext:
     hosts: frozenset[str] = frozenset()  # that the Host header may name, besides those of allowed_hosts.py
     app_metrics: AppMetrics | None = None
     app_identifier: Callable[[int], str] = str  # of a row, in its files: `app_directory.Directory.identifier`
-    limits: Limits = field(default_factory=Limits)
+    limits: MonitorLimits = field(default_factory=MonitorLimits)
 
 
 def run(context: MonitorContext) -> int:
@@ -125,7 +125,7 @@ class Monitor:
 class MonitorServer(uvicorn.Server):
     """uvicorn's server, with limits for its connections. It ends when the event ``ended`` is set."""
 
-    def __init__(self, app: Gate, limits: Limits, ended: asyncio.Event) -> None:
+    def __init__(self, app: Gate, limits: MonitorLimits, ended: asyncio.Event) -> None:
         config = uvicorn.Config(
             app,
             http=GuardedConnection,

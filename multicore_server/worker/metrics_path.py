@@ -23,7 +23,7 @@ _ANSWERED = frozenset({
 Headers = list[tuple[bytes, bytes]]
 
 
-class Answer(NamedTuple):
+class MonitorResponse(NamedTuple):
     status: int
     headers: Headers
     body: bytes
@@ -59,11 +59,11 @@ class MetricsPath:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _ask_in_turn(self, scope: Any) -> Answer:
+    async def _ask_in_turn(self, scope: Any) -> MonitorResponse:
         async with self._turns:
             return await self._ask(scope)
 
-    async def _ask(self, scope: Any) -> Answer:
+    async def _ask(self, scope: Any) -> MonitorResponse:
         reader, writer = await asyncio.open_unix_connection(sock=_connected(self.socket_path))
         try:
             writer.write(_question(scope["headers"]))
@@ -108,11 +108,11 @@ async def _whole(reader: asyncio.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-def _parsed(answer: bytes) -> Answer:
+def _parsed(answer: bytes) -> MonitorResponse:
     """Raises ValueError for what is no complete answer."""
     head, end, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
     headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
     if not end or int(dict(headers).get(b"content-length", b"-1")) != len(body):
         raise ValueError("the answer is cut short")
-    return Answer(int(status[9:12]), [it for it in headers if it[0] in _ANSWERED], body)
+    return MonitorResponse(int(status[9:12]), [it for it in headers if it[0] in _ANSWERED], body)

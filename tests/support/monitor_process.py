@@ -23,7 +23,7 @@ from multicore_server.ipc.messages import MAX_MESSAGE, Answer, Command, decode, 
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
-from multicore_server.monitor.guard import Limits
+from multicore_server.monitor.guard import MonitorLimits
 from multicore_server.monitor.process import MonitorContext, run
 from tests.support.raw_client import Connection
 from tests.support.reports import report
@@ -59,7 +59,7 @@ class Monitor:
         self._channel.setblocking(False)
         self.channel.settimeout(PATIENCE)
         self._app = {"app_metrics": app_metrics, "app_identifier": app_identifier}
-        self._limits = Limits(**limits)
+        self._limits = MonitorLimits(**limits)
         self._hosts = hosts
         self._connections: list[Connection] = []
         self.pid = self._fork()

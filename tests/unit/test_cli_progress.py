@@ -10,7 +10,7 @@ import pytest
 from multicore_server.cli import progress
 from multicore_server.cli.progress import PATIENCE, Progress, wait, wait_for_end
 from multicore_server.cli.servers import GoneError, LeftError, NoAnswerError
-from multicore_server.cli.waiting import Outcome, Scaling, Step
+from multicore_server.cli.waiting import CommandResult, Scaling, Step
 from multicore_server.ipc.report import Status
 from tests.support.reports import process, status, worker
 from tests.unit.scripted_server import ScriptedServer
@@ -87,23 +87,23 @@ def test_silent_and_unused_bars_write_nothing() -> None:
 # --- what ends the wait ---
 
 
-def waited(*history: Status | GoneError | NoAnswerError) -> Outcome:
+def waited(*history: Status | GoneError | NoAnswerError) -> CommandResult:
     return wait(ScriptedServer(*history), Scaling(ONE, 2), silent=True)
 
 
 def test_the_outcome() -> None:
-    assert waited(ONE, NoAnswerError("the monitor is replaced"), TWO) == Outcome(
+    assert waited(ONE, NoAnswerError("the monitor is replaced"), TWO) == CommandResult(
         True, "scaled: 2 workers ready"
     )
 
 
 def test_the_server_ends_meanwhile() -> None:
-    assert waited(ONE, GoneError("gone")) == Outcome(False, "the server has ended")
-    assert waited(ONE, status(worker(0), stopping=True)) == Outcome(False, "the server is stopping")
+    assert waited(ONE, GoneError("gone")) == CommandResult(False, "the server has ended")
+    assert waited(ONE, status(worker(0), stopping=True)) == CommandResult(False, "the server is stopping")
 
 
 def test_silence_is_waited_for_so_long_and_no_longer(clock: Clock) -> None:
-    assert waited(ONE, NoAnswerError("it does not answer")) == Outcome(False, "it does not answer")
+    assert waited(ONE, NoAnswerError("it does not answer")) == CommandResult(False, "it does not answer")
     assert PATIENCE < clock.now - 100.0 < PATIENCE + 1
 
 
@@ -120,5 +120,5 @@ def test_ctrl_c_leaves_the_server_to_itself(clock: Clock) -> None:
 
 def test_the_end_of_a_server_counts_its_workers_down(capsys: pytest.CaptureFixture[str]) -> None:
     server = ScriptedServer(TWO, ONE, NoAnswerError("the monitor has ended"), ONE)
-    assert wait_for_end(server) == Outcome(True, "stopped")
+    assert wait_for_end(server) == CommandResult(True, "stopped")
     assert capsys.readouterr().err == "2 of 2 workers left to end\n1 of 2 workers left to end\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.cli.waiting import Outcome, Reloading, Restarting, Scaling, Step
+from multicore_server.cli.waiting import CommandResult, Reloading, Restarting, Scaling, Step
 from multicore_server.ipc.names import EventKind, StateName
 from multicore_server.ipc.report import EventReport, ProcessReport, ProcessState, Status, WorkerStatus
 from tests.support import reports
@@ -45,14 +45,14 @@ def test_a_reload_is_done_when_it_says_so() -> None:
     assert waits.check(BEFORE) == Step(0, 2)
     assert waits.check(HALF) == Step(1, 2)
     assert waits.check(status(*NEW, events=[OLD])) == Step(2, 2)
-    assert waits.check(status(*NEW, events=[OLD, done])) == Step(2, 2, Outcome(True, done["text"]))
+    assert waits.check(status(*NEW, events=[OLD, done])) == Step(2, 2, CommandResult(True, done["text"]))
 
 
 @pytest.mark.parametrize("result", ["rolled_back", "failed"])
 def test_a_reload_that_does_not_succeed_has_its_reason(result: str) -> None:
     told = event(9, "reload", "reload rolled back: boom; the old workers go on", result)
     step = Reloading(BEFORE).check({**BEFORE, "events": [OLD, told]})
-    assert step == Step(0, 2, Outcome(False, told["text"]))
+    assert step == Step(0, 2, CommandResult(False, told["text"]))
 
 
 def test_the_result_of_a_reload_that_was_under_way_is_not_ours() -> None:
@@ -64,7 +64,9 @@ def test_the_result_of_a_reload_that_was_under_way_is_not_ours() -> None:
         (Reloading(BEFORE), [OLD, again, first]),  # somebody else's, between our look and our command
     ):
         assert waits.check(status(*NEW, events=events)).outcome is None
-        assert waits.check(status(*NEW, events=[*events, second])).outcome == Outcome(False, second["text"])
+        assert waits.check(status(*NEW, events=[*events, second])).outcome == CommandResult(
+            False, second["text"]
+        )
 
 
 # --- restart ---
@@ -74,18 +76,20 @@ def test_a_restart_is_done_when_each_has_a_newer_worker() -> None:
     waits = Restarting(BEFORE, None)
     assert waits.check(BEFORE) == Step(0, 2)
     assert waits.check(HALF) == Step(1, 2)
-    assert waits.check(status(*NEW)) == Step(2, 2, Outcome(True, "restarted: 2 workers replaced"))
+    assert waits.check(status(*NEW)) == Step(2, 2, CommandResult(True, "restarted: 2 workers replaced"))
 
 
 def test_a_restart_of_one_instance() -> None:
     waits = Restarting(BEFORE, [1])
     assert waits.check(HALF) == Step(0, 1)
-    assert waits.check(status(*NEW)).outcome == Outcome(True, "restarted: 1 worker replaced")
+    assert waits.check(status(*NEW)).outcome == CommandResult(True, "restarted: 1 worker replaced")
 
 
 def test_a_worker_that_is_starting_is_new_enough() -> None:
     waits = Restarting(status(slot(0, process(3, "starting"), state="starting")), None)
-    assert waits.check(status(slot(0, process(3)))).outcome == Outcome(True, "restarted: 1 worker replaced")
+    assert waits.check(status(slot(0, process(3)))).outcome == CommandResult(
+        True, "restarted: 1 worker replaced"
+    )
 
 
 def test_an_errored_slot_is_revived() -> None:
@@ -99,13 +103,13 @@ def test_a_replacement_that_does_not_boot_ends_the_wait() -> None:
     ours = event(9, "boot", "exited with code 3: boom", instance=1)
     waits = Restarting(BEFORE, [1])
     assert waits.check({**BEFORE, "events": [OLD, other]}).outcome is None
-    expected = Outcome(False, "restart failed: instance=1 exited with code 3: boom")
+    expected = CommandResult(False, "restart failed: instance=1 exited with code 3: boom")
     assert waits.check({**BEFORE, "events": [OLD, other, ours]}).outcome == expected
 
 
 def test_an_instance_that_is_scaled_away_is_not_waited_for() -> None:
     waits = Restarting(BEFORE, None)
-    assert waits.check(status(NEW[0])).outcome == Outcome(True, "restarted: 1 worker replaced")
+    assert waits.check(status(NEW[0])).outcome == CommandResult(True, "restarted: 1 worker replaced")
 
 
 # --- scale ---
@@ -116,7 +120,9 @@ def test_scaling_up() -> None:
     starting = slot(2, process(1, "starting"), state="starting")
     assert waits.check(BEFORE) == Step(2, 3)
     assert waits.check(status(*NEW, starting)) == Step(2, 3)
-    assert waits.check(status(*NEW, slot(2, process(1)))).outcome == Outcome(True, "scaled: 3 workers ready")
+    assert waits.check(status(*NEW, slot(2, process(1)))).outcome == CommandResult(
+        True, "scaled: 3 workers ready"
+    )
 
 
 def test_scaling_down_waits_for_those_that_drain() -> None:
@@ -124,18 +130,18 @@ def test_scaling_down_waits_for_those_that_drain() -> None:
     draining = slot(1, process(1, "draining"), state="draining")
     assert waits.check(BEFORE).outcome is None
     assert waits.check(status(NEW[0], draining, configured=1)).outcome is None
-    assert waits.check(status(NEW[0])).outcome == Outcome(True, "scaled: 1 worker ready")
+    assert waits.check(status(NEW[0])).outcome == CommandResult(True, "scaled: 1 worker ready")
 
 
 def test_scaling_does_not_wait_for_what_nobody_starts() -> None:
     outcome = Scaling(BEFORE, 3).check(status(*NEW, slot(2, state="errored"))).outcome
-    assert outcome == Outcome(True, "scaled: 2 workers ready, instance 2 is errored")
+    assert outcome == CommandResult(True, "scaled: 2 workers ready, instance 2 is errored")
 
 
 def test_a_new_worker_that_does_not_boot_ends_the_wait() -> None:
     told = event(9, "boot", "exited with code 3: boom; next start in 1 s", instance=2)
     found = status(*NEW, slot(2, state="backoff"), events=[OLD, told])
     outcome = Scaling(BEFORE, 3).check(found).outcome
-    assert outcome == Outcome(
+    assert outcome == CommandResult(
         False, "scale incomplete: instance=2 exited with code 3: boom; next start in 1 s"
     )

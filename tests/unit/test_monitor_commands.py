@@ -23,7 +23,7 @@ from multicore_server.ipc.messages import (
     decode,
     encode,
 )
-from multicore_server.monitor.commands import COMMANDS, ArbiterClient, NoAnswerError, parse
+from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_is_no_answer_to_us_is_passed_over(ends: Ends) -> None:
 
 def test_an_arbiter_that_is_gone(ends: Ends) -> None:
     ends[0].close()
-    with pytest.raises(NoAnswerError, match="the arbiter cannot be asked: Broken pipe"):
+    with pytest.raises(ArbiterError, match="the arbiter cannot be asked: Broken pipe"):
         ask(ends)
 
 
@@ -151,7 +151,7 @@ def test_an_arbiter_that_goes_while_it_is_asked(ends: Ends) -> None:
         ends[0].close()
         await task
 
-    with pytest.raises(NoAnswerError, match="the arbiter has ended"):
+    with pytest.raises(ArbiterError, match="the arbiter has ended"):
         asyncio.run(asked())
 
 
@@ -159,7 +159,7 @@ def test_an_arbiter_that_reads_nothing(ends: Ends) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             ends[1].send(b"x" * 1000)
-    with pytest.raises(NoAnswerError, match="too much to do; try again"):
+    with pytest.raises(ArbiterError, match="too much to do; try again"):
         ask(ends)
 
 
@@ -167,5 +167,5 @@ def test_a_command_that_is_too_long_is_one_line(ends: Ends) -> None:
     async def asked() -> Answer:
         return await ArbiterClient(ends[1], 20).ask(RestartCommand(0, list(range(20_000))))
 
-    with pytest.raises(NoAnswerError, match="the command is too long"):
+    with pytest.raises(ArbiterError, match="the command is too long"):
         asyncio.run(asked())

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from multicore_server.monitor import guard
 from multicore_server.monitor.gate import Gate
-from multicore_server.monitor.guard import Limits
+from multicore_server.monitor.guard import MonitorLimits
 from multicore_server.monitor.process import MonitorServer
 from tests.unit.fake_transport import FakeTransport
 
@@ -52,7 +52,7 @@ class Transport(FakeTransport):
 class Site:
     """A monitor's server without a network. /slow is answered when the test says so."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, limits: Limits) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, limits: MonitorLimits) -> None:
         self.loop, self.clock = loop, clock
         self.released = asyncio.Event()
         paths = ("/metrics", "/healthz", "/readyz")
@@ -113,7 +113,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def site(clock: Clock) -> Iterator[Site]:
     loop = asyncio.new_event_loop()
-    found = Site(loop, clock, Limits(connections=2, probes=2))
+    found = Site(loop, clock, MonitorLimits(connections=2, probes=2))
     yield found
     found.end()
     loop.close()
@@ -202,7 +202,7 @@ def test_a_new_connection_is_refused_where_nobody_gives_way(site: Site) -> None:
 
 def test_an_alarm_cuts_what_does_not_arrive(clock: Clock) -> None:
     loop = asyncio.new_event_loop()
-    site = Site(loop, clock, Limits(request=0.01))
+    site = Site(loop, clock, MonitorLimits(request=0.01))
     client = site.connect(b"GET /metrics")
     loop.run_until_complete(asyncio.sleep(0.05))
     assert client.aborted

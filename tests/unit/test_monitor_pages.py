@@ -14,7 +14,7 @@ import pytest
 from multicore_server.ipc.messages import Answer, Command, ScaleCommand
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
-from multicore_server.monitor.commands import NoAnswerError
+from multicore_server.monitor.commands import ArbiterError
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.pages import MAX_COMMAND, Full, ReadOnly
 from multicore_server.monitor.scrape import Merge
@@ -151,7 +151,7 @@ def test_a_command_has_its_answer(pages: Pages) -> None:
     ("answer", "status", "text"),
     [
         (Answer(1, False, "the server is stopping"), 409, "the server is stopping"),
-        (NoAnswerError("the arbiter has ended"), 503, "the arbiter has ended"),
+        (ArbiterError("the arbiter has ended"), 503, "the arbiter has ended"),
         (TimeoutError("not within 10 s"), 504, "not within 10 s"),
     ],
 )

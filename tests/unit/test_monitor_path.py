@@ -81,13 +81,13 @@ def test_many_clients_ask_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Four hundred of them used up the monitor's connections."""
     asking, most = 0, 0
 
-    async def slow(self: MetricsPath, scope: Any) -> metrics_path.Answer:
+    async def slow(self: MetricsPath, scope: Any) -> metrics_path.MonitorResponse:
         nonlocal asking, most
         asking += 1
         most = max(most, asking)
         await asyncio.sleep(0.001)
         asking -= 1
-        return metrics_path.Answer(200, [], b"a 1\n")
+        return metrics_path.MonitorResponse(200, [], b"a 1\n")
 
     monkeypatch.setattr(MetricsPath, "_ask", slow)
 
