@@ -1,4 +1,4 @@
-"""What a connection does in each of its phases: what it announces, when it leaves, what it leaves behind."""
+"""What a connection counts and announces in each of its phases."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import logging
 import socket
 import weakref
 from asyncio.sslproto import _SSLProtocolTransport
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
-from multicore_server.connections.inboxes import Kind, Sent
-from multicore_server.connections.inline import InlineGate, OpenGate
-from multicore_server.connections.leaving import Leaving, send_idle
+from multicore_server.connections.inboxes import Kind
+from multicore_server.connections.inline import InlineGate
 from multicore_server.connections.protocol import (
     ASKED,
     RESTING,
@@ -26,61 +23,8 @@ from multicore_server.connections.protocol import (
     movable,
 )
 from multicore_server.worker.drain import hang_up, is_handshaking, shut
-from tests.unit.fake_transport import GET, LAST, POST, Connections, FakeTransport
-
-Build = Callable[..., Connections]
-
-
-@pytest.fixture(params=["httptools", "h11"])
-def build(request: pytest.FixtureRequest) -> Iterator[Build]:
-    loop = asyncio.new_event_loop()
-    made: list[Connections] = []
-
-    def build(gate: OpenGate | None = None, ws: str = "none") -> Connections:
-        made.append(Connections(loop, request.param, gate, ws))
-        return made[-1]
-
-    yield build
-    for connections in made:
-        connections.end()
-    loop.close()
-
-
-class Siblings:
-    """Where connections are handed to; ``outcome`` is what becomes of them."""
-
-    def __init__(self, outcome: Outcome = SENT) -> None:
-        self.outcome = outcome
-        self.handed: list[tuple[Kind, int]] = []
-
-    def place(self, connections: Sequence[Sent]) -> Outcome:
-        self.handed += connections
-        return self.outcome
-
-    def dispatch(self, kind: Kind, descriptor: int) -> Outcome:
-        return self.place([Sent(kind, descriptor)])
-
-
-def sharing(server: Connections, outcome: Outcome = SENT) -> Siblings:
-    siblings = Siblings(outcome)
-    server.state.hand_over = server.state.set_aside = siblings.place
-    server.state.sheds = lambda: True
-    server.state.leave_soon = Leaving(server.state, server.loop).soon
-    return siblings
-
-
-def leave(connection: Any) -> bool:
-    """Whether it has left."""
-    send_idle([connection], connection.server_state)
-    return bool(connection.moved and connection.transport.aborted)
-
-
-def draining(server: Connections, *, moving: bool = False) -> None:
-    server.state.draining = True
-    server.state.moving = moving
-    server.state.sheds = lambda: server.state.moving
-    server.state.tell = lambda connection: connection.end()
-
+from tests.unit.fake_transport import GET, POST, Connections, FakeTransport
+from tests.unit.movable.connecting import Build, Siblings, leave, sharing
 
 # --- phases
 
@@ -165,158 +109,6 @@ def test_a_websocket_is_no_request_in_hand(build: Build, caplog: pytest.LogCaptu
     server.receive(connection, upgrade)
     assert server.counts[:2] == (0, 0)
     assert is_handshaking(connection.transport.protocol)
-
-
-# --- leaving
-
-
-def test_an_idle_connection_leaves_and_nothing_stays(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    connection = server.connect(descriptor=9)
-    server.receive(connection, GET)
-    server.answer()
-    assert leave(connection)
-    server.turn()
-    assert siblings.handed == [(Kind.KEPT_ALIVE, 9)]
-    assert connection.transport.aborted, "its descriptor is closed without a TCP shutdown"
-    assert connection.timeout_keep_alive_task is None
-    assert server.counts == (0, 0, 0)
-    siblings.handed.clear()
-    assert send_idle([connection], server.state), "it has left"
-    assert siblings.handed == []
-
-
-def test_one_that_waits_for_its_first_request_leaves_as_new(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    assert leave(server.connect())
-    assert siblings.handed == [(Kind.NEW, 7)]
-    assert server.counts[:2] == (0, 0)
-
-
-@pytest.mark.parametrize("begun", [GET[:5], GET, GET + GET[:5], POST[:-2]])
-def test_one_that_has_begun_to_ask_stays(build: Build, begun: bytes) -> None:
-    server = build()
-    siblings = sharing(server)
-    connection = server.connect()
-    server.receive(connection, begun)
-    assert not leave(connection)
-    assert siblings.handed == []
-
-
-def test_one_whose_response_is_not_sent_in_full_stays(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    connection = server.connect()
-    connection.transport.blocked = True
-    server.receive(connection, GET)
-    server.answer()
-    connection.leave_soon()
-    assert not connection.transport.reading
-    server.turn()
-    assert siblings.handed == []
-    assert connection.transport.reading, "it is served on"
-    connection.transport.unsent = 0
-    assert leave(connection)
-
-
-def test_one_that_nobody_takes_is_served_on(build: Build) -> None:
-    server = build()
-    sharing(server, KEPT)
-    connection = server.connect()
-    connection.leave_soon()
-    server.turn()
-    assert connection.transport.reading
-    assert server.counts[:2] == (1, 1)
-    server.receive(connection, GET)
-    server.answer()
-    assert connection.transport.written.endswith(b"ok")
-
-
-def test_one_that_is_lost_on_its_way_stays_lost(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    connection = server.connect()
-    connection.leave_soon()
-    connection.transport.lose(ConnectionResetError())
-    server.turn()
-    assert siblings.handed == []
-    assert server.counts == (0, 0, 0)
-
-
-def test_tls_never_leaves(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    connection = server.connect(sslcontext=object())
-    assert not connection.can_leave
-    connection.leave_soon()
-    connection.set_aside()
-    server.turn()
-    assert siblings.handed == []
-
-
-def test_nothing_is_set_aside_from_a_connection_that_closes(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    connection = server.connect()
-    connection.transport.close()
-    connection.set_aside()
-    assert siblings.handed == []
-
-
-# --- the end of the worker
-
-
-def test_the_response_that_is_the_last_says_so(build: Build) -> None:
-    server = build()
-    connection = server.connect()
-    server.receive(connection, GET)
-    draining(server)
-    connection.announce_end()
-    server.answer()
-    assert b"connection: close" in connection.transport.written.lower()
-
-
-def test_of_pipelined_requests_the_last_one_says_it(build: Build) -> None:
-    server = build()
-    connection = server.connect()
-    server.receive(connection, GET)
-    draining(server)
-    connection.announce_end()
-    server.receive(connection, GET)
-    server.answer()
-    assert b"connection: close" not in connection.transport.written.lower()
-    server.answer()
-    assert connection.transport.written.lower().count(b"connection: close") == 1
-    assert connection.transport.written.count(b"ok") == 2
-
-
-def test_a_response_says_nothing_where_its_connection_can_leave(build: Build) -> None:
-    server = build()
-    siblings = sharing(server)
-    draining(server, moving=True)
-    connection = server.connect()
-    server.receive(connection, GET)
-    connection.announce_end()
-    server.answer()
-    assert b"connection: close" not in connection.transport.written.lower()
-    assert siblings.handed == [(Kind.KEPT_ALIVE, 7)]
-
-
-def test_what_connects_while_the_worker_drains_has_its_time(build: Build) -> None:
-    server = build()
-    draining(server)
-    assert server.connect().answered_at > 0
-
-
-def test_a_response_after_a_client_said_close_ends_the_connection(build: Build) -> None:
-    server = build()
-    connection = server.connect()
-    server.receive(connection, LAST)
-    server.answer()
-    assert connection.transport.is_closing()
-    assert server.counts == (0, 0, 0)
 
 
 # --- inline

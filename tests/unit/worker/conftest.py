@@ -1,0 +1,51 @@
+"""Fixtures of these tests."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from uvicorn.protocols.http import h11_impl, httptools_impl
+
+from multicore_server import cluster
+from multicore_server.metrics.app import values as app_values
+from multicore_server.worker.lifeline import Lifeline
+from tests.unit.worker.hired import SIGNALS, Hire, Hired, hello
+
+
+@pytest.fixture
+def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
+    """What a worker changes in its process is put back."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    loggers = [logging.getLogger(name) for name in ("gunicorn.error", "gunicorn.access", "uvicorn.error")]
+    attributes = ("handlers", "level", "propagate", "parent", "disabled")
+    before = [{name: getattr(logger, name) for name in attributes} for logger in loggers]
+    for host in (h11_impl, httptools_impl):
+        monkeypatch.setattr(host, "RequestResponseCycle", host.RequestResponseCycle)
+    for owner, name in ((cluster, "instance"), (cluster, "_on_ready")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(app_values, "take_row", lambda number: None)
+    monkeypatch.setattr(app_values, "open_files", lambda: None)
+    monkeypatch.setenv("MULTICORE_INSTANCE", "")
+    monkeypatch.setattr(Lifeline, "watch", lambda self: None)  # it would end this process
+    made: list[Hired] = []
+    signal.set_wakeup_fd(-1)  # another test's loop may have left one that is closed
+
+    def hire(app: Any = hello, **settings: Any) -> Hired:
+        made.append(Hired(app, **settings))
+        return made[-1]
+
+    yield hire
+    signal.set_wakeup_fd(-1)
+    for hired in made:
+        hired.close()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for logger, values in zip(loggers, before, strict=True):
+        for name, value in values.items():
+            setattr(logger, name, value)
+    faulthandler.enable()

@@ -1,0 +1,26 @@
+"""Fixtures of these tests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from multicore_server.worker import drain
+from multicore_server.worker import server as module
+
+
+@pytest.fixture(autouse=True)
+def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"LINGER": 0.05, "FAREWELL": 0.1, "LOOK": 0.005}.items():
+        monkeypatch.setattr(drain, name, seconds)
+    monkeypatch.setattr(module, "LIFESPAN_GRACE", 0.05)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.INFO, "gunicorn.error")
+    yield caplog
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
