@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -52,6 +53,7 @@ class Lifeline:
         self._heard.set()
 
     def _wait(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
         try:
             os.read(self._reader, 1)
         except OSError:  # closed by somebody else: nothing can be told from it

@@ -133,3 +133,25 @@ def test_what_the_app_forks_is_without_the_thread() -> None:
     assert (done.stdout, done.stderr) == ("2 1\n", "")
     os.close(reader)
     os.close(writer)
+
+
+MASKED = """
+import os, signal, sys, time
+from multicore_server.worker.lifeline import Lifeline
+
+Lifeline(int(sys.argv[1]), "instance=0", 30, os._exit).watch()
+time.sleep(0.2)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.2)
+print(signal.sigpending() == {signal.SIGTERM})
+"""
+
+
+def test_what_the_main_thread_blocks_is_not_heard_by_this_one() -> None:
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", MASKED, str(reader)]
+    done = subprocess.run(command, pass_fds=[reader], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    os.close(reader)
+    os.close(writer)
