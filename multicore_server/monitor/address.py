@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from multicore_server.machine.directories import temporary_directory
@@ -171,13 +172,10 @@ def _listen_tcp(address: str) -> socket.socket:
     family, kind, protocol, _, place = found[0]
     # Where the protocol is not named, asyncio does not set TCP_NODELAY: each answer took 40 ms.
     listener = socket.socket(family, kind, protocol)
-    try:
+    with _closed_on_error(listener):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
     return listener
 
 
@@ -189,13 +187,20 @@ def _listen_unix(path: Path) -> socket.socket:
     elif os.path.lexists(path):
         raise OSError(errno.EEXIST, "there is a file which is no socket")
     listener = socket.socket(socket.AF_UNIX)
-    try:
+    with _closed_on_error(listener):
         listener.bind(str(path))
         listener.listen(BACKLOG)
-    except OSError:
+    return listener
+
+
+@contextlib.contextmanager
+def _closed_on_error(listener: socket.socket) -> Iterator[None]:
+    """Any error: a path with a NUL is a ValueError, one with half a surrogate pair a UnicodeError."""
+    try:
+        yield
+    except BaseException:
         listener.close()
         raise
-    return listener
 
 
 def _is_stale(path: Path) -> bool:

@@ -270,3 +270,21 @@ def test_a_name_that_cannot_be_resolved_has_its_reason_in_one_line(wrong: str) -
         resolve(wrong)
     assert str(caught.value)
     assert "[Errno" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["unix:/tmp/a\0b", "unix:/tmp/\ud800", "unix:/no/such/place"])
+def test_an_address_that_cannot_be_bound_leaves_no_descriptor(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[socket.socket] = []
+
+    class Socket(socket.socket):
+        def __init__(self, *args: int) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    with pytest.raises(AddressError) as raised:
+        bind_metrics(wrong)
+    assert "\n" not in str(raised.value)
+    assert [listener.fileno() for listener in made] == [-1] * len(made)
