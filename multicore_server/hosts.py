@@ -104,6 +104,7 @@ CONTRACT: tuple[Row, ...] = (
          "dirty_arbiter_pid dirty_arbiter", "arbiter/", "the arbiter's state", set_by="__init__"),
     _row(_ARBITER, "app cfg log worker_class proc_name", "arbiter/", "what the arbiter runs", set_by="setup"),
     _row(_ARBITER, "pid", "arbiter/arbiter.py", "the arbiter's own pid, in children too", set_by="start"),
+    _row("gunicorn.sock:BaseSocket", "set_options", "arbiter/listeners.py", "what cannot be bound is closed"),
     _row("gunicorn.sock", "_sock_type create_sockets close_sockets ssl_context",
          "arbiter/listeners.py, worker/engine.py", "listeners are bound one by one"),
     _row("gunicorn.util", "_setproctitle", "arbiter/", "titles of processes", feature=Feature.TITLES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import socket
 import time
 from collections.abc import Callable
@@ -54,13 +55,30 @@ def _bind_one(address: Any, cfg: Any, log: Any, patience: float, wait: Callable[
     while True:
         try:
             _refuse_if_served(address)
-            return sock._sock_type(address)(address, cfg, log)
+            return _closing(sock._sock_type(address))(address, cfg, log)
         except OSError as exc:  # noqa: PERF203 - it waits
             if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
             wait(RETRY)
         except (ValueError, TypeError, OverflowError) as exc:  # a path that is no socket; a NUL; port 65536
             raise BindError(f"cannot listen on {_text(address)}: {exc}") from exc
+
+
+@functools.cache
+def _closing(kind: Any) -> Any:
+    """gunicorn's class of a listener, which drops a socket that it cannot bind: here it is closed."""
+
+    class Closing(kind):  # type: ignore[misc]  # gunicorn has no types
+        def set_options(self, sock: socket.socket, bound: bool = False) -> socket.socket:
+            try:
+                found: socket.socket = super().set_options(sock, bound)
+            except BaseException:
+                sock.close()
+                raise
+            return found
+
+    Closing.__name__ = kind.__name__
+    return Closing
 
 
 def _refuse_if_served(address: Any) -> None:

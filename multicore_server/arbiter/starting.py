@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -66,6 +67,8 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
 
     def init_signals(self) -> None:
         super().init_signals()
+        # As nginx does: whoever started the server may have blocked some, and workers inherit that.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*self.SIGNALS, signal.SIGCHLD})
         self._listen()
 
     def _listen(self) -> None:

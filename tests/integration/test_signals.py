@@ -202,3 +202,15 @@ def is_running(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
+
+
+def test_a_server_whose_starter_has_blocked_signals_hears_them(server: Server) -> None:
+    """Workers would inherit the mask, and never hear TERM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGHUP])
+    try:
+        server.start("-w", "2", ready=2)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    server.signal(signal.SIGHUP)
+    server.wait_logged("reload done")
+    server.ends_within(10)
