@@ -324,7 +324,7 @@ def test_gunicorn_says_in_one_line_what_is_missing_at_import(module: str, name: 
 def test_prefork_needs_nothing_private_of_uvicorn(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("async def app(scope, receive, send): ...\n")
     code = REMOVE.format(module="uvicorn.middleware.asgi2", name="ASGI2Middleware")
-    assert python(code + PREFORK, tmp_path).stderr.endswith("took over\n")
+    assert "took over\n" in python(code + PREFORK, tmp_path).stderr
 
 
 # --- protocols that are newer than this package
