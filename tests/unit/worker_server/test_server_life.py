@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -157,8 +158,9 @@ def test_an_app_that_does_not_end_is_left(log: pytest.LogCaptureFixture) -> None
 
 def test_an_app_whose_startup_fails_never_listens(log: pytest.LogCaptureFixture) -> None:
     async def scenario(serving: Serving) -> None:
-        with pytest.raises(SystemExit):
+        with contextlib.suppress(SystemExit):  # uvicorn before 0.47 does not exit here
             await serving.start()
+        assert not serving.server.started
         assert not serving.host.context.row[Item.ACCEPTING]
 
     play(scenario, app=fails_to_start, lifespan="on")
