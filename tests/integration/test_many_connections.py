@@ -18,7 +18,7 @@ from tests.support.apps import source
 from tests.support.server import MakeServer
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.heavy]
 
 CONNECTIONS = 1500
 ROOT = Path(__file__).parents[2]

@@ -182,7 +182,7 @@ def test_every_member_of_a_host_that_a_subclass_overrides_or_uses_is_named(cls: 
     known = set().union(*(set(vars(base)) | _set_on_instances(base) for base in theirs))
     ours = [base for base in cls.__mro__ if base.__module__.startswith("multicore_server.")]
     used = set().union(*(set(vars(base)) | _used(base, "self") for base in ours))
-    public_and_inert = {"__doc__", "__module__", "__init__", "__dict__", "__weakref__"}
+    public_and_inert = {"__doc__", "__module__", "__init__", "__dict__", "__weakref__"} | SINCE_3_13
     assert sorted((used & known) - NAMED - public_and_inert) == []
 
 
@@ -192,7 +192,7 @@ def test_every_member_of_a_protocol_that_a_movable_one_uses_is_named(mixin: type
     cycles: list[Any] = [owner(row) for row in CONTRACT if row.owner.endswith("Cycle")]
     known = set().union(*(set(vars(base)) | _set_on_instances(base) for base in protocols))
     of_cycle = set().union(*(set(vars(base)) | _set_on_instances(base) for base in cycles))
-    inert = {"__doc__", "__module__", "__annotations__", "__dict__", "__weakref__"}
+    inert = {"__doc__", "__module__", "__annotations__", "__dict__", "__weakref__"} | SINCE_3_13
     assert sorted((_used(mixin, "self") | set(vars(mixin))) & known - NAMED - inert) == []
     assert sorted(_used(mixin, "cycle") & of_cycle - NAMED) == []
 
@@ -292,6 +292,7 @@ from gunicorn.app.wsgiapp import run
 sys.argv = ["gunicorn", "-k", "multicore_server.Worker", "app:app"]
 run()
 """
+SINCE_3_13 = {"__firstlineno__", "__static_attributes__"}  # of every class
 PREFORK = """
 import os
 os.execv = lambda *_: sys.exit("took over")
