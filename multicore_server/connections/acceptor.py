@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -105,6 +106,7 @@ class Acceptor:
     def beat(self, connections: int, answered: int) -> None:
         """At each heartbeat: look after what others have left behind, and at how even the shares are."""
         dispatcher, gate = self.dispatcher, self.state.gate
+        self._check_descriptors()
         if dispatcher is None:
             self.row[CONNECTIONS] = connections
             self.take_on()
@@ -176,11 +178,20 @@ class Acceptor:
         self.row[UNREAD] += 1
         return KEPT
 
-    def _complain(self, exc: OSError) -> None:
+    def _check_descriptors(self) -> None:
+        """uvloop says nothing when it can accept no more: it keeps one descriptor in reserve, and with that
+        it closes what comes."""
+        if self._servers and not self.state.draining:
+            try:
+                os.close(os.open(os.devnull, os.O_RDONLY))
+            except OSError as exc:
+                self._complain(exc, "they are closed as they come")
+
+    def _complain(self, exc: OSError, meanwhile: str = "they wait, and are tried again") -> None:
         now = time.monotonic()
         if now - self._complained > QUIET:
             self._complained = now
-            logger.warning("no connection can be accepted (%s): they wait, and are tried again", exc)
+            logger.warning("no connection can be accepted (%s): %s", exc, meanwhile)
 
     # --- taking ---
 

@@ -93,6 +93,11 @@ class StrictProtocol:
         if self.body_size > self.server_state.limits.body:
             self._raise(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
+    def check_version(self, version: str) -> None:
+        """Raises Refused for what is not HTTP/1 (the parsers let HTTP/0.9 and HTTP/2.0 through)."""
+        if not version.startswith("1."):
+            self._raise(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+
     def _raise(self, status: HTTPStatus) -> None:
         self.refusal = status
         raise Refused(status.phrase)
@@ -193,6 +198,7 @@ class StrictHttpTools(StrictProtocol):
             self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n"))
         if self.hosts > 1:
             self._raise(HTTPStatus.BAD_REQUEST)
+        self.check_version(self.parser.get_http_version())
         self.hosts = self.unfinished = 0
         if limits.body is not None:
             self.check_body()
@@ -262,6 +268,7 @@ class StrictH11(StrictProtocol):
     def _should_upgrade(self) -> bool:
         """uvicorn asks this for each request, between its head and its cycle."""
         limits = self.server_state.limits
+        self.check_version(self.scope["http_version"])
         if self.begun > limits.least or len(self.headers) > limits.most_fields:
             self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1\r\n"))
         self.begun = self.size  # no more of the next head than this can have come with the end of this one

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.apps import SCOPE, source
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
+from tests.support.waiting import wait_for
 
 WSGI = source("wsgi_scope")
 RUN = [sys.executable, "-m", "multicore_server", "run"]
@@ -45,6 +47,12 @@ def to_end(port: int, data: bytes) -> bytes:
 
 def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def clients_of(server: Server) -> set[int]:
+    """The ports of the clients whose connections the workers hold."""
+    connections = [each for pid in server.workers() for each in psutil.Process(pid).net_connections()]
+    return {each.raddr.port for each in connections if each.raddr}
 
 
 # --- who the client is
@@ -184,7 +192,9 @@ def wsgi(environ, start_response):
     started = time.monotonic()
     answer = to_end(server.port, b"GET / HTTP/1.0\r\n\r\n")  # inline, it waits for the other
     assert len(answer) > 30_000_000
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 40
+    client = stuck.socket.getsockname()[1]
+    wait_for(lambda: client not in clients_of(server), "the end of the connection")
     stuck.socket.settimeout(20)
     taken = 0
     try:
