@@ -105,12 +105,15 @@ class ArrivingBody(io.RawIOBase):
         receiving: Any = self._receive()
         try:
             self._waiting = asyncio.run_coroutine_threadsafe(receiving, self._loop)
-            # abort() sets the flag and then looks here, this the other way round: one of them sees the other.
-            if self._aborted:
-                self._waiting.cancel()
+        except RuntimeError:  # the loop is closed
+            receiving.close()  # nobody else has it, while one that was handed over is the loop's alone
+            raise ConnectionResetError("the request was given up") from None
+        # abort() sets the flag and then looks here, this the other way round: one of them sees the other.
+        if self._aborted:
+            self._waiting.cancel()
+        try:
             return self._waiting.result()
-        except (CancelledError, RuntimeError):  # the request was given up, or its loop is closed
-            receiving.close()
+        except CancelledError:
             raise ConnectionResetError("the request was given up") from None
 
     def abort(self) -> None:

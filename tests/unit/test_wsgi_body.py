@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from multicore_server.wsgi.body import ArrivingBody
 from multicore_server.wsgi.bridge import WSGIBridge
 from tests.unit.wsgi_client import OK, TEXT, Client, both, call, hello, scope
 
@@ -231,3 +232,27 @@ def test_a_request_that_is_given_up_frees_the_thread_that_reads() -> None:
         assert await asyncio.to_thread(ended.wait, 10)
 
     asyncio.run(main())
+
+
+def test_what_was_handed_to_the_loop_is_ended_there_alone() -> None:
+    ended: list[str] = []
+
+    async def receive() -> Any:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)  # while the thread goes on
+            ended.append(threading.current_thread().name)
+            raise
+
+    async def main() -> None:
+        body = ArrivingBody(receive, asyncio.get_running_loop())
+        reading = asyncio.create_task(asyncio.to_thread(body.read))
+        await asyncio.sleep(0.05)
+        body.abort()
+        with pytest.raises(ConnectionResetError):
+            await reading
+        await asyncio.sleep(0.2)
+
+    asyncio.run(main())
+    assert ended == [threading.current_thread().name]
