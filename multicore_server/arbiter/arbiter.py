@@ -29,6 +29,7 @@ from multicore_server.arbiter.inspection import Inspection
 from multicore_server.arbiter.lateness import Lateness
 from multicore_server.arbiter.monitor_addresses import MonitorAddresses
 from multicore_server.arbiter.monitor_process import MonitorProcess
+from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
 from multicore_server.arbiter.signals import SignalledArbiter
@@ -108,6 +109,7 @@ class Arbiter(SignalledArbiter):
             context, addresses, self.publisher.shared_report, commands.carry_out, self._become_monitor
         )
         self.reloader = Reloader(context, self.in_force, self._install, self._become_helper)
+        self.orphans = Orphans(context, self._is_known, lambda: float(self.cfg.graceful_timeout))
         self.worker_processes = WorkerProcesses(
             context,
             self,
@@ -160,7 +162,7 @@ class Arbiter(SignalledArbiter):
 
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
-        moments = (self._deadline, self.inspection.due, self.reloader.due, self.monitor.due)
+        moments = (self._deadline, self.inspection.due, self.reloader.due, self.monitor.due, self.orphans.due)
         due = [moment for moment in moments if moment is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
@@ -178,6 +180,8 @@ class Arbiter(SignalledArbiter):
         self.worker_processes.hear_all()
         with self._guarded("the reload"):
             self.reloader.tick(time.monotonic())
+        with self._guarded("what dead workers have left"):
+            self.orphans.tick(time.monotonic())
         with self._guarded("the inspection"):
             for observation in self.inspection.inspect(time.monotonic()):
                 self.observe(observation)
@@ -269,6 +273,7 @@ class Arbiter(SignalledArbiter):
             self.pidfile = pidfile.move(self.pidfile, new.cfg.pidfile, self.pid, self.log)
         hosts.set_title(f"master [{self.proc_name}]")
         self.cfg.on_reload(self)
+        self.orphans.spare()
 
     def reap_workers(self) -> None:
         while True:
@@ -283,8 +288,11 @@ class Arbiter(SignalledArbiter):
 
     def _reaped(self, pid: int, status: int) -> None:
         worker = self.WORKERS.pop(pid, None)
+        self.orphans.reaped(pid)
         if worker is not None:
+            self.orphans.look(worker.identity)
             self.worker_processes.reaped(worker, status)
+            self.orphans.spare()
         elif pid == self.monitor.pid:
             self.monitor.reaped(status)
         elif pid == self.reexec_pid:
@@ -294,7 +302,13 @@ class Arbiter(SignalledArbiter):
             self.dirty_arbiter_pid = 0
             self.dirty_arbiter = None
         else:
+            self.context.helpers.discard(pid)
             self.log.debug("reaped a child that is no worker (pid=%s)", pid)
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether this process is one that the arbiter has started, other than by a hook."""
+        others = (self.monitor.pid, self.reexec_pid, self.dirty_arbiter_pid)
+        return pid in self.WORKERS or pid in others or pid in self.context.helpers
 
     @property
     def num_workers(self) -> Any:
@@ -313,11 +327,16 @@ class Arbiter(SignalledArbiter):
         if event.kind == "reload" and event.reason:
             systemd.notify("READY=1", self.log)
 
+    def _fork(self, fork: ev.Fork) -> None:
+        self.orphans.spare()
+        self.worker_processes.fork(fork)
+
     def _send(self, action: ev.Signal) -> None:
         self.kill_worker(action.pid, getattr(signal, f"SIG{action.name}"))
 
     def _scaled(self, scaled: ev.Scaled) -> None:
         self.num_workers = scaled.workers
+        self.orphans.spare()  # nworkers_changed is a hook
 
     def _close_listeners(self, _: ev.CloseListeners) -> None:
         self.reloader.drop()
@@ -328,6 +347,7 @@ class Arbiter(SignalledArbiter):
 
     def _halt(self, halt: ev.Halt) -> NoReturn:
         self.monitor.end()
+        self.orphans.end()
         if halt.status or halt.reason:
             raise HaltServer(halt.reason, halt.status)
         raise StopIteration
@@ -335,7 +355,7 @@ class Arbiter(SignalledArbiter):
 
 ACTIONS: dict[type[Action], Callable[..., None]] = {
     ev.Event: Arbiter._tell,
-    ev.Fork: lambda arbiter, fork: arbiter.worker_processes.fork(fork),
+    ev.Fork: Arbiter._fork,
     ev.Signal: Arbiter._send,
     ev.Scaled: Arbiter._scaled,
     ev.CloseListeners: Arbiter._close_listeners,

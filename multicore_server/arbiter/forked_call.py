@@ -52,6 +52,7 @@ class ForkedCall:
             raise
         if self._pid == 0:
             self._run_child(writer, answer, become)
+        context.helpers.add(self._pid)
         system.close(writer)
 
     def _run_child(self, writer: int, answer: Callable[[], str], become: Callable[[], None]) -> NoReturn:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
+from multicore_server.machine.children import become_subreaper, children, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class System:
     getpid: Callable[[], int] = os.getpid
     sigmask: Callable[[int, Collection[int]], object] = signal.pthread_sigmask
     setpgid: Callable[[int, int], None] = os.setpgid
+    getsid: Callable[[int], int] = os.getsid
+    children: Callable[[], list[int]] = children
+    name_of: Callable[[int], str] = name_of
+    become_subreaper: Callable[[], None] = become_subreaper
     exit: Callable[[int], NoReturn] = os._exit
     monotonic: Callable[[], float] = clocks.monotonic
     time: Callable[[], float] = clocks.time

@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import termios
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -59,6 +59,11 @@ class Inboxes:
     def reader(self, slot: int) -> socket.socket:
         """The end that becomes readable when something lies in the inbox."""
         return self._pairs[slot][0]
+
+    def descriptors(self) -> Iterator[int]:
+        for pair in self._pairs:
+            for end in pair:
+                yield end.fileno()
 
     def waiting(self, slot: int) -> int:
         """How many connections are in the inbox: exact, the kernel counts the bytes (FIONREAD, unix(7))."""

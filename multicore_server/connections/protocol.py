@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -65,6 +65,12 @@ class ConnectionsState(ServerState):
         self.limits = Limits()
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections
+
+    def descriptors(self) -> Iterator[int]:
+        """Of all connections, WebSockets too."""
+        for connection in list(self.connections):
+            if (transport := connection.transport) and (held := transport.get_extra_info("socket")):
+                yield held.fileno()
 
     @property
     def last_headers(self) -> list[tuple[bytes, bytes]]:

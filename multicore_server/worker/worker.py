@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -28,6 +28,7 @@ from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import failures, loop, meter
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import make_config, unknown_protocol
+from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.server import LIFESPAN_GRACE, SIGNALS, WorkerServer
@@ -54,13 +55,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self._lifeline: Lifeline | None = None
+        self._forked = ForkedChildren(self._own_descriptors)
         self._look_due = 0.0
         self._memory_due = 0.0
         self._used_before = 0.0  # seconds of CPU, by the row's former owners
 
     @property
     def identity(self) -> str:
-        return identity(self.context.instance, self.context.generation, os.getpid())
+        return identity(self.context.instance, self.context.generation, self.pid)
 
     # --- boot ---
 
@@ -73,6 +75,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         grace = self.cfg.graceful_timeout + LIFESPAN_GRACE
         self._lifeline = Lifeline(self.context.lifeline, self.identity, grace, self._end)
         self._lifeline.watch()
+        self._forked.watch()
         try:
             post_fork()
             self.init_process()
@@ -111,6 +114,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGUSR1, self.handle_usr1)
         signal.siginterrupt(signal.SIGUSR1, False)
         signal.signal(signal.SIGABRT, self.handle_abort)
+        self._forked.note_handlers()
         self._dump_stacks_on_abort()
 
     def _dump_stacks_on_abort(self) -> None:
@@ -168,6 +172,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             logger.parent, logger.handlers, logger.propagate = ours, [], True
             logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
 
+    def _own_descriptors(self) -> Iterator[int]:
+        """Those that no process but this one, and the arbiter, should hold."""
+        yield self.context.channel.child_end.fileno()
+        yield from self.context.handover.inboxes.descriptors()
+        for listener in self.sockets:
+            yield listener.fileno()
+        if self.server is not None:
+            yield from self.server.state.descriptors()
+
     # --- what the server tells ---
 
     def on_app_ready(self) -> None:
@@ -224,6 +237,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
         if self._lifeline is not None:
             self._lifeline.serve(drain, [getattr(listener, "sock", listener) for listener in self.sockets])
+        self._forked.note_handlers()
         loop.add_reader(self.PIPE[0], self._on_file_changed)
         if self.reloader is not None:
             self._keep_reloading()

@@ -46,6 +46,7 @@ class FakeSystem:
         self.living: list[int] = []
         self.ended: list[tuple[int, int]] = []  # pids and statuses to be reaped
         self.obeys_term = True
+        self.daemons: set[int] = set()  # those of the living that have a session of their own
         self.calls: list[tuple[Any, ...]] = []
         self.channels: list[Any] = []
         self.ends: list[socket.socket] = []  # the children's ends of their channels
@@ -64,6 +65,10 @@ class FakeSystem:
             getpid=lambda: ARBITER,
             sigmask=lambda how, signals: self.calls.append(("sigmask", how)),
             setpgid=lambda pid, group: self._call("setpgid", pid, group),
+            getsid=self.getsid,
+            children=lambda: list(self.living),
+            name_of=lambda pid: f"process-{pid}",
+            become_subreaper=lambda: self._call("become_subreaper"),
             exit=self.exit,
             monotonic=lambda: self.now,
             time=lambda: self.epoch + self.now,
@@ -112,6 +117,12 @@ class FakeSystem:
             raise fault(errno.ESRCH)
         if number == signal.SIGKILL or (number == signal.SIGTERM and self.obeys_term):
             self.end(pid, number)
+
+    def getsid(self, pid: int) -> int:
+        self._call("getsid", pid)
+        if pid not in (0, *self.living):
+            raise fault(errno.ESRCH)
+        return pid if pid in self.daemons else ARBITER
 
     def end(self, pid: int, status: int) -> None:
         self.living.remove(pid)

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,11 +123,11 @@ def test_every_kind_of_child_is_reaped(made: Arbiter, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "waitpid", waitpid)
     monkeypatch.setattr(made.worker_processes, "reaped", lambda worker, status: gone.append((worker, status)))
     monkeypatch.setattr(made.monitor, "reaped", lambda status: gone.append(("monitor", status)))
-    worker: Any = "a worker"
+    worker: Any = SimpleNamespace(identity="a worker")
     made.WORKERS[11] = worker
     made.monitor.pid, made.reexec_pid, made.dirty_arbiter_pid = 12, 13, 14
     made.reap_workers()
-    assert gone == [("a worker", 0), ("monitor", 0)]
+    assert gone == [(worker, 0), ("monitor", 0)]
     assert (made.reexec_pid, made.dirty_arbiter_pid, made.WORKERS) == (0, 0, {})
     assert said(made, "the arbiter that USR2 started has ended (pid=13)")
     assert said(made, "reaped a child that is no worker (pid=15)")
@@ -143,7 +144,7 @@ def test_an_end_that_cannot_be_handled_does_not_end_the_server(
 
     monkeypatch.setattr(os, "waitpid", lambda pid, options: next(ended, (0, 0)))
     monkeypatch.setattr(made.worker_processes, "reaped", fail)
-    worker: Any = "a worker"
+    worker: Any = SimpleNamespace(identity="a worker")
     made.WORKERS.update({11: worker, 12: worker})
     made.reap_workers()
     assert made.WORKERS == {}

@@ -1,0 +1,48 @@
+"""Processes that the app forks (multiprocessing, ProcessPoolExecutor, os.fork) have no part in serving.
+
+They inherit every descriptor of their worker. Kept, the listeners would hold the port after a crash, and a
+connection that its worker has closed would stay open for its client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
+
+
+class ForkedChildren:
+    """``descriptors`` tells which are the worker's alone, at the time of a fork."""
+
+    def __init__(self, descriptors: Callable[[], Iterable[int]]) -> None:
+        self._descriptors = descriptors
+        self._handlers: dict[int, Any] = {}
+
+    def watch(self) -> None:
+        """For the rest of this process's life: there is no way back from `os.register_at_fork`."""
+        os.register_at_fork(after_in_child=self.leave_worker)
+
+    def note_handlers(self) -> None:
+        """The signal handlers of now are the worker's; an app's own are for its children, too."""
+        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def leave_worker(self) -> None:
+        """In a child: signals have their default actions, and nothing of the worker's is within reach.
+
+        Each descriptor stays and leads nowhere: objects that have it may close it, or wait for it.
+        """
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == handler:
+                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, default)
+        with contextlib.suppress(OSError):  # no descriptor is left to put in place
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            for descriptor in self._descriptors():
+                with contextlib.suppress(OSError):
+                    os.dup2(nowhere, descriptor, inheritable=False)
+            os.close(nowhere)
