@@ -77,6 +77,7 @@ def test_all_that_has_begun_is_answered(
         assert connected().send(request("/again")).answer().body == b"/again"
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("http", PROTOCOLS)
 def test_a_request_that_comes_during_the_linger_is_answered(
     start: MakeServer, connect: Connect, http: str
@@ -93,6 +94,7 @@ def test_a_request_that_comes_during_the_linger_is_answered(
     assert "code 0" in wait_drained(server, pid)
 
 
+@pytest.mark.quiet
 def test_a_response_begun_before_leaves_its_client_the_linger_too(
     start: MakeServer, connect: Connect
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_response_begun_before_leaves_its_client_the_linger_too(
     assert "code 0" in wait_drained(server, pid)
 
 
+@pytest.mark.quiet
 def test_nothing_in_hand_ends_at_once(start: MakeServer, connect: Connect) -> None:
     server = start()
     server.signal(signal.SIGTERM)

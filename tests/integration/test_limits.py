@@ -171,7 +171,7 @@ def test_slow_clients_are_refused_and_do_not_stay_in_the_load(
     assert connect(server.port).send(request("/")).answer().status == 200
 
 
-@pytest.mark.heavy
+@pytest.mark.quiet
 @apps
 def test_a_client_that_takes_nothing_is_dropped(app: str, make_server: MakeServer, connect: Connect) -> None:
     large = """

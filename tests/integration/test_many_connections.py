@@ -18,7 +18,7 @@ from tests.support.apps import source
 from tests.support.server import MakeServer
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.heavy]
+pytestmark = [pytest.mark.integration, pytest.mark.quiet]
 
 CONNECTIONS = 1500
 ROOT = Path(__file__).parents[2]
@@ -84,6 +84,7 @@ def test_reloads_close_no_connection_though_siblings_are_busy(
     options = ["-w", "2", "--keep-alive", "300", "--graceful-timeout", "60", "--timeout", "120"]
     server.start(*options, app=f"app:{app}", ready=2, env={"UVICORN_LOOP": loop})
     clients = Clients(server.port, CONNECTIONS)
+    asked_again = time.monotonic() + 4  # all of them
     busy = [Busy(server.port) for _ in range(2)]
     try:
         for _ in range(2):
@@ -91,6 +92,7 @@ def test_reloads_close_no_connection_though_siblings_are_busy(
             server.signal(signal.SIGHUP)
             for worker in old:
                 worker.wait(PATIENCE)
+        wait_for(lambda: time.monotonic() > asked_again, "the pauses between two requests")
     finally:
         for each in busy:
             each.end()

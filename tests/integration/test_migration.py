@@ -70,7 +70,8 @@ def kept_busy(connections: list[Connection]) -> Iterator[list[int]]:
 def test_one_connection_is_answered_by_ten_workers(
     make_server: MakeServer, connect: Connect, app: str, engine: str, workers: int
 ) -> None:
-    server = make_server(APPS[app]).start("-w", str(workers), env=ENGINES[engine], ready=workers)
+    options = ("-w", str(workers), "--keep-alive", "60")
+    server = make_server(APPS[app]).start(*options, env=ENGINES[engine], ready=workers)
     connection = connect(server.port)
     name = connection.socket.getsockname()
     pids = [stays(connection).pid]

@@ -102,6 +102,7 @@ def test_a_websocket_that_ends_by_itself_delays_nothing(moving: Server) -> None:
 # --- at the end of the server ---
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("workers", [1, 3])
 def test_websockets_are_told_at_once(moving: Server, workers: int) -> None:
     moving.start("-w", str(workers), ready=workers)
@@ -119,6 +120,7 @@ def test_websockets_are_told_at_once(moving: Server, workers: int) -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.quiet
 def test_shutdown_delay_changes_nothing_until_it_is_over(moving: Server, connect: Connect) -> None:
     moving.start("-w", "2", env={"MULTICORE_SHUTDOWN_DELAY": "1"}, ready=2)
     connection = connect(moving.port)

@@ -150,6 +150,7 @@ def test_nothing_waits_behind_a_long_inline_request(make_server: MakeServer, con
     assert value(long) == "long"
 
 
+@pytest.mark.quiet
 def test_nothing_waits_behind_a_slow_reader_of_an_inline_stream(
     make_server: MakeServer, connect: Connect
 ) -> None:
@@ -212,6 +213,7 @@ def timed(server: Server) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.quiet
 def test_a_killed_workers_inbox_is_taken(asked: Server, connect: Connect) -> None:
     asked.start("-w", "4", ready=4)
     victim = asked.worker_of(2)
@@ -249,6 +251,7 @@ def test_what_a_scaled_away_worker_has_goes_to_its_sibling(asked: Server, connec
     assert set(values(connections + unused, PID)) == {asked.worker_of(0)}
 
 
+@pytest.mark.quiet
 def test_an_errored_slot_gets_nothing(asked: Server, connect: Connect) -> None:
     env = {"MULTICORE_AUTORESTART": "false"}
     asked.start("-w", "3", env=env, ready=3)
