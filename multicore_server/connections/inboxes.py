@@ -15,7 +15,8 @@ import logging
 import os
 import socket
 import termios
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -54,11 +55,17 @@ class Inboxes:
         for pair in self._pairs:
             for end in pair:
                 end.setblocking(False)
+        # At the end of each process, too: `python -X dev` names every socket that is left open.
+        self._close = weakref.finalize(self, _close_all, self._pairs)
         self._size = array.array("i", [0])
 
     def reader(self, slot: int) -> socket.socket:
         """The end that becomes readable when something lies in the inbox."""
         return self._pairs[slot][0]
+
+    def close(self) -> None:
+        """In this process. Idempotent."""
+        self._close()
 
     def descriptors(self) -> Iterator[int]:
         for pair in self._pairs:
@@ -104,3 +111,9 @@ class Inboxes:
         with contextlib.ExitStack() as taken:
             for _ in range(connections):
                 taken.callback(os.close, os.dup(some))
+
+
+def _close_all(pairs: Iterable[tuple[socket.socket, socket.socket]]) -> None:
+    for pair in pairs:
+        for end in pair:
+            end.close()

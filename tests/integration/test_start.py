@@ -115,6 +115,16 @@ def test_daemon_with_pidfile_and_log(asked: Server, ending: list[int]) -> None:
     assert asked.log == ""  # nothing went to the terminal
 
 
+def test_no_process_leaves_a_socket_to_the_collector(make_server: MakeServer) -> None:
+    command = [sys.executable, "-X", "dev", "-m", "gunicorn", "-k", "multicore_server.Worker"]
+    server = make_server().start("-w", "2", command=command, ready=2)
+    server.get()
+    server.signal(signal.SIGHUP)
+    server.wait_logged("reload done")
+    server.ends_within(10)
+    assert server.logged("Warning") == []
+
+
 def test_check_config_and_print_config(asked: Server) -> None:
     asked.start("--check-config", "-p", "server.pid")
     assert asked.wait_exit() == 0

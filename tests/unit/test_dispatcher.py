@@ -59,13 +59,9 @@ class Fleet:
         return count
 
     def close(self) -> None:
-        for sockets in (
-            *self.handover.inboxes._pairs,
-            self.ends,
-            [handed.connection for handed in self.adopted],
-        ):
-            for each in sockets:
-                each.close()
+        self.handover.inboxes.close()
+        for each in (*self.ends, *(handed.connection for handed in self.adopted)):
+            each.close()
         os.close(self.handover.lock)
 
 

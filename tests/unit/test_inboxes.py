@@ -18,7 +18,7 @@ from multicore_server.connections.inboxes import BATCH, Inboxes, Kind, Sent
 def inboxes() -> Iterator[Inboxes]:
     inboxes = Inboxes(2)
     yield inboxes
-    close(inboxes)
+    inboxes.close()
 
 
 @pytest.fixture
@@ -29,12 +29,6 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 Pair = tuple[socket.socket, socket.socket]
-
-
-def close(inboxes: Inboxes) -> None:
-    for ends in inboxes._pairs:
-        for end in ends:
-            end.close()
 
 
 def descriptors() -> int:

@@ -135,9 +135,7 @@ class Workplace:
             transport: Any = connection.transport
             transport.abort()
         await self.until(lambda: not self.state.connections)
-        for pair in self.handover.inboxes._pairs:
-            for end in pair:
-                end.close()
+        self.handover.inboxes.close()
         os.close(self.handover.lock)
         for client in self.clients:
             client.close()

@@ -38,9 +38,7 @@ def end(found: Arbiter) -> None:
     for descriptor in (found.context.lifeline.reader, found.context.lifeline.writer):
         os.close(descriptor)
     found._clean_up()
-    for pair in found.context.handover.inboxes._pairs:
-        for each in pair:
-            each.close()
+    found.context.handover.inboxes.close()
     os.close(found.context.handover.lock)
 
 

@@ -62,8 +62,7 @@ class Hired:
         self.channel.close()
         self.worker.tmp.close()
         self.listener.close()
-        for end in (end for pair in self.handover.inboxes._pairs for end in pair):
-            end.close()
+        self.handover.inboxes.close()
         for descriptor in (self.handover.lock, self.lifeline, self.writer, *self.worker.PIPE):
             try:
                 os.close(descriptor)

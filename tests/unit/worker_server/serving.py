@@ -72,8 +72,7 @@ class Host:
 
     def close(self) -> None:
         self.channel.close()
-        for end in (end for pair in self.handover.inboxes._pairs for end in pair):
-            end.close()
+        self.handover.inboxes.close()
         for descriptor in (self.handover.lock, self.lifeline, self.writer):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
