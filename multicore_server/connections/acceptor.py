@@ -299,12 +299,17 @@ class Acceptor:
 
     def _accept_backlog(self, listener: socket.socket) -> None:
         listener.setblocking(False)
-        try:
-            while True:
+        while True:
+            try:
                 connection, _ = listener.accept()
-                self.row[ACCEPTED] += 1
-                self.row[IN_HAND] += 1
-                self.row[UNREAD] += 1
-                self._adopt_soon(Handed(Kind.NEW, connection))
-        except OSError:  # there are no more
-            return
+            except ConnectionAbortedError:  # its client has left
+                continue
+            except BlockingIOError:
+                return
+            except OSError as exc:  # no descriptors
+                self._complain(exc, "those in the backlog are closed, as this worker is the last")
+                return
+            self.row[ACCEPTED] += 1
+            self.row[IN_HAND] += 1
+            self.row[UNREAD] += 1
+            self._adopt_soon(Handed(Kind.NEW, connection))

@@ -152,7 +152,7 @@ def _logging(given: Mapping[str, Any], found: Translation, name_of: Callable[[st
         loggers = _ini(str(path), name_of("log_config"))
     else:
         found.gunicorn["logconfig_dict"] = _adopted(_loaded(str(path), name_of("log_config")), level)
-        loggers = str(found.gunicorn["logconfig_dict"].get("loggers", {}).get("gunicorn.access") or "")
+        loggers = " ".join(map(str, found.gunicorn["logconfig_dict"]["loggers"]))
     # Without this logger, the file's access format is for uvicorn's formatter, which cannot format gunicorn's
     # records. So uvicorn writes the access log.
     if "gunicorn.access" not in loggers:

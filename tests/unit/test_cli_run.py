@@ -174,6 +174,15 @@ def test_a_log_config_is_for_the_arbiter_too(tmp_path: Path) -> None:
     assert uvicorn == {"access_log": True}
 
 
+@pytest.mark.parametrize("name", ["log.json", "log.yaml"])
+def test_a_log_config_for_gunicorns_access_log_is_gunicorns(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name  # JSON is YAML, too
+    path.write_text(json.dumps({"version": 1, "loggers": {"gunicorn.access": {"handlers": ["x"]}}}))
+    gunicorn, uvicorn = translate({"log_config": str(path)})
+    assert "accesslog" not in gunicorn
+    assert uvicorn == {}
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("PORT=1", "no section headers"), ("[loggers]\nkeys=root", r"no section \[handlers\]")]
 )

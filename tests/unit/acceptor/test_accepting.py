@@ -134,6 +134,25 @@ def test_the_last_worker_accepts_what_has_come(shared: bool) -> None:
     play(scenario, shared=shared)
 
 
+def test_at_the_end_a_client_that_gave_up_hides_nobody_behind_it() -> None:
+    async def scenario(place: Workplace) -> None:
+        place.listener.errors = [errno.ECONNABORTED]
+        client = place.connect()
+        await place.acceptor.close([place.listener])
+        assert await place.answered(client)
+
+    play(scenario)
+
+
+def test_at_the_end_a_lack_of_descriptors_is_said(complaints: Complaints) -> None:
+    async def scenario(place: Workplace) -> None:
+        place.listener.errors = [errno.EMFILE]
+        await place.acceptor.close([place.listener])
+        assert "those in the backlog are closed" in complaints()[0]
+
+    play(scenario)
+
+
 def test_with_a_sibling_the_backlog_stays_where_it_is() -> None:
     async def scenario(place: Workplace) -> None:
         place.wake_sibling()
