@@ -104,6 +104,7 @@ class WorkerProcesses:
         context.scoreboard.assign(fork.row)
         worker.context = WorkerContext(
             instance=fork.instance,
+            instances=context.fleet.workers,
             generation=fork.generation,
             number=fork.row,
             row=context.scoreboard.row(fork.row),

@@ -15,6 +15,7 @@ class WorkerContext:
     """A worker's place, and its ties to the arbiter and to its siblings."""
 
     instance: int
+    instances: int  # that were to run when this one was started
     generation: int
     number: int  # of its row
     row: Row

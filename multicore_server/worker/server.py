@@ -8,11 +8,12 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from typing import Any, Protocol
 
 import uvicorn
 
+from multicore_server import cluster
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
 from multicore_server.connections.inline import InlineGate, OpenGate
@@ -125,6 +126,7 @@ class WorkerServer(uvicorn.Server):
         self.acceptor.begin_to_drain()
         self.state.draining = True
         self.state.tell = self.on_answered
+        cluster.begin_to_drain()
         for connection in list(self.state.gate.awaited):
             connection.announce_end()
 
@@ -231,14 +233,15 @@ class WorkerServer(uvicorn.Server):
     # --- the end ---
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self.acceptor.close(sockets or [])
         deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
+        self._tell_app()
+        await self.acceptor.close(sockets or [])
         if not self.force_exit:
             await Drain(self.state, self.acceptor, deadline, self._tick_in_drain).run()
         await self._cancel_requests()
         for connection in list(self.server_state.connections):
             shut(connection)
-        await self._end_lifespan(deadline)
+        await self._end_app(deadline)
         if self._gave_up:
             self.worker.end_in_any_case()
 
@@ -259,11 +262,21 @@ class WorkerServer(uvicorn.Server):
         await asyncio.wait(tasks, timeout=CANCEL_GRACE)
         self._gave_up = True
 
-    async def _end_lifespan(self, deadline: float) -> None:
-        """The app's own shutdown: within the rest of graceful_timeout, and shortly where there is none."""
+    def _tell_app(self) -> None:
+        """What the app does when its worker drains is waited for, and cancelled, like its requests."""
+        for left in cluster.call_on_drain():
+            task = self._loop.create_task(left)
+            self.server_state.tasks.add(task)
+            task.add_done_callback(self.server_state.tasks.discard)
+
+    async def _end_app(self, deadline: float) -> None:
+        """The app's own end: within the rest of graceful_timeout, and shortly where there is none."""
+        await self._before(deadline, "on_shutdown callbacks", asyncio.gather(*cluster.call_on_shutdown()))
+        await self._before(deadline, "lifespan shutdown", self.lifespan.shutdown())
+
+    async def _before(self, deadline: float, what: str, end: Awaitable[Any]) -> None:
         left = 0.0 if self.force_exit else deadline - time.monotonic()
         try:
-            await asyncio.wait_for(self.lifespan.shutdown(), max(left, LIFESPAN_GRACE))
+            await asyncio.wait_for(end, max(left, LIFESPAN_GRACE))
         except asyncio.TimeoutError:
-            text = "the app's lifespan shutdown took too long; ending without it"
-            logger.error("%s %s", self.worker.identity, text)
+            logger.error("%s the app's %s took too long; ending without it", self.worker.identity, what)

@@ -70,7 +70,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Become the worker: runs until it ends, or ends the process with the cause told."""
         os.environ[self.context.settings.instance_var] = str(self.context.instance)
         self._used_before = self.context.row[Item.CPU_SECONDS]
-        cluster.join(self.context.instance, self.on_app_ready)
+        context = self.context
+        cluster.join(context.instance, context.instances, context.generation, self.on_app_ready)
         app_values.take_row(self.context.number)
         grace = self.cfg.graceful_timeout + LIFESPAN_GRACE
         self._lifeline = Lifeline(self.context.lifeline, self.identity, grace, self._end)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http import h11_impl, httptools_impl
 
 from multicore_server import cluster
 from multicore_server.metrics.app import values as app_values
+from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
 from tests.unit.worker.hired import SIGNALS, Hire, Hired, hello
 
@@ -26,12 +27,13 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     before = [{name: getattr(logger, name) for name in attributes} for logger in loggers]
     for host in (h11_impl, httptools_impl):
         monkeypatch.setattr(host, "RequestResponseCycle", host.RequestResponseCycle)
-    for owner, name in ((cluster, "instance"), (cluster, "_on_ready")):
-        monkeypatch.setattr(owner, name, getattr(owner, name))
+    for name in ("instance", "instances", "generation", "is_worker", "draining", "_on_ready"):
+        monkeypatch.setattr(cluster, name, getattr(cluster, name))
     monkeypatch.setattr(app_values, "take_row", lambda number: None)
     monkeypatch.setattr(app_values, "open_files", lambda: None)
     monkeypatch.setenv("MULTICORE_INSTANCE", "")
     monkeypatch.setattr(Lifeline, "watch", lambda self: None)  # it would end this process
+    monkeypatch.setattr(ForkedChildren, "watch", lambda self: None)  # for ever
     made: list[Hired] = []
     signal.set_wakeup_fd(-1)  # another test's loop may have left one that is closed
 

@@ -50,7 +50,7 @@ class Hired:
         self.channel = WorkerChannel()
         self.row = self.handover.scoreboard.row(0)
         self.worker.context = WorkerContext(
-            0, 1, 0, self.row, self.channel, self.lifeline, Settings(workers=1), self.handover, ""
+            0, 1, 1, 0, self.row, self.channel, self.lifeline, Settings(workers=1), self.handover, ""
         )
         self.worker.pid = os.getpid()
         self.worker.PIPE = list(os.pipe())

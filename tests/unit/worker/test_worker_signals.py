@@ -127,6 +127,6 @@ def test_the_metrics_path_is_outside_of_the_app(hire: Hire) -> None:
     context = hired.worker.context
     settings = Settings(workers=1, metrics_path="/metrics")
     hired.worker.context = WorkerContext(
-        0, 1, 0, hired.row, hired.channel, context.lifeline, settings, hired.handover, "monitor"
+        0, 1, 1, 0, hired.row, hired.channel, context.lifeline, settings, hired.handover, "monitor"
     )
     assert hired.worker.surround(hello, "/root").path == "/root/metrics"

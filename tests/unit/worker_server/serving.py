@@ -49,7 +49,9 @@ class Host:
         row = self.handover.scoreboard.row(0)
         self.handover.scoreboard.publish(frozenset({0}))
         settings = Settings(workers=2, scheduling=scheduling)
-        self.context = WorkerContext(0, 1, 0, row, self.channel, self.lifeline, settings, self.handover, "")
+        self.context = WorkerContext(
+            0, 2, 1, 0, row, self.channel, self.lifeline, settings, self.handover, ""
+        )
         self.told: list[object] = []
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
