@@ -150,6 +150,7 @@ CONTRACT: tuple[Row, ...] = (
     _row("uvicorn.main", "main", "settings/uvicorn.py, cli/, application.py", "its options and types"),
     _row(_SERVER, "serve startup shutdown main_loop on_tick capture_signals",
          "worker/server.py, monitor/process.py", "serve() calls them; ours take their place"),
+    _row(_SERVER, "handle_exit", "worker/server.py", "libraries replace it to hear of the end"),
     _row(_SERVER, "config server_state started should_exit force_exit",
          "worker/server.py, monitor/process.py", "the server's state", set_by="__init__"),
     _row(_SERVER, "lifespan", "worker/server.py", "the app's startup and shutdown", set_by="_serve"),

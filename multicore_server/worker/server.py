@@ -91,6 +91,7 @@ class WorkerServer(uvicorn.Server):
         self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
+        self._loops_handler: Any = None  # of SIGTERM
         self._beat_due = 0.0
         self._sweep_due = 0.0
         self._complain_due = 0.0
@@ -114,10 +115,19 @@ class WorkerServer(uvicorn.Server):
 
     def stop(self, *, quick: bool = False) -> None:
         """Begin to drain; ``quick``: without waiting for the requests in hand."""
+        if not self.should_exit:
+            self._exit_as_uvicorn_does()
         self.should_exit = True
         self.force_exit = self.force_exit or quick
         self.begin_to_drain()
         self._told.set()
+
+    def _exit_as_uvicorn_does(self) -> None:
+        """Libraries put a function of theirs in the place of this one, to hear of the end."""
+        try:
+            self.handle_exit(signal.SIGTERM, None)
+        except Exception:
+            logger.exception("%s uvicorn.Server.handle_exit was replaced, and failed", self.worker.identity)
 
     def begin_to_drain(self) -> None:
         """At once: responses that are complete before the loop comes to `shutdown` are the last too. May run
@@ -188,15 +198,15 @@ class WorkerServer(uvicorn.Server):
     def _hear_term_at_once(self) -> None:
         """Begin to drain inside the signal handler: an app that has the loop's thread keeps the loop from
         hearing of TERM, and its response is to say that it is the connection's last."""
-        heard = signal.getsignal(signal.SIGTERM)
-
-        def begin(number: int, frame: Any) -> None:
-            self.begin_to_drain()
-            if callable(heard):  # the loop's own
-                heard(number, frame)
-
-        signal.signal(signal.SIGTERM, begin)
+        self._loops_handler = signal.getsignal(signal.SIGTERM)
+        # A method of the server's, as in uvicorn: sse-starlette finds the server by it.
+        signal.signal(signal.SIGTERM, self._on_term)
         signal.siginterrupt(signal.SIGTERM, False)
+
+    def _on_term(self, number: int, frame: Any) -> None:
+        self.begin_to_drain()
+        if callable(self._loops_handler):
+            self._loops_handler(number, frame)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """A heartbeat. The next one is armed first: whatever fails below, the heart goes on."""
