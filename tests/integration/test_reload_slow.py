@@ -6,11 +6,10 @@ import os
 import signal
 import time
 
-import psutil
-
 from multicore_server.arbiter.forked_call import LIMIT
 from tests.support.asking import ask
 from tests.support.deploying import configure, hup
+from tests.support.processes import gone
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -33,10 +32,6 @@ def hup_endlessly(server: Server) -> int:
     return int((server.directory / "pid").read_text())
 
 
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid)
-
-
 def test_a_config_file_that_never_ends_costs_that_reload_alone(asked: Server) -> None:
     hup_endlessly(asked)
     # A crash meanwhile is mended at once.
@@ -55,13 +50,13 @@ def test_the_end_of_the_server_does_not_wait_for_a_config_file(asked: Server) ->
     asked.signal(signal.SIGTERM)
     assert asked.wait_exit() == 0
     assert time.monotonic() - began < 4
-    wait_for(lambda: is_gone(helper), "the end of the process that loads")
+    wait_for(lambda: gone(helper), "the end of the process that loads")
 
 
 def test_an_arbiter_that_is_killed_leaves_no_process_that_loads(asked: Server) -> None:
     helper = hup_endlessly(asked)
     os.kill(asked.pid, signal.SIGKILL)
-    wait_for(lambda: is_gone(helper), "the end of the process that loads", 2 * LIMIT)
+    wait_for(lambda: gone(helper), "the end of the process that loads", 2 * LIMIT)
 
 
 def test_a_config_file_that_is_slow_is_named(asked: Server) -> None:
