@@ -205,7 +205,7 @@ def address(value: object) -> str:
     if _is_none(value):
         return ""
     text = value.strip() if isinstance(value, str) else ""
-    if text.startswith("unix:") and text != "unix:":
+    if text.startswith("unix:") and text != "unix:" and "\0" not in text:  # the kernel would cut it there
         return text
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match[1]) > 65535:

@@ -97,7 +97,7 @@ BAD: dict[Callable[[object], object], tuple[object, ...]] = {
     ),
     read.address: (
         "9464", 9464, ":9464", "localhost", "localhost:", "localhost:65536", "::1:9464", "[::1]", "[x]:1",
-        "unix:",
+        "unix:", "unix:/a\0b",
         "a b:1", "http://localhost:1", "localhost:1/metrics", "localhost:-1", True, "/run/m.sock",
     ),
     read.path: (None, "", "metrics", "/a b", "/a?b", "/a#b", 1),
