@@ -57,6 +57,7 @@ class Acceptor:
         self._make_protocol = make_protocol
         self._servers: list[asyncio.AbstractServer] = []  # the loop's own way to accept
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand
+        self._probe: socket.socket | None = None  # whatever can be duplicated, if the loop accepts
         self._taking = False
         self._complained = -QUIET
         self._refused_at = 0.0  # since when nothing is taken from the inbox
@@ -79,6 +80,7 @@ class Acceptor:
                     self._accepting, sock=listener, ssl=config.ssl, backlog=config.backlog
                 )
                 self._servers.append(server)
+                self._probe = listener
         if dispatcher is not None:
             self.state.dispatch = dispatcher.dispatch
             self.state.set_aside = dispatcher.set_aside
@@ -181,9 +183,9 @@ class Acceptor:
     def _check_descriptors(self) -> None:
         """uvloop says nothing when it can accept no more: it keeps one descriptor in reserve, and with that
         it closes what comes."""
-        if self._servers and not self.state.draining:
+        if self._probe is not None and not self.state.draining:
             try:
-                os.close(os.open(os.devnull, os.O_RDONLY))
+                os.close(os.dup(self._probe.fileno()))
             except OSError as exc:
                 self._complain(exc, "they are closed as they come")
 

@@ -8,6 +8,7 @@ nothing to a client whose response is the last.)
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -69,8 +70,9 @@ class ConnectionsState(ServerState):
     def descriptors(self) -> Iterator[int]:
         """Of all connections, WebSockets too."""
         for connection in list(self.connections):
-            if (transport := connection.transport) and (held := transport.get_extra_info("socket")):
-                yield held.fileno()
+            with contextlib.suppress(AttributeError):  # asyncio's TLS transport, closed, has lost its parts
+                if held := connection.transport.get_extra_info("socket"):
+                    yield held.fileno()
 
     @property
     def last_headers(self) -> list[tuple[bytes, bytes]]:
