@@ -122,7 +122,7 @@ def test_no_process_leaves_a_socket_to_the_collector(make_server: MakeServer) ->
     server.signal(signal.SIGHUP)
     server.wait_logged("reload done")
     server.ends_within(10)
-    assert server.logged("Warning") == []
+    assert server.logged("ResourceWarning") == []
 
 
 def test_check_config_and_print_config(asked: Server) -> None:
