@@ -71,8 +71,10 @@ class ForkedCall:
             sys.stderr.write(said.getvalue())
             sys.stderr.flush()
         finally:
-            os.write(writer, found[:MAX_ANSWER])
-            self._context.system.exit(0)
+            try:
+                os.write(writer, found[:MAX_ANSWER])
+            finally:  # nobody reads it where the arbiter is gone; whatever happens, the child ends here
+                self._context.system.exit(0)
 
     def _hear(self) -> None:
         found = os.read(self._reader, MAX_ANSWER)
