@@ -19,7 +19,6 @@ from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
-from multicore_server.ipc.identity import identity
 from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerMessage, WorkerReady
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
@@ -180,13 +179,13 @@ class WorkerProcesses:
             self._show(worker, message.trace)
         else:
             text = "%s has sent something that is dropped: %s"
-            self._context.log.warning(text, _identity(worker), message.why)
+            self._context.log.warning(text, worker.identity, message.why)
 
     def _show(self, worker: Worker, trace: str) -> None:
         """Show why a worker could not boot; once, if it is the same for all."""
         if trace and trace != self._shown:
             self._shown = trace
-            self._context.log.error("%s could not boot\n%s", _identity(worker), trace)
+            self._context.log.error("%s could not boot\n%s", worker.identity, trace)
 
     def _announce(self) -> None:
         """The first worker is ready, so the service is."""
@@ -220,10 +219,6 @@ class WorkerProcesses:
         ours = found is not None and found[1].killed
         oom = number == signal.SIGKILL and not ours and self._oom_killed()
         return ev.Exited(worker.pid, signal=_signal_name(number), oom=oom, words=words)
-
-
-def _identity(worker: Worker) -> str:
-    return identity(worker.context.instance, worker.context.generation, worker.pid)
 
 
 def _signal_name(number: int) -> str:

@@ -176,8 +176,7 @@ class Acceptor:
     def _place_accepted(self, connection: socket.socket) -> Outcome:
         if self.dispatcher is not None:
             return self.dispatcher.dispatch(Kind.NEW, connection.fileno())
-        self.row[IN_HAND] += 1
-        self.row[UNREAD] += 1
+        self._count()
         return KEPT
 
     def _check_descriptors(self) -> None:
@@ -270,6 +269,11 @@ class Acceptor:
             if not isinstance(protocol, MovableProtocol):  # it counts nothing itself
                 self._uncount(kind)
 
+    def _count(self) -> None:
+        """It is new, and kept."""
+        self.row[IN_HAND] += 1
+        self.row[UNREAD] += 1
+
     def _uncount(self, kind: Kind) -> None:
         if kind is Kind.NEW:
             self.row[IN_HAND] -= 1
@@ -312,6 +316,5 @@ class Acceptor:
                 self._complain(exc, "those in the backlog are closed, as this worker is the last")
                 return
             self.row[ACCEPTED] += 1
-            self.row[IN_HAND] += 1
-            self.row[UNREAD] += 1
+            self._count()
             self._adopt_soon(Handed(Kind.NEW, connection))

@@ -1,4 +1,4 @@
-"""Raises the limit of open file descriptors.
+"""Open file descriptors: how many there may be, and how to let go of some that others still know by number.
 
 Pure: it imports only the standard library.
 """
@@ -6,7 +6,10 @@ Pure: it imports only the standard library.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import socket
+from collections.abc import Iterable
 
 
 def raise_descriptor_limit() -> None:
@@ -17,3 +20,15 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS refuses "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def lead_nowhere(descriptors: Iterable[int]) -> None:
+    """Let go of what is behind these descriptors.
+
+    Each stays open, and is a socket that nobody can reach: other threads, and objects that will close it, may
+    use its number at any moment. Where no descriptor is free for that socket, nothing happens.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as unreachable:
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError, ValueError):  # it is closed already
+                os.dup2(unreachable.fileno(), descriptor, inheritable=False)

@@ -6,11 +6,12 @@ connection that its worker has closed would stay open for its client.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from multicore_server.machine.descriptors import lead_nowhere
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
 
@@ -31,18 +32,10 @@ class ForkedChildren:
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def leave_worker(self) -> None:
-        """In a child: signals have their default actions, and nothing of the worker's is within reach.
-
-        Each descriptor stays and leads nowhere: objects that have it may close it, or wait for it.
-        """
+        """In a child: signals have their default actions, and nothing of the worker's is within reach."""
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == handler:
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 signal.signal(number, default)
-        with contextlib.suppress(OSError):  # no descriptor is left to put in place
-            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            for descriptor in self._descriptors():
-                with contextlib.suppress(OSError):
-                    os.dup2(nowhere, descriptor, inheritable=False)
-            os.close(nowhere)
+        lead_nowhere(self._descriptors())

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from multicore_server.machine.descriptors import lead_nowhere
+
 HEARD = 1.0  # seconds in which a loop that runs has begun to drain
 
 logger = logging.getLogger("gunicorn.error")
@@ -66,17 +68,6 @@ class Lifeline:
         if not self._heard.wait(HEARD):
             text = "%s the app keeps the event loop; closing the listeners, and ending in %s s"
             logger.warning(text, self._identity, self._grace)
-            give_up(self._listeners)
+            lead_nowhere(listener.fileno() for listener in self._listeners)
         time.sleep(self._grace)
         self._end(1)
-
-
-def give_up(listeners: Iterable[socket.socket]) -> None:
-    """Let go of addresses that another thread may use at any moment: each descriptor stays, and is a socket
-    that nobody can reach."""
-    for listener in listeners:
-        try:
-            with socket.socket(listener.family, listener.type) as unreachable:
-                os.dup2(unreachable.fileno(), listener.fileno(), inheritable=False)
-        except (OSError, ValueError):  # noqa: PERF203 - it is closed already, or there is no descriptor
-            continue

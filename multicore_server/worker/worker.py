@@ -8,6 +8,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -68,13 +69,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def boot(self, post_fork: Callable[[], None]) -> None:
         """Become the worker: runs until it ends, or ends the process with the cause told."""
-        os.environ[self.context.settings.instance_var] = str(self.context.instance)
-        self._used_before = self.context.row[Item.CPU_SECONDS]
         context = self.context
+        os.environ[context.settings.instance_var] = str(context.instance)
+        self._used_before = context.row[Item.CPU_SECONDS]
         cluster.join(context.instance, context.instances, context.generation, self.on_app_ready)
-        app_values.take_row(self.context.number)
+        app_values.take_row(context.number)
         grace = self.cfg.graceful_timeout + LIFESPAN_GRACE
-        self._lifeline = Lifeline(self.context.lifeline, self.identity, grace, self._end)
+        self._lifeline = Lifeline(context.lifeline, self.identity, grace, self._end)
         self._lifeline.watch()
         self._forked.watch()
         try:
@@ -131,7 +132,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         self._lend_logger()
-        listeners = [getattr(listener, "sock", listener) for listener in self.sockets]
         limits = limits_of(self.cfg, self.context.settings)
         config, self.interface = make_config(
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head
@@ -140,7 +140,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
-        loop.run(self._serve(config, listeners), loop_factory)
+        loop.run(self._serve(config, self._listeners), loop_factory)
 
     def count_requests(self, config: Any) -> None:
         meter.install(self.context.row, meter.modules_of(config.http_protocol_class))
@@ -173,11 +173,16 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             logger.parent, logger.handlers, logger.propagate = ours, [], True
             logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
 
+    @property
+    def _listeners(self) -> list[socket.socket]:
+        """As sockets: gunicorn wraps those that it has bound."""
+        return [getattr(listener, "sock", listener) for listener in self.sockets]
+
     def _own_descriptors(self) -> Iterator[int]:
         """Those that no process but this one, and the arbiter, should hold."""
         yield self.context.channel.child_end.fileno()
         yield from self.context.handover.inboxes.descriptors()
-        for listener in self.sockets:
+        for listener in self._listeners:
             yield listener.fileno()
         if self.server is not None:
             yield from self.server.state.descriptors()
@@ -237,7 +242,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 loop.call_soon_threadsafe(self._on_arbiter_gone)
 
         if self._lifeline is not None:
-            self._lifeline.serve(drain, [getattr(listener, "sock", listener) for listener in self.sockets])
+            self._lifeline.serve(drain, self._listeners)
         self._forked.note_handlers()
         loop.add_reader(self.PIPE[0], self._on_file_changed)
         if self.reloader is not None:

@@ -20,6 +20,7 @@ from multicore_server.fleet import events as ev
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.policy import Options
 from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
+from multicore_server.ipc.identity import identity
 from multicore_server.ipc.scoreboard import Scoreboard
 
 ARBITER = 1
@@ -257,6 +258,10 @@ class Worker:
         self.failed: BaseException | None = None
         self.context: Any
         self.leave: Any
+
+    @property
+    def identity(self) -> str:
+        return identity(self.context.instance, self.context.generation, self.pid)
 
     def boot(self, post_fork: Any) -> None:
         post_fork()

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from multicore_server.machine.descriptors import lead_nowhere
 from multicore_server.worker import lifeline as module
-from multicore_server.worker.lifeline import Lifeline, give_up
+from multicore_server.worker.lifeline import Lifeline
 
 PATIENCE = 10.0  # seconds
 
@@ -88,7 +89,7 @@ def test_a_listener_that_is_closed_already_is_no_mistake() -> None:
     listener, other = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     address = other.getsockname()
     listener.close()
-    give_up([listener, other])
+    lead_nowhere([listener.fileno(), other.fileno()])
     socket.create_server(address).close()
     other.close()
 

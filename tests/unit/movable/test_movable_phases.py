@@ -8,6 +8,7 @@ import logging
 import socket
 import weakref
 from asyncio.sslproto import _SSLProtocolTransport
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -114,9 +115,26 @@ def test_a_websocket_is_no_request_in_hand(build: Build, caplog: pytest.LogCaptu
 # --- inline
 
 
-def test_while_a_response_is_awaited_new_connections_are_set_aside() -> None:
+@pytest.fixture
+def inline() -> Iterator[Callable[..., Connections]]:
+    """Connections to an inline app; ``is_quick`` is as of `InlineGate`."""
     loop = asyncio.new_event_loop()
-    server = Connections(loop, "httptools", InlineGate(lambda _: False))
+    made: list[Connections] = []
+
+    def make(is_quick: Callable[[int], bool] = lambda _: False) -> Connections:
+        made.append(Connections(loop, "httptools", InlineGate(is_quick)))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.end()
+    loop.close()
+
+
+def test_while_a_response_is_awaited_new_connections_are_set_aside(
+    inline: Callable[..., Connections],
+) -> None:
+    server = inline()
     siblings = sharing(server)
     before = server.connect(descriptor=1)
     asking = server.connect(descriptor=2)
@@ -128,44 +146,35 @@ def test_while_a_response_is_awaited_new_connections_are_set_aside() -> None:
     server.answer()
     assert server.state.gate.is_open
     assert not server.connect().moved
-    server.end()
-    loop.close()
 
 
-def test_few_new_connections_wait_for_a_quick_app() -> None:
-    loop = asyncio.new_event_loop()
-    server = Connections(loop, "httptools", InlineGate(lambda waiting: waiting <= 1))
+def test_few_new_connections_wait_for_a_quick_app(inline: Callable[..., Connections]) -> None:
+    server = inline(lambda waiting: waiting <= 1)
     siblings = sharing(server)
     server.connect(descriptor=1)
     server.receive(server.connect(descriptor=2), GET)
     assert siblings.handed == []
     server.connect(descriptor=3)
     assert siblings.handed == [(Kind.NEW, 3)]
-    server.end()
-    loop.close()
 
 
-def test_a_client_that_pipelines_and_leaves_does_not_shut_the_gate() -> None:
-    loop = asyncio.new_event_loop()
-    server = Connections(loop, "httptools", InlineGate(lambda _: False))
+def test_a_client_that_pipelines_and_leaves_does_not_shut_the_gate(
+    inline: Callable[..., Connections],
+) -> None:
+    server = inline()
     connection = server.connect()
     server.receive(connection, GET + GET)
     connection.transport.lose(ConnectionResetError())
     server.turn()
     server.answer()  # of a cycle that has not heard of it
     assert server.state.gate.is_open
-    server.end()
-    loop.close()
 
 
-def test_a_request_whose_successor_has_begun_to_arrive_is_awaited() -> None:
-    loop = asyncio.new_event_loop()
-    server = Connections(loop, "httptools", InlineGate(lambda _: False))
+def test_a_request_whose_successor_has_begun_to_arrive_is_awaited(inline: Callable[..., Connections]) -> None:
+    server = inline()
     connection = server.connect()
     server.receive(connection, GET + POST[:-2])
     assert connection.is_awaited
-    server.end()
-    loop.close()
 
 
 # --- around it
