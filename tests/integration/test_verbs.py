@@ -316,7 +316,7 @@ def test_the_progress_bar(operator: Operator) -> None:
 
 
 def test_whoever_leaves_the_progress_bar_stops_nothing(operator: Operator) -> None:
-    server = operator.start(app=HELLO + "\ntime.sleep(2)\n")
+    server = operator.start(app=HELLO + "\ntime.sleep(0.7)\n")
     terminal = operator.terminal("reload")
     terminal.wait_shown("0/2 workers replaced")
     terminal.process.send_signal(signal.SIGINT)
