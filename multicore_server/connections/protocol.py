@@ -24,6 +24,7 @@ from multicore_server.connections.limits import Limits
 from multicore_server.connections.strict import strict
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Item, Row
+from multicore_server.machine.descriptors import has_unread
 
 CLOSE = (b"connection", b"close")
 IN_HAND = Item.IN_HAND.value
@@ -100,7 +101,6 @@ class MovableProtocol:
     cycle: Any
     timeout_keep_alive: float
     timeout_keep_alive_task: Any
-    timeout_keep_alive_handler: Any
     _made: Any
     _lost: Any
     _receive: Any
@@ -215,6 +215,17 @@ class MovableProtocol:
             self.announce_end()
         else:
             self.leave_soon()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have come that the loop has not read: whoever was paused or starved cannot tell by a
+        clock that a client is silent. Closed with bytes unread, the kernel resets the connection."""
+        held = self.transport.get_extra_info("socket")
+        return held is not None and has_unread(held.fileno())
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.has_unread:
+            super().timeout_keep_alive_handler()  # type: ignore[misc]  # of the protocol
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
         super().handle_websocket_upgrade(*args)  # type: ignore[misc]  # of the protocol

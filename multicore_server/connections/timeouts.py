@@ -54,6 +54,7 @@ def _is_stuck(connection: Any, unsent: int, timeout: float, now: float) -> bool:
 
 def _end_head(connection: Any) -> None:
     if connection.idle:  # it has sent nothing: there is nothing to answer
-        connection.transport.close()
+        if not connection.has_unread:
+            connection.transport.close()
     else:
         connection.refuse(HTTPStatus.REQUEST_TIMEOUT)

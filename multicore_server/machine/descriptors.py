@@ -5,10 +5,13 @@ Pure: it imports only the standard library.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
 import resource
 import socket
+import termios
 from collections.abc import Iterable
 
 
@@ -32,3 +35,11 @@ def lead_nowhere(descriptors: Iterable[int]) -> None:
         for descriptor in descriptors:
             with contextlib.suppress(OSError, ValueError):  # it is closed already
                 os.dup2(unreachable.fileno(), descriptor, inheritable=False)
+
+
+def has_unread(descriptor: int) -> bool:
+    """Whether bytes have come to this socket that nobody has read (FIONREAD, tcp(7) and unix(7))."""
+    size = array.array("i", [0])
+    with contextlib.suppress(OSError):  # it is no socket any more
+        fcntl.ioctl(descriptor, termios.FIONREAD, size)
+    return size[0] > 0

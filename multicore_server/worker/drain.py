@@ -109,7 +109,7 @@ class Drain:
         if connection.transport.get_write_buffer_size():  # its client is still reading
             connection.answered_at = time.monotonic()
         idle_since = max(self._started, connection.answered_at)
-        if connection.idle and time.monotonic() >= idle_since + LINGER:
+        if connection.idle and time.monotonic() >= idle_since + LINGER and not connection.has_unread:
             connection.transport.close()
         else:
             connection.announce_end()
