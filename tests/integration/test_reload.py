@@ -317,6 +317,9 @@ def test_reload_of_a_changed_file(asked: Server) -> None:
         for version in (2, 3):
             deploy(asked, version)
             requests.wait_for(version)
+            asked.wait_logged(
+                "exited with code 0 after draining", version - 1
+            )  # its successor watches by then
     assert len(asked.logged(r"started to replace pid=\d+ \(reload\)")) == 2
     assert not asked.logged("unstable|errored|ERROR")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ def child(work: Callable[[], object]) -> Iterator[int]:
     ready, done = os.pipe()
     pid = os.fork()
     if not pid:
+        gc.disable()  # it writes to what is inherited, at some time
         try:
             _held = work()
             os.write(done, b".")
