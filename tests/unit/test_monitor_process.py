@@ -57,10 +57,10 @@ class Process:
 
     def serve(self, *later: Callable[[], object]) -> float:
         """Serve until something ends it; the seconds that it took. ``later`` are called meanwhile."""
+        began = time.monotonic()
+        monitor = Monitor(self.context, self.loop)  # takes its time, on a busy machine
         for place, call in enumerate(later, 1):
             self.loop.call_later(0.1 * place, call)
-        began = time.monotonic()
-        monitor = Monitor(self.context, self.loop)
         self.loop.run_until_complete(asyncio.wait_for(monitor.serve(), 20))
         return time.monotonic() - began
 
