@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_websocket
 
 from tests.support.apps import PLAIN, source
-from tests.support.draining import PROTOCOLS, drain
+from tests.support.draining import PROTOCOLS, drain, listens
 from tests.support.moving_connections import wait_drained
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer
@@ -193,8 +193,10 @@ def test_beyond_draining_limit_the_oldest_ends_early(start: MakeServer, connect:
         held.append(connect(server.port).send(request("/hold")))
         wait_for((server.directory / "held").exists)
         (server.directory / "held").unlink()
+        old = server.worker_of(0)
         server.signal(signal.SIGHUP)
         server.wait_logged(rf"instance=0 gen={generation} pid=\d+ draining \(reload\)")
+        wait_for(lambda: not listens(old), "the old worker takes nothing new")  # noqa: B023 - called at once
     server.wait_logged(r"instance=0 gen=1 pid=\d+ ending it early: more than 1 old workers? .*draining_limit")
     assert held[0].answer().status == 500
     (server.directory / "release").touch()

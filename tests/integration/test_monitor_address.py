@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 
-from tests.support.addresses import LOCAL, quiet_port, refuses
+from tests.support.addresses import LOCAL, free_port, refuses
 from tests.support.asking import ask
 from tests.support.deploying import configure, deploy, hup, usr2s_arbiter
 from tests.support.monitored_server import (
@@ -41,7 +41,7 @@ def test_a_taken_address_is_waited_for(monitored: MonitoredServer) -> None:
 
 
 def test_hup_moves_it(configured: MonitoredServer) -> None:
-    server, first, second = configured.server, configured.port, quiet_port()
+    server, first, second = configured.server, configured.port, free_port()
     start_configured(configured)
 
     def move(metrics_bind: str) -> None:
@@ -84,7 +84,7 @@ def test_a_unix_socket_goes_with_the_server(configured: MonitoredServer) -> None
 def test_hup_to_an_address_that_is_taken(configured: MonitoredServer) -> None:
     """The reload is done, as the app is none of the monitor's business; the old address is given up."""
     start_configured(configured)
-    other = quiet_port()
+    other = free_port()
     with socket.create_server((LOCAL, other)):
         configure(configured.server, workers=1, metrics_bind=f"{LOCAL}:{other}")
         hup(configured.server)
@@ -98,7 +98,7 @@ def test_hup_to_an_address_that_is_taken(configured: MonitoredServer) -> None:
 def test_a_rolled_back_reload_leaves_it_where_it_was(configured: MonitoredServer) -> None:
     start_configured(configured)
     before = configured.server.monitor()
-    configure(configured.server, workers=1, metrics_bind=f"{LOCAL}:{quiet_port()}")
+    configure(configured.server, workers=1, metrics_bind=f"{LOCAL}:{free_port()}")
     deploy(configured.server, 2, "import nowhere")
     hup(configured.server, "reload rolled back")
     assert configured.answers("/readyz")
@@ -133,7 +133,7 @@ def test_usr2s_arbiter_says_so_where_its_address_is_still_taken_after_the_old_on
     configured: MonitoredServer, ending: list[int]
 ) -> None:
     start_configured(configured)
-    server, other = configured.server, quiet_port()
+    server, other = configured.server, free_port()
     with socket.create_server((LOCAL, other)):
         configure(server, workers=1, metrics_bind=f"{LOCAL}:{other}")
         server.signal(signal.SIGUSR2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.addresses import LOCAL, quiet_port, refuses
+from tests.support.addresses import LOCAL, free_port, refuses
 from tests.support.apps import ASK, HELLO
 from tests.support.asking import ask
 from tests.support.deploying import deploy, hup
@@ -90,7 +90,7 @@ def test_a_silent_monitor_is_replaced(monitored: MonitoredServer) -> None:
 
 def test_a_monitor_that_was_told_to_end_while_it_was_stopped(configured: MonitoredServer) -> None:
     """A reload moves its address: the old one is in the way until it is killed."""
-    server, second = configured.server, quiet_port()
+    server, second = configured.server, free_port()
     server.write("silence.py", "import multicore_server.arbiter.monitor_process as it\nit.SILENCE = 2.0")
     start_configured(configured, pythonpath=".")
     # conf.py is loaded by the arbiter, which is where the constant is.

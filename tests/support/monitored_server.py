@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import httpx
 
-from tests.support.addresses import LOCAL, quiet_port
+from tests.support.addresses import LOCAL, free_port
 from tests.support.deploying import configure
 from tests.support.raw_client import Connection, request
 from tests.support.server import Server
@@ -53,7 +53,7 @@ class MonitoredServer:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.port = quiet_port()
+        self.port = free_port()
         self.runtime = Path(tempfile.mkdtemp(prefix="mc-", dir="/tmp"))
         self._clients: list[httpx.Client] = []
 
