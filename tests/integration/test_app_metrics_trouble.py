@@ -98,8 +98,8 @@ def test_a_full_file_system(make_server: MakeServer, tmp_path: Path) -> None:
         server = scraped.server
         with each_worker(server, 1) as asks:
             for _ in range(2):
-                asks[0](f"[hits.labels(str(number)).inc() for number in range({MANY})]")
-            values = asks[0](f"[hits.labels(str(number))._value.get() for number in range({MANY})]")
+                asks[0](f"[hits.labels('n' + str(number)).inc() for number in range({MANY})]")
+            values = asks[0](f"[hits.labels('n' + str(number))._value.get() for number in range({MANY})]")
             assert values == [2.0] * MANY
             shown = scraped.scrape().by("hits_total", "path")
             assert {*shown.values()} == {2.0}

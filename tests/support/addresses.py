@@ -14,8 +14,10 @@ SHARES = 16  # processes that run tests at once
 
 
 def _ports() -> Iterator[int]:
-    """This process's share of the ports that the kernel does not give away, from anywhere on, round and round:
-    none is named twice within a run, nor by two processes of one."""
+    """This process's share of the ports that the kernel does not give away, round and round.
+
+    None is named twice within a run, nor by two processes of one.
+    """
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
     ports = range(20_000 + number, 32_000, SHARES)
     first = random.randrange(len(ports))
