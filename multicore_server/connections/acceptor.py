@@ -19,9 +19,9 @@ from multicore_server.connections.protocol import (
     CONNECTIONS,
     IN_HAND,
     UNREAD,
-    ConnectionsState,
     MovableProtocol,
 )
+from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.heartbeat import UNATTENDED
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from multicore_server.connections.dispatcher import SENT, Outcome
 from multicore_server.connections.inboxes import BATCH
-from multicore_server.connections.protocol import ConnectionsState, MovableProtocol
+from multicore_server.connections.protocol import MovableProtocol
+from multicore_server.connections.state import ConnectionsState
 
 
 class Leaving:

@@ -8,25 +8,21 @@ nothing to a client whose response is the last.)
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
-from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
+from multicore_server.connections.dispatcher import SENT
 from multicore_server.connections.inboxes import Kind, Sent
-from multicore_server.connections.inline import OpenGate
-from multicore_server.connections.limits import Limits
+from multicore_server.connections.spool import SpooledTransport, SpoolingProtocol
+from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.strict import strict
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Item, Row
 from multicore_server.machine.descriptors import has_unread
 
-CLOSE = (b"connection", b"close")
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
 UNREAD = Item.UNREAD.value
@@ -37,52 +33,7 @@ WAITING = 1  # it waits for its first request
 ASKED = 2  # a request has begun to arrive
 
 
-Send = Callable[[Sequence[Sent]], Outcome]
-
-
-def keep(connections: Sequence[Sent]) -> Outcome:  # noqa: ARG001 - as `Send`
-    """Where there is nobody to give connections to."""
-    return KEPT
-
-
-class ConnectionsState(ServerState):
-    """What the connections of a worker share, and what they may ask of it.
-
-    Three callables are None while nothing is to be done there, so that a request or a connection pays for
-    a comparison and not for a call: ``dispatch`` places a connection that was just accepted; ``tell`` is
-    called after each response; ``progressed`` is the gate's.
-    """
-
-    def __init__(self, row: Row, gate: OpenGate) -> None:
-        super().__init__()
-        self.row = row
-        self.gate = gate
-        self.dispatch: Callable[[Kind, int], Outcome] | None = None
-        self.tell: Callable[[MovableProtocol], None] | None = None
-        self.progressed = gate.progressed
-        self.hand_over: Send = keep  # gives idle connections to a sibling
-        self.set_aside: Send = keep  # puts what would wait here for long where siblings can take it
-        self.leave_soon: Callable[[MovableProtocol], None] | None = None
-        self.sheds: Callable[[], bool] = lambda: False  # whether idle connections are to leave
-        self.limits = Limits()
-        self.draining = False
-        self.moving = False  # while it drains: siblings take its idle connections
-
-    def descriptors(self) -> Iterator[int]:
-        """Of all connections, WebSockets too."""
-        for connection in list(self.connections):
-            with contextlib.suppress(AttributeError):  # asyncio's TLS transport, closed, has lost its parts
-                if held := connection.transport.get_extra_info("socket"):
-                    yield held.fileno()
-
-    @property
-    def last_headers(self) -> list[tuple[bytes, bytes]]:
-        """The default headers of a connection's last response."""
-        headers = self.default_headers
-        return headers if CLOSE in headers else [*headers, CLOSE]
-
-
-class MovableProtocol:
+class MovableProtocol(SpoolingProtocol):
     """Mixed into a protocol of uvicorn's, whose ``cycle`` is one request and its response.
 
     The protocol's own methods are ``_made``, ``_lost``, ``_receive`` and ``_complete``: these run for every
@@ -105,6 +56,7 @@ class MovableProtocol:
     _lost: Any
     _receive: Any
     _complete: Any
+    _unset_keepalive_if_required: Any
 
     @property
     def idle(self) -> bool:
@@ -139,13 +91,14 @@ class MovableProtocol:
                 transport.abort()  # closes our descriptor only: a sibling has another
                 self.break_cycles()
                 return
+        if state.spools is not None:
+            transport = SpooledTransport(transport, self, state.spools)
         self._made(transport)
         if state.draining:  # its time to send a request begins now
             self.answered_at = time.monotonic()
         if self.handed is Kind.KEPT_ALIVE:
             self.answered_at = time.monotonic()
-            expire = self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
+            self._keep_alive()
             return
         self.phase = WAITING
         state.gate.came(self)
@@ -153,6 +106,8 @@ class MovableProtocol:
     def connection_lost(self, exc: Exception | None) -> None:
         if self.moved:
             return
+        self.lose_spool()
+        self._unset_keepalive_if_required()  # uvicorn does not where its client has reset the connection
         self._lost(exc)
         self.row[CONNECTIONS] = len(self.connections)
         self.finish()
@@ -223,8 +178,14 @@ class MovableProtocol:
         held = self.transport.get_extra_info("socket")
         return held is not None and has_unread(held.fileno())
 
+    def _keep_alive(self) -> None:
+        expire = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, expire)
+
     def timeout_keep_alive_handler(self) -> None:
-        if not self.has_unread:
+        if self.transport.get_write_buffer_size():  # its client still reads
+            self._keep_alive()
+        elif not self.has_unread:
             super().timeout_keep_alive_handler()  # type: ignore[misc]  # of the protocol
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
@@ -277,7 +238,7 @@ class MovableProtocol:
     def let_go(self) -> None:
         """It is another worker's now: close our descriptor alone, and hold nothing of it."""
         self.moved = True
-        self._unset_keepalive_if_required()  # type: ignore[attr-defined]  # of the protocol
+        self._unset_keepalive_if_required()
         self.connections.discard(self)
         self.row[CONNECTIONS] = len(self.connections)
         self.finish()

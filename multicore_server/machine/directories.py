@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a name of its own and mode 0700
 
@@ -20,3 +23,14 @@ def temporary_directory() -> Path:
         if os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
             return SHARED_MEMORY
         raise
+
+
+def temporary_file(directories: Sequence[str | None]) -> BinaryIO:
+    """A file without a name, in the first of the directories that takes one; None is Python's own choice.
+
+    Raises OSError where none of them does.
+    """
+    for directory in directories[:-1]:
+        with contextlib.suppress(OSError):
+            return cast("BinaryIO", tempfile.TemporaryFile(dir=directory))
+    return cast("BinaryIO", tempfile.TemporaryFile(dir=directories[-1]))

@@ -1,9 +1,11 @@
-"""Finds gunicorn settings that were set, and those that have no effect here."""
+"""What gunicorn's settings say: which were set, which have no effect here, where large files go."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+
+from multicore_server.machine.directories import SHARED_MEMORY
 
 _PARSER = "uvicorn's parser has its own limits"
 
@@ -45,3 +47,13 @@ def is_set(cfg: Any, name: str) -> bool:
     """Return whether a setting differs from gunicorn's default. False if this gunicorn does not have it."""
     setting = cfg.settings.get(name)
     return setting is not None and setting.get() != type(setting)().get()
+
+
+def spool_directories(cfg: Any) -> list[str | None]:
+    """Where request bodies and responses that do not fit into memory go, as for `temporary_file`."""
+    if cfg.tmp_upload_dir:
+        return [cfg.tmp_upload_dir]
+    return [
+        None,
+        cfg.worker_tmp_dir or str(SHARED_MEMORY),
+    ]  # a container may have one writable directory alone

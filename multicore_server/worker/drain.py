@@ -17,7 +17,8 @@ from typing import Any
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.inboxes import BATCH
 from multicore_server.connections.leaving import send_idle
-from multicore_server.connections.protocol import ConnectionsState, MovableProtocol
+from multicore_server.connections.protocol import MovableProtocol
+from multicore_server.connections.state import ConnectionsState
 
 logger = logging.getLogger("gunicorn.error")
 

@@ -26,8 +26,7 @@ from multicore_server.connections.limits import WHOLE_HEAD
 from multicore_server.connections.protocol import MovableProtocol, movable
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.ipc.names import Interface
-from multicore_server.machine.directories import SHARED_MEMORY
-from multicore_server.settings.gunicorn import is_set
+from multicore_server.settings.gunicorn import is_set, spool_directories
 from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
@@ -135,10 +134,7 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
         errors=errors,
         script_name="" if root_path else os.environ.get("SCRIPT_NAME", ""),
         header_map=getattr(cfg, "header_map", "drop"),
-        # A container may have one writable directory alone.
-        spool_dirs=[cfg.tmp_upload_dir]
-        if cfg.tmp_upload_dir
-        else [None, cfg.worker_tmp_dir or str(SHARED_MEMORY)],
+        spool_dirs=spool_directories(cfg),
     )
 
 

@@ -18,10 +18,13 @@ from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
 from multicore_server.connections.inline import InlineGate, OpenGate
 from multicore_server.connections.limits import limits_of
-from multicore_server.connections.protocol import ConnectionsState, MovableProtocol
+from multicore_server.connections.protocol import MovableProtocol
+from multicore_server.connections.spool import Spools
+from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.timeouts import sweep
 from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
 from multicore_server.ipc.scoreboard import Item
+from multicore_server.settings.gunicorn import spool_directories
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 
@@ -87,6 +90,8 @@ class WorkerServer(uvicorn.Server):
         dispatcher, gate = self._place_and_gate()
         self.server_state = self.state = ConnectionsState(self.row, gate)
         self.state.limits = limits_of(worker.cfg, worker.context.settings)
+        if worker.interface == "wsgi":
+            self.state.spools = Spools(spool_directories(worker.cfg))
         scoreboard = worker.context.handover.scoreboard
         self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
         self._told = asyncio.Event()

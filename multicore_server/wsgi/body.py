@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from starlette.types import Message, Receive
+
+from multicore_server.machine.directories import temporary_file
 
 IN_MEMORY = 1024 * 1024
 _FILE_BLOCK = 64 * 1024
@@ -49,21 +50,14 @@ def rewind(body: BinaryIO) -> int:
 
 
 def _spool(body: io.BytesIO, spool_dirs: Sequence[str | None]) -> BinaryIO:
-    """Go on in a temporary file, in the first of the directories that takes one; None: Python's choice."""
-    spooled = _temporary_file(spool_dirs)
+    """Go on in a temporary file."""
+    spooled = temporary_file(spool_dirs)
     try:
         spooled.write(body.getbuffer())
     except BaseException:
         _discard(spooled)
         raise
     return spooled
-
-
-def _temporary_file(directories: Sequence[str | None]) -> BinaryIO:
-    for directory in directories[:-1]:
-        with contextlib.suppress(OSError):
-            return cast("BinaryIO", tempfile.TemporaryFile(dir=directory))
-    return cast("BinaryIO", tempfile.TemporaryFile(dir=directories[-1]))
 
 
 def _discard(body: BinaryIO) -> None:

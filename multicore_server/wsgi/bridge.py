@@ -57,6 +57,10 @@ class WSGIBridge:
     `script_name` is the prefix at which the app is mounted; it is removed from the path if the proxy did not
     remove it. `header_map` is gunicorn's setting for headers with a ``_`` in their name. `spool_dirs` are the
     directories for large request bodies; the first that takes a file is used, None is Python's own choice.
+
+    An app may have an attribute ``before_body``: a callable like the app itself, which is called where a
+    request has a body, before that is read. It answers from the head alone, or returns None: then the body
+    is read and the app is called. It finds no ``wsgi.input``.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class WSGIBridge:
         spool_dirs: Sequence[str | None] = (None,),
     ) -> None:
         self._app = app
+        self._before_body: Any = getattr(app, "before_body", None)
         self._script_name = script_name
         self._drop_underscores = header_map != "dangerous"
         self._refuse_underscores = header_map == "refuse"
@@ -102,6 +107,12 @@ class WSGIBridge:
             script_name=self._script_name,
             drop_underscores=self._drop_underscores,
         )
+        if self._before_body is not None and _has_body(env, scope):
+            exchange = Exchange(receive, send)
+            exchange.body_is_complete = lambda: False
+            response = await self._call(self._before_body, env, exchange, io.BytesIO(), may_pass=True)
+            if not response.passed:
+                return
         try:
             body = await self._body(env, scope, receive)
         except OSError as exc:
@@ -112,11 +123,24 @@ class WSGIBridge:
             return
         if ENVIRON_WANTED in scope:
             scope[ENVIRON_WANTED] = env
-        exchange = Exchange(receive, send)
+        await self._call(self._app, env, Exchange(receive, send), body)
+
+    async def _call(
+        self,
+        app: WSGIApplication,
+        env: dict[str, Any],
+        exchange: Exchange,
+        body: BinaryIO,
+        *,
+        may_pass: bool = False,
+    ) -> Response:
         if self._pool is None:
-            await self._inline(env, exchange, body)
+            response = Response(app, env, exchange.push_inline, may_pass=may_pass)
+            await self._inline(response, exchange, body)
         else:
-            await self._in_thread(self._pool, env, exchange, body)
+            response = Response(app, env, exchange.push_from_thread, may_pass=may_pass)
+            await self._in_thread(self._pool, response, exchange, body)
+        return response
 
     async def _body(self, env: dict[str, Any], scope: Scope, receive: Receive) -> BinaryIO | None:
         body: BinaryIO | None
@@ -133,18 +157,16 @@ class WSGIBridge:
         env["wsgi.input"] = body
         return body
 
-    async def _inline(self, env: dict[str, Any], exchange: Exchange, body: BinaryIO) -> None:
+    async def _inline(self, response: Response, exchange: Exchange, body: BinaryIO) -> None:
         try:
             async with self._turn:
-                response = Response(self._app, env, exchange.push_inline)
                 await _run_inline(response, exchange)
         finally:
             body.close()
 
     async def _in_thread(
-        self, pool: ThreadPoolExecutor, env: dict[str, Any], exchange: Exchange, body: BinaryIO
+        self, pool: ThreadPoolExecutor, response: Response, exchange: Exchange, body: BinaryIO
     ) -> None:
-        response = Response(self._app, env, exchange.push_from_thread)
         arriving = getattr(body, "raw", None)
         if isinstance(arriving, ArrivingBody):
             exchange.body_is_complete = lambda: arriving.complete

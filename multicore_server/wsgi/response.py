@@ -96,7 +96,8 @@ class ClientLeft(BrokenPipeError):  # noqa: N818 - a disconnect is rarely an err
 class Response:
     """The response of one request, made by `start_response`, `write` and the app's iterable.
 
-    write() sends through `push`, so `push` is called while the app's code runs.
+    write() sends through `push`, so `push` is called while the app's code runs. An app that `may_pass` may
+    return None and leave the request to another one.
     """
 
     __slots__ = (
@@ -105,14 +106,25 @@ class Response:
         "_environ",
         "_headers",
         "_is_head",
+        "_may_pass",
         "_push",
         "_remaining",
         "_status",
         "complete",
         "headers_sent",
+        "passed",
     )
 
-    def __init__(self, app: WSGIApplication, environ: dict[str, Any], push: Callable[[Batch], None]) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        environ: dict[str, Any],
+        push: Callable[[Batch], None],
+        *,
+        may_pass: bool = False,
+    ) -> None:
+        self._may_pass = may_pass
+        self.passed = False
         self._app = app
         self._environ = environ
         self._push = push
@@ -176,6 +188,9 @@ class Response:
 
     def _blocks(self) -> Generator[Batch, None, None]:
         result = self._app(self._environ, self.start_response)
+        if result is None and self._may_pass and not self._status:
+            self.passed = True
+            return
         try:
             alone = _is_one_block(result)
             for block in result:

@@ -190,7 +190,7 @@ def wsgi(environ, start_response):
     server.start("-w", "1", ready=1, app=f"app:{name}", env={"MULTICORE_SEND_TIMEOUT": "2s"})
     stuck = connect(server.port).send(request("/"))
     started = time.monotonic()
-    answer = to_end(server.port, b"GET / HTTP/1.0\r\n\r\n")  # inline, it waits for the other
+    answer = to_end(server.port, b"GET / HTTP/1.0\r\n\r\n")
     assert len(answer) > 30_000_000
     assert time.monotonic() - started < 15
     client = stuck.socket.getsockname()[1]

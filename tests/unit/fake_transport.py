@@ -14,7 +14,8 @@ from uvicorn import Config
 
 from multicore_server.connections.inboxes import Kind
 from multicore_server.connections.inline import OpenGate
-from multicore_server.connections.protocol import CONNECTIONS, IN_HAND, UNREAD, ConnectionsState, movable
+from multicore_server.connections.protocol import CONNECTIONS, IN_HAND, UNREAD, movable
+from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Scoreboard
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -23,7 +23,8 @@ from multicore_server.application import Application
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.cli.main import main
 from multicore_server.connections import protocol
-from multicore_server.connections.protocol import ConnectionsState, movable
+from multicore_server.connections.protocol import movable
+from multicore_server.connections.state import ConnectionsState
 from multicore_server.hosts import CONTRACT, Feature, Row
 from multicore_server.monitor.guard import GuardedConnection, GuardedState
 from multicore_server.monitor.process import MonitorServer

@@ -102,6 +102,53 @@ def test_no_directory_at_all_costs_that_request_alone(tmp_path: Path) -> None:
     assert call(whole, request, client, spool_dirs=[str(tmp_path / "missing")]).status == 507
 
 
+# --- an answer from the head alone
+
+
+class Guarded:
+    """An app that refuses large bodies before they are read."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return whole(environ, start_response)
+
+    def before_body(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes] | None:
+        self.asked.append("wsgi.input" in environ)
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        if int(environ.get("CONTENT_LENGTH", 0)) <= 1_000_000:
+            return None
+        start_response("413 Content Too Large", TEXT)
+        return [b"too large"]
+
+
+@both
+def test_an_app_may_answer_before_the_body_is_read(threads: int) -> None:
+    app = Guarded()
+    request, client = large(20)
+    answered = call(app, request, client, threads=threads)
+    assert (answered.status, answered.body) == (413, b"too large")
+    assert answered.received == 0
+    request, client = large(10)
+    assert call(app, request, client, threads=threads).body == b"1000000 1000000"
+    assert app.asked == [False, False]
+    call(app, scope(), threads=threads)
+    assert len(app.asked) == 2  # without a body there is nothing to be before of
+
+
+@both
+def test_a_mistake_before_the_body_is_the_apps(threads: int, caplog: pytest.LogCaptureFixture) -> None:
+    class Mistaken(Guarded):
+        def before_body(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes] | None:
+            raise ValueError("a mistake")
+
+    request, client = large(20)
+    assert call(Mistaken(), request, client, threads=threads).status == 500
+    assert "a mistake" in caplog.text
+
+
 # --- in threads
 
 

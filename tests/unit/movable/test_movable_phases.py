@@ -54,6 +54,16 @@ def test_a_kept_alive_connection_that_was_taken_is_not_in_hand_and_has_its_timer
     assert connection.timeout_keep_alive_task is None
 
 
+@pytest.mark.parametrize("reset", [None, ConnectionResetError()])
+def test_the_timer_of_a_kept_alive_connection_ends_with_it(build: Build, reset: Exception | None) -> None:
+    server = build()
+    connection = server.connect(Kind.KEPT_ALIVE)
+    timer = connection.timeout_keep_alive_task
+    connection.transport.lose(reset)
+    server.turn()
+    assert timer.cancelled()
+
+
 def test_one_that_a_sibling_gets_on_arrival_is_not_counted_here(build: Build) -> None:
     server, siblings = build(), Siblings()
     server.state.dispatch = siblings.dispatch

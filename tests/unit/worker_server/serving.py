@@ -41,7 +41,12 @@ class Host:
     ) -> None:
         self.interface = interface
         self.cfg = SimpleNamespace(
-            threads=1, max_requests=0, graceful_timeout=graceful_timeout, settings=GunicornConfig().settings
+            threads=1,
+            max_requests=0,
+            graceful_timeout=graceful_timeout,
+            tmp_upload_dir=None,
+            worker_tmp_dir=None,
+            settings=GunicornConfig().settings,
         )
         self.handover = Handover.make(Scoreboard(2), 2)
         self.lifeline, self.writer = os.pipe()

@@ -1,0 +1,63 @@
+"""What the connections of a worker share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from uvicorn.server import ServerState
+
+from multicore_server.connections.dispatcher import KEPT, Outcome
+from multicore_server.connections.inboxes import Kind, Sent
+from multicore_server.connections.inline import OpenGate
+from multicore_server.connections.limits import Limits
+from multicore_server.connections.spool import Spools
+from multicore_server.ipc.scoreboard import Row
+
+CLOSE = (b"connection", b"close")
+
+Send = Callable[[Sequence[Sent]], Outcome]
+
+
+def keep(connections: Sequence[Sent]) -> Outcome:  # noqa: ARG001 - as `Send`
+    """Where there is nobody to give connections to."""
+    return KEPT
+
+
+class ConnectionsState(ServerState):
+    """What the connections of a worker share, and what they may ask of it.
+
+    Three callables are None while nothing is to be done there, so that a request or a connection pays for
+    a comparison and not for a call: ``dispatch`` places a connection that was just accepted; ``tell`` is
+    called with a connection after each of its responses; ``progressed`` is the gate's.
+    """
+
+    def __init__(self, row: Row, gate: OpenGate) -> None:
+        super().__init__()
+        self.row = row
+        self.gate = gate
+        self.dispatch: Callable[[Kind, int], Outcome] | None = None
+        self.tell: Callable[[Any], None] | None = None
+        self.progressed = gate.progressed
+        self.hand_over: Send = keep  # gives idle connections to a sibling
+        self.set_aside: Send = keep  # puts what would wait here for long where siblings can take it
+        self.leave_soon: Callable[[Any], None] | None = None
+        self.sheds: Callable[[], bool] = lambda: False  # whether idle connections are to leave
+        self.limits = Limits()
+        self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
+        self.draining = False
+        self.moving = False  # while it drains: siblings take its idle connections
+
+    def descriptors(self) -> Iterator[int]:
+        """Of all connections, WebSockets too."""
+        for connection in list(self.connections):
+            with contextlib.suppress(AttributeError):  # asyncio's TLS transport, closed, has lost its parts
+                if held := connection.transport.get_extra_info("socket"):
+                    yield held.fileno()
+
+    @property
+    def last_headers(self) -> list[tuple[bytes, bytes]]:
+        """The default headers of a connection's last response."""
+        headers = self.default_headers
+        return headers if CLOSE in headers else [*headers, CLOSE]
