@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from prometheus_client import Counter
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from starlette.types import Receive, Scope, Send
 
-BLOCK = 4096
+BLOCK, LARGE = 4096, 65536
 kept: list[bytearray] = []
+asked = Counter("asked", "Requests, with labels that are many, so that their files grow.", ["number"])
 
 
 def foretold(query: str) -> bytes:
@@ -29,6 +32,7 @@ def digest(body: bytes) -> bytes:
 
 
 def trouble(path: str, query: str) -> None:
+    asked.labels(f"n{random.randrange(1000)}").inc()
     if path == "/crash":
         os._exit(int(query))
     if path in ("/block", "/hang"):
@@ -37,10 +41,10 @@ def trouble(path: str, query: str) -> None:
         kept.append(bytearray(int(query) << 20))
 
 
-def blocks(query: str) -> Iterator[bytes]:
+def blocks(query: str, size: int = BLOCK) -> Iterator[bytes]:
     body = foretold(query)
-    for begin in range(0, len(body), BLOCK):
-        yield body[begin : begin + BLOCK]
+    for begin in range(0, len(body), size):
+        yield body[begin : begin + size]
 
 
 async def body_of(receive: Receive) -> bytes:
@@ -67,9 +71,9 @@ async def websocket(receive: Receive, send: Send) -> None:
         await send({"type": "websocket.send", "bytes": digest(message["bytes"])})
 
 
-async def streamed(send: Send, query: str, pause: float) -> None:
+async def streamed(send: Send, query: str, pause: float, size: int = BLOCK) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    for block in blocks(query):
+    for block in blocks(query, size):
         await send({"type": "http.response.body", "body": block, "more_body": True})
         await asyncio.sleep(pause)
     await send({"type": "http.response.body", "body": b""})
@@ -85,6 +89,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     path, query = scope["path"], scope["query_string"].decode()
     if path in ("/stream", "/events"):
         await streamed(send, query, 0.1 if path == "/events" else 0.005)
+        return
+    if path == "/large":
+        await streamed(send, query, 0.0, LARGE)
         return
     if path == "/sleep":
         await asyncio.sleep(float(query))
@@ -102,6 +109,9 @@ def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     if path == "/stream":
         start_response("200 OK", [])
         return blocks(query)
+    if path == "/large":
+        start_response("200 OK", [])
+        return blocks(query, LARGE)
     if path == "/sleep":
         time.sleep(float(query))
     trouble(path, query)

@@ -160,13 +160,14 @@ async def halt(self: Client) -> None:
 async def read_slowly(self: Client) -> None:
     seed = self.dice.randrange(10**6)
     connection = await self.connected(buffer=8192)
-    body = foretold(seed, 1_500_000)
-    await self.ask(connection, [body], get(f"/bytes?{seed}-{len(body)}"), reading=0.01)
+    path, length = self.dice.choice((("bytes", 1_500_000), ("large", 4_000_000)))
+    body = foretold(seed, length)
+    await self.ask(connection, [body], get(f"/{path}?{seed}-{length}"), reading=0.01)
     self.hang_up()
 
 
 async def upload(self: Client) -> None:
-    body = self.bytes(200_000)[1]
+    body = self.bytes(self.dice.choice((200_000, 200_000, 200_000, 3_000_000)))[1]
     head, _ = post(body)
     size = max(1, len(body) // 4)
     pieces = [body[begin : begin + size] for begin in range(0, len(body), size)]

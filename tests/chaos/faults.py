@@ -191,25 +191,59 @@ class Faults:
     def kill_monitor(self, _: str) -> None:
         self.send(self.running.monitor(), signal.SIGKILL)
 
-    def use_up_descriptors(self, _: str) -> None:
-        """A worker has no descriptor for another connection: new ones may be turned away."""
-        pid = self.victim()
-        self.record.excuse(1.5 + AFTERMATH, "EMFILE")
+    def limit(self, pid: int, what: int, count: int, seconds: float) -> None:
+        """Limit what a process may have, for a while; its children, which inherit that, for no longer."""
         with contextlib.suppress(psutil.Error, ProcessLookupError):
-            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            few = psutil.Process(pid).num_fds() + 2
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, before[1]))
-            time.sleep(1.5)
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            before = resource.prlimit(pid, what)
+            resource.prlimit(pid, what, (count, before[1]))
+            time.sleep(seconds)
+            for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(process.pid, what, before)
 
-    def use_up_disk(self, _: str) -> None:
+    def use_up_descriptors(self, pid: int, seconds: float = 1.5) -> None:
+        with contextlib.suppress(psutil.Error):
+            self.limit(pid, resource.RLIMIT_NOFILE, psutil.Process(pid).num_fds() + 2, seconds)
+
+    def use_up_workers_descriptors(self, _: str) -> None:
+        """A worker has no descriptor for another connection: new ones may be turned away."""
+        self.record.excuse(1.5 + AFTERMATH, "EMFILE")
+        self.use_up_descriptors(self.victim())
+
+    def use_up_arbiters_descriptors(self, _: str) -> None:
+        self.use_up_descriptors(self.running.arbiter)
+
+    def use_up_monitors_descriptors(self, _: str) -> None:
+        self.use_up_descriptors(self.running.monitor())
+
+    def use_up_memory(self, pid: int, seconds: float = 0.7) -> None:
+        with contextlib.suppress(psutil.Error):
+            self.limit(pid, resource.RLIMIT_AS, psutil.Process(pid).memory_info().vms, seconds)
+
+    def use_up_workers_memory(self, _: str) -> None:
+        self.record.excuse(0.7 + AFTERMATH, "ENOMEM")
+        self.use_up_memory(self.victim())
+
+    def use_up_arbiters_memory(self, _: str) -> None:
+        self.use_up_memory(self.running.arbiter)
+
+    def forbid_growth(self, _: str) -> None:
         """No file may grow: neither of the arbiter nor of a worker."""
         for pid in (self.running.arbiter, self.victim()):
-            with contextlib.suppress(ProcessLookupError):
-                before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
-                time.sleep(0.7)
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+            self.limit(pid, resource.RLIMIT_FSIZE, 0, 0.7)
+
+    def use_up_disk(self, _: str) -> None:
+        """The file system for temporary files is full: an upload may be refused, and nothing else."""
+        if not self.running.temporary_is_small:
+            return
+        begin = time.monotonic()
+        filler = self.running.temporary / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(65536)):
+                pass
+        time.sleep(1.0)
+        filler.unlink()
+        self.record.add(Excuse(begin, time.monotonic(), "ENOSPC", client="uploading"))
 
     # --- the arbiter's own end
 
@@ -250,7 +284,12 @@ FAULTS: dict[str, Callable[[Faults, str], None]] = {
     "stop-arbiter": Faults.stop_arbiter,
     "stop-monitor": Faults.stop_monitor,
     "kill-monitor": Faults.kill_monitor,
-    "emfile": Faults.use_up_descriptors,
-    "efbig": Faults.use_up_disk,
+    "emfile": Faults.use_up_workers_descriptors,
+    "emfile-arbiter": Faults.use_up_arbiters_descriptors,
+    "emfile-monitor": Faults.use_up_monitors_descriptors,
+    "enomem": Faults.use_up_workers_memory,
+    "enomem-arbiter": Faults.use_up_arbiters_memory,
+    "efbig": Faults.forbid_growth,
+    "enospc": Faults.use_up_disk,
     "kill-arbiter": Faults.kill_arbiter,
 }

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+from tests.chaos.faults import PATIENCE
 from tests.chaos.plan import GRACEFUL_TIMEOUT
 from tests.chaos.record import Record, clock
 from tests.chaos.running import Running
@@ -39,7 +40,12 @@ def requests_lost(record: Record) -> Iterator[str]:
 
 
 def wrong_number_of_workers(running: Running, workers: int) -> Iterator[str]:
-    status = running.settled()
+    # What the last requests have set off, the end of a worker's max_requests say, comes to its end.
+    try:
+        status = running.wait_settled(PATIENCE)
+    except AssertionError as exc:
+        yield str(exc)
+        return
     numbers = [status.get("configured"), status.get("ready"), len(running.workers())]
     if numbers != [workers] * 3:
         yield f"{workers} workers are to be there: configured, ready and living are {numbers}"

@@ -19,7 +19,8 @@ WEIGHTS = {
     "scale-up": 4, "scale-down": 4, "term-worker": 5, "usr1": 2, "usr2-back": 1, "usr2-forward": 1,
     "kill-worker": 5, "signal-worker": 4, "harmless-signal": 3, "stop-worker": 4, "stop-arbiter": 2,
     "stop-monitor": 2, "kill-monitor": 3, "crash": 3, "block": 4, "hang": 1, "leak": 2,
-    "emfile": 2, "efbig": 1,
+    "emfile": 2, "emfile-arbiter": 1, "emfile-monitor": 1, "enomem": 1, "enomem-arbiter": 1, "efbig": 1,
+    "enospc": 2,
 }  # fmt: skip
 DEADLY_SIGNALS = ("SIGABRT", "SIGSEGV", "SIGINT", "SIGQUIT", "SIGHUP", "SIGALRM", "SIGUSR2", "SIGILL")
 HARMLESS_SIGNALS = ("SIGUSR1", "SIGWINCH", "SIGCHLD", "SIGCONT", "SIGURG", "SIGPIPE")

@@ -35,6 +35,8 @@ def carry_out(plan: Plan, directory: Path) -> Outcome:
     done: list[str] = []
     crowd = Crowd(plan.clients, running.address, record, plan.seed)
     faults = Faults(running, plan, record)
+    if not running.temporary_is_small:
+        done.append("no small file system can be mounted here: enospc does nothing")
     try:
         running.start()
         running.wait_settled(PATIENCE)

@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ class Running:
         self.setup = setup
         self.server = Server(directory, APP)
         self.monitored = MonitoredServer(self.server)
+        # Large requests and responses, and the app's metrics, are there.
+        self.temporary = directory / "temporary"
+        self.temporary_is_small = _mount_tmpfs(self.temporary)
         self.arbiter = 0
         self.counts_from_zero = False  # the metrics, since an arbiter began anew
         self._tls = _certificates(directory) if setup.transport == "tls" else None
@@ -48,7 +52,11 @@ class Running:
         ready = self.ready()
         app = "app:app" if self.setup.kind == "asgi" else "app:wsgi"
         bind = "unix:app.sock" if self.setup.transport == "unix" else None
-        env = {"UVICORN_LOOP": self.setup.loop, "UVICORN_HTTP": self.setup.http}
+        env = {
+            "UVICORN_LOOP": self.setup.loop,
+            "UVICORN_HTTP": self.setup.http,
+            "TMPDIR": str(self.temporary),
+        }
         self.monitored.start("-c", "conf.py", app=app, bind=bind, env=env)
         self.arbiter = self.server.pid
         self.server.wait_ready(ready + WORKERS, BOOT)
@@ -159,6 +167,15 @@ class Running:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.monitored.close()
+        if self.temporary_is_small:
+            subprocess.run(["umount", "--lazy", str(self.temporary)], check=True)
+
+
+def _mount_tmpfs(path: Path) -> bool:
+    """Whether there is a small file system: that takes root and a kernel that allows it."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
+    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
 def _certificates(directory: Path) -> ssl.SSLContext:
