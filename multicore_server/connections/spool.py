@@ -91,7 +91,12 @@ class Spool:
 
     def take(self) -> bytes:
         """Remove and return some bytes. Raises OSError where the file cannot be read."""
-        data = self._early.popleft() if self._early else self._take_from_file()
+        if self._early:
+            data = self._early.popleft()
+        elif self._read < self._written:
+            data = self._take_from_file()
+        else:  # the file has taken nothing
+            data = self._late.popleft()
         self.size -= len(data)
         self._spools.room += len(data)
         if not self.size:

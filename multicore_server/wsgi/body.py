@@ -65,10 +65,14 @@ def _discard(body: BinaryIO) -> None:
         body.close()
 
 
+class BodyLost(ConnectionResetError):
+    """The rest of a request's body will not come. Reading from ``wsgi.input`` raises it, as a socket would."""
+
+
 class ArrivingBody(io.RawIOBase):
     """``wsgi.input`` for an app in a thread: its reads wait for what arrives.
 
-    Raises OSError where the client leaves before the end. It is wrapped in `io.BufferedReader`.
+    Raises BodyLost where the client leaves before the end. It is wrapped in `io.BufferedReader`.
     """
 
     def __init__(self, receive: Receive, loop: asyncio.AbstractEventLoop) -> None:
@@ -91,7 +95,7 @@ class ArrivingBody(io.RawIOBase):
 
     def _take(self, message: Message) -> None:
         if message["type"] == "http.disconnect":
-            raise ConnectionResetError("the client left before its request was complete")
+            raise BodyLost("the client left before its request was complete")
         self._rest = memoryview(message.get("body", b""))
         self.complete = not message.get("more_body", False)
 
@@ -101,14 +105,14 @@ class ArrivingBody(io.RawIOBase):
             self._waiting = asyncio.run_coroutine_threadsafe(receiving, self._loop)
         except RuntimeError:  # the loop is closed
             receiving.close()  # nobody else has it, while one that was handed over is the loop's alone
-            raise ConnectionResetError("the request was given up") from None
+            raise BodyLost("the request was given up") from None
         # abort() sets the flag and then looks here, this the other way round: one of them sees the other.
         if self._aborted:
             self._waiting.cancel()
         try:
             return self._waiting.result()
         except CancelledError:
-            raise ConnectionResetError("the request was given up") from None
+            raise BodyLost("the request was given up") from None
 
     def abort(self) -> None:
         """From the loop's thread: nothing more will come."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
 from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
-from multicore_server.wsgi.body import ArrivingBody, FileWrapper, read_body, rewind
+from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
 from multicore_server.wsgi.environ import environ, fill
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
@@ -239,7 +239,7 @@ def _run_in_thread(response: Response, exchange: Exchange, body: BinaryIO) -> No
     try:
         for batch in steps:
             exchange.push_from_thread(batch)
-    except ClientLeft:
+    except (ClientLeft, BodyLost):
         pass
     finally:
         try:

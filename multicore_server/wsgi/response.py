@@ -14,6 +14,8 @@ from wsgiref.util import is_hop_by_hop
 
 from starlette.types import Message
 
+from multicore_server.wsgi.body import BodyLost
+
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import WSGIApplication
@@ -140,11 +142,11 @@ class Response:
         """Call the app and yield the messages to send. An empty batch asks for a turn of the loop.
 
         If `complete` is false at the end, the app failed after the headers were sent. Then the connection
-        must be closed.
+        must be closed. Raises ClientLeft or BodyLost where the app does not catch them.
         """
         try:
             yield from self._blocks()
-        except ClientLeft:
+        except (ClientLeft, BodyLost):
             raise
         except Exception:
             path = self._environ["RAW_URI"].partition("?")[0]

@@ -106,5 +106,6 @@ def tracebacks(log: str) -> Iterator[str]:
     for block in re.findall(
         r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*.*$", log, re.MULTILINE
     ):
-        if OURS in block and not block.endswith("CancelledError"):
+        # A request was cancelled, or the driver has taken the memory away.
+        if OURS in block and not block.endswith(("CancelledError", "MemoryError")):
             yield block

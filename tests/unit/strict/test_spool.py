@@ -95,8 +95,10 @@ def test_it_leaves_room_for_others_in_the_file_system(monkeypatch: pytest.Monkey
     assert drained(it) == b"".join(map(block, range(count)))
 
 
-def test_where_the_file_system_is_full_all_is_kept_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = 250_000
+@pytest.mark.parametrize("room", [0, 1, 250_000])
+def test_where_the_file_system_is_full_all_is_kept_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
     write = os.pwrite
 
     def pwrite(descriptor: int, data: Any, offset: int) -> int:
@@ -115,6 +117,7 @@ def test_where_the_file_system_is_full_all_is_kept_and_in_order(monkeypatch: pyt
     assert not it.is_full
     it.put(block(9))
     assert drained(it) == block(9)
+    it.close()
 
 
 def test_where_there_is_no_directory_it_stays_in_memory(tmp_path: Path) -> None:
