@@ -65,8 +65,8 @@ def _discard(body: BinaryIO) -> None:
         body.close()
 
 
-class BodyLost(ConnectionResetError):
-    """The rest of a request's body will not come. Reading from ``wsgi.input`` raises it, as a socket would."""
+class BodyLost(ConnectionResetError):  # noqa: N818 - a disconnect is rarely an error
+    """The rest of a request's body will not come. Reading ``wsgi.input`` raises it, as a socket would."""
 
 
 class ArrivingBody(io.RawIOBase):
