@@ -108,7 +108,9 @@ class Arbiter(SignalledArbiter):
         self.monitor = MonitorProcess(
             context, addresses, self.publisher.shared_report, commands.carry_out, self._become_monitor
         )
-        self.reloader = Reloader(context, self.in_force, self._install, self._become_helper)
+        self.reloader = Reloader(
+            context, self.in_force, self._install, self._become_helper, self.interruption
+        )
         self.orphans = Orphans(context, self._is_known, lambda: float(self.cfg.graceful_timeout))
         self.worker_processes = WorkerProcesses(
             context,
@@ -301,8 +303,9 @@ class Arbiter(SignalledArbiter):
         elif pid == self.dirty_arbiter_pid:
             self.dirty_arbiter_pid = 0
             self.dirty_arbiter = None
+        elif pid in self.context.helpers:
+            self.context.helpers.pop(pid)()
         else:
-            self.context.helpers.discard(pid)
             self.log.debug("reaped a child that is no worker (pid=%s)", pid)
 
     def _is_known(self, pid: int) -> bool:

@@ -38,7 +38,8 @@ class ArbiterContext:
     observe: Callable[[Observation], None]
     system: System = field(default_factory=System)
     in_child: list[Callable[[], None]] = field(default_factory=list)
-    helpers: set[int] = field(default_factory=set)  # pids of the children that answer a `ForkedCall`
+    # The children that answer a `ForkedCall`: by pid, what is called when they have ended.
+    helpers: dict[int, Callable[[], None]] = field(default_factory=dict)
 
     def leave_behind(self) -> None:
         """In a child: close what is the arbiter's alone."""

@@ -11,15 +11,15 @@ import importlib
 import io
 import logging
 import os
-import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from multicore_server.arbiter import hooks, listeners
+from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.settings import checks
@@ -30,6 +30,9 @@ from multicore_server.worker.worker import Worker
 
 # What is said about a configuration is said when it is loaded, and not when it is checked.
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
+
+
+Breakable: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class DeploymentError(Exception):
@@ -134,13 +137,13 @@ def fleet_options(settings: Settings, cfg: Any) -> Options:
     )
 
 
-def load(current: Deployment, log: Any) -> Deployment:
+def load(current: Deployment, log: Any, breakable: Breakable = contextlib.nullcontext) -> Deployment:
     """Load the configuration as it is now; nothing else changes, and nothing is bound.
 
-    Raises DeploymentError.
+    ``breakable`` surrounds the user's code. Raises DeploymentError, or Interrupted where that broke it off.
     """
     with _whatever_is_wrong():
-        return _load(current, log)
+        return _load(current, log, breakable)
 
 
 @contextlib.contextmanager
@@ -149,7 +152,7 @@ def _whatever_is_wrong() -> Iterator[None]:
     exception of its own may fail when it is shown."""
     try:
         yield
-    except DeploymentError:
+    except (DeploymentError, Interrupted):
         raise
     except BaseException as exc:
         text = type(exc).__name__
@@ -158,14 +161,14 @@ def _whatever_is_wrong() -> Iterator[None]:
         raise DeploymentError(_in_one_line(text)) from exc
 
 
-def _load(current: Deployment, log: Any) -> Deployment:
+def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
     app = copy.copy(current.app)
     if not current.cfg.preload_app:
         app.callable = None
     before = Surroundings.now(current.cfg)
     try:
         _leave(current.cfg)
-        _load_configuration(app)
+        _load_configuration(app, breakable)
         app.cfg.env_orig = current.cfg.env_orig
         _keep_preload(app.cfg, current.cfg, log)
         surroundings = Surroundings.now(app.cfg)
@@ -181,16 +184,20 @@ def _load(current: Deployment, log: Any) -> Deployment:
     return Deployment(app, app.cfg, settings, current.listeners, current.given, surroundings)
 
 
-def check(current: Deployment) -> None:
-    """Load the configuration and resolve the names in its addresses, as a reload is about to do.
+def check(current: Deployment) -> dict[str, str]:
+    """Load the configuration, as a reload is about to do; return the IP addresses of the names in its new
+    addresses.
 
     Raises DeploymentError.
     """
     new = load(current, _SILENT)
-    for address in new.cfg.address:
-        if isinstance(address, tuple) and address not in current.cfg.address:
-            with contextlib.suppress(OSError, ValueError, TypeError):  # binding says what is wrong with it
-                socket.getaddrinfo(address[0], None)
+    with _whatever_is_wrong():
+        try:
+            return listeners.resolve(
+                address for address in new.cfg.address if address not in current.cfg.address
+            )
+        except listeners.BindError as exc:
+            raise DeploymentError(str(exc)) from exc
 
 
 def _keep_preload(cfg: Any, before: Any, log: Any) -> None:
@@ -212,11 +219,11 @@ def _config_module(cfg: Any) -> str:
     return str(location).removeprefix("python:") if location.startswith("python:") else "__config__"
 
 
-def _load_configuration(app: Any) -> None:
+def _load_configuration(app: Any, breakable: Breakable) -> None:
     """gunicorn's own loading prints what is wrong and ends the process; here it becomes one line."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), breakable():
             app.do_load_config()
     except SystemExit:
         raise DeploymentError(_in_one_line(said.getvalue())) from None
@@ -259,8 +266,8 @@ def _check_bind(cfg: Any) -> None:
         raise DeploymentError(f"bind: {exc}") from exc
 
 
-def bind(new: Deployment, current: Deployment, log: Any) -> Deployment:
-    """Bind the addresses that are new; those that both have stay as they are.
+def bind(new: Deployment, current: Deployment, log: Any, resolved: Mapping[str, str]) -> Deployment:
+    """Bind the addresses that are new; those that both have stay as they are. ``resolved`` as of `check`.
 
     Raises DeploymentError, with nothing bound.
     """
@@ -270,7 +277,7 @@ def bind(new: Deployment, current: Deployment, log: Any) -> Deployment:
         return new
     with _whatever_is_wrong():
         try:
-            return replace(new, listeners=listeners.bind(cfg, log, kept=kept))
+            return replace(new, listeners=listeners.bind(cfg, log, kept=kept, resolved=resolved))
         except listeners.BindError as exc:
             raise DeploymentError(str(exc)) from exc
 

@@ -24,8 +24,8 @@ YES, NO = b"+", b"-"
 
 class ForkedCall:
     """``answer`` runs in the child: it returns a text or raises. ``done`` is called once, in the arbiter's
-    loop: with True and the text, or with False and what is wrong. ``become`` makes the child fit: it closes
-    what is not the child's.
+    loop, when the child has ended: with True and the text, or with False and what is wrong. ``become`` makes
+    the child fit: it closes what is not the child's.
 
     Raises OSError if there is no child.
     """
@@ -39,6 +39,8 @@ class ForkedCall:
     ) -> None:
         self._context = context
         self._done = done
+        self._found: bytes | None = None
+        self._has_ended = False
         system = context.system
         self.due = system.monotonic() + LIMIT
         self._reader, writer = system.pipe()
@@ -52,7 +54,7 @@ class ForkedCall:
             raise
         if self._pid == 0:
             self._run_child(writer, answer, become)
-        context.helpers.add(self._pid)
+        context.helpers[self._pid] = self._reaped
         system.close(writer)
 
     def _run_child(self, writer: int, answer: Callable[[], str], become: Callable[[], None]) -> NoReturn:
@@ -77,8 +79,19 @@ class ForkedCall:
                 self._context.system.exit(0)
 
     def _hear(self) -> None:
-        found = os.read(self._reader, MAX_ANSWER)
+        self._found = os.read(self._reader, MAX_ANSWER)
         self._hang_up()
+        self._conclude()
+
+    def _reaped(self) -> None:
+        self._has_ended = True
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Not before its end: the signal that tells of it would come in the middle of what follows."""
+        found = self._found
+        if found is None or not self._has_ended:
+            return
         if found:
             self._done(found[:1] == YES, found[1:].decode(errors="replace"))
         else:
@@ -94,7 +107,10 @@ class ForkedCall:
         """Nobody wants the answer any more; ``done`` is not called."""
         with contextlib.suppress(OSError):  # it has ended
             self._context.system.kill(self._pid, signal.SIGKILL)
-        self._hang_up()
+        if not self._has_ended:
+            self._context.helpers[self._pid] = _nothing
+        if self._found is None:
+            self._hang_up()
 
     def _hang_up(self) -> None:
         self._context.stop_listening_to(self._reader)
@@ -103,3 +119,7 @@ class ForkedCall:
 
     def _close(self) -> None:
         self._context.system.close(self._reader)
+
+
+def _nothing() -> None:
+    """Nobody waits for this child any more."""

@@ -7,10 +7,10 @@ import errno
 import functools
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gunicorn import sock
+from gunicorn import sock, util
 
 PATIENCE = 5.0  # seconds to wait for a taken address at the start, as gunicorn: a restart may overlap
 RETRY = 0.25
@@ -22,9 +22,10 @@ class BindError(Exception):
 
 def bind(
     cfg: Any, log: Any, *, patience: float = 0.0, wait: Callable[[float], None] = time.sleep,
-    kept: dict[Any, Any] | None = None,
+    kept: dict[Any, Any] | None = None, resolved: Mapping[str, str] | None = None,
 ) -> list[Any]:  # fmt: skip
-    """The listeners for ``cfg.address``; those in ``kept`` (by address) stay as they are.
+    """The listeners for ``cfg.address``; those in ``kept`` (by address) stay as they are. ``resolved`` as of
+    `resolve`; other names are looked up here.
 
     Raises BindError, with everything closed that was newly bound.
     """
@@ -35,7 +36,7 @@ def bind(
     try:
         for address in cfg.address:
             if address not in bound:
-                bound[address] = _bind_one(address, cfg, log, patience, wait)
+                bound[address] = _bind_one(address, resolved or {}, cfg, log, patience, wait)
     except BaseException:
         unbind([listener for address, listener in bound.items() if address not in kept])
         raise
@@ -48,14 +49,40 @@ def unbind(listeners: list[Any], *, unlink: bool = True) -> None:
         sock.close_sockets(listeners, unlink)
 
 
-def _bind_one(address: Any, cfg: Any, log: Any, patience: float, wait: Callable[[float], None]) -> Any:
+def resolve(addresses: Iterable[Any]) -> dict[str, str]:
+    """The IP addresses of the names among them: IPv4, as gunicorn takes what is no IPv6 address.
+
+    Raises BindError where there is no such name. What is no name at all is left to `bind`.
+    """
+    found = {}
+    for address in addresses:
+        if isinstance(address, tuple) and not util.is_ipv6(address[0]):
+            try:
+                host = address[0]
+                found[host] = str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+            except OSError as exc:
+                raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
+            except (ValueError, TypeError):
+                continue
+    return found
+
+
+def _bind_one(
+    address: Any,
+    resolved: Mapping[str, str],
+    cfg: Any,
+    log: Any,
+    patience: float,
+    wait: Callable[[float], None],
+) -> Any:
     if isinstance(address, int):
         return inherit(address, cfg, log)
+    place = (resolved.get(address[0], address[0]), *address[1:]) if isinstance(address, tuple) else address
     deadline = time.monotonic() + patience
     while True:
         try:
             _refuse_if_served(address)
-            return _closing(sock._sock_type(address))(address, cfg, log)
+            return _closing(sock._sock_type(place))(place, cfg, log)
         except OSError as exc:  # noqa: PERF203 - it waits
             if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc

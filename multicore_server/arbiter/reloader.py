@@ -5,6 +5,8 @@ A part of the arbiter's shell; what to do when is decided in `multicore_server.f
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,15 +14,18 @@ from multicore_server.arbiter import deployment, listeners, systemd
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment, DeploymentError, Surroundings
 from multicore_server.arbiter.forked_call import ForkedCall
+from multicore_server.arbiter.interruption import Interrupted, Interruption
 from multicore_server.fleet import events as ev
 
+PATIENCE = 5  # times that signals may break off the load of a configuration
+TURNS = 2  # of the loop: the signal is read in the next one, and what follows from it done after our `tick`
 SLOW = 1.0  # seconds that loading a configuration may keep the arbiter before a line says so
 
 
 class Reloader:
     """``candidate`` is the deployment on trial. ``install`` puts a deployment in force in place of another
     one; if that fails, it is called the other way round. ``become_helper`` makes a forked child fit to load
-    a configuration."""
+    a configuration. ``interruption`` is of the loop in which all of this runs."""
 
     def __init__(
         self,
@@ -28,21 +33,32 @@ class Reloader:
         in_force: Callable[[], Deployment],
         install: Callable[[Deployment, Deployment], None],
         become_helper: Callable[[], None],
+        interruption: Interruption,
     ) -> None:
         self._context = context
         self._in_force = in_force
         self._install = install
         self._become_helper = become_helper
+        self._interruption = interruption
+        self._interrupted = 0  # times that the load was broken off
+        self._turns_given = 0  # to what broke it off
         self._check: ForkedCall | None = None
+        self._resolved: dict[str, str] | None = None  # of a configuration that is to be loaded now
         self.candidate: Deployment | None = None
 
     @property
     def due(self) -> float | None:
         """When `tick` is to be called at the latest."""
+        if self._resolved is not None:
+            return 0.0
         return self._check.due if self._check else None
 
     def tick(self, now: float) -> None:
         """Do what is due."""
+        if self._turns_given:
+            self._turns_given -= 1
+        elif self._resolved is not None:
+            self._load_now(self._resolved)
         if self._check is not None:
             self._check.tick(now)
 
@@ -63,31 +79,44 @@ class Reloader:
 
     def _answer(self) -> str:
         """In the child."""
-        deployment.check(self._in_force())
-        return ""
+        return json.dumps(deployment.check(self._in_force()))
 
     def _checked(self, ok: bool, text: str) -> None:
         self._check = None
         if not ok:
             self._context.observe(ev.ReloadFailed(text))
             return
+        self._interrupted = 0
         try:
-            self.candidate = self._load()
+            self._load_now(dict(json.loads(text)))
+        except ValueError:  # more names than an answer can have
+            self._load_now({})
+
+    def _load_now(self, resolved: dict[str, str]) -> None:
+        """Load what has loaded in a child. An urgent signal breaks it off, and the loop comes back to it."""
+        self._resolved = None
+        try:
+            self.candidate = self._load(resolved)
         except DeploymentError as exc:
             self._context.observe(ev.ReloadFailed(str(exc)))
+            return
+        except Interrupted:
+            self._interrupted += 1
+            self._resolved, self._turns_given = resolved, TURNS
             return
         settings = self.candidate.settings
         options = deployment.fleet_options(settings, self.candidate.cfg)
         self._context.observe(ev.ReloadPrepared(options, settings.workers))
 
-    def _load(self) -> Deployment:
-        """What has loaded in a child loads here. Raises DeploymentError."""
+    def _load(self, resolved: dict[str, str]) -> Deployment:
+        """Raises DeploymentError and Interrupted."""
         current, log, clock = self._in_force(), self._context.log, self._context.system.monotonic
         began = clock()
-        loaded = deployment.bind(deployment.load(current, log), current, log)
+        breakable = self._interruption.allowed if self._interrupted < PATIENCE else contextlib.nullcontext
+        loaded = deployment.bind(deployment.load(current, log, breakable), current, log, resolved)
         took = clock() - began
         if took > SLOW:
-            text = "the configuration took %.1f s to load; the arbiter does nothing else meanwhile"
+            text = "the configuration took %.1f s to load; the arbiter looks after signals alone meanwhile"
             log.warning(text, took)
         return loaded
 
@@ -125,7 +154,7 @@ class Reloader:
             self._unbind(dropped)
 
     def _cancel_check(self) -> None:
-        check, self._check = self._check, None
+        check, self._check, self._resolved = self._check, None, None
         if check is not None:
             check.cancel()
 

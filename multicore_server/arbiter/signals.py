@@ -11,6 +11,7 @@ import signal
 from typing import Any
 
 from multicore_server.arbiter import logs, systemd
+from multicore_server.arbiter.interruption import Interruption
 from multicore_server.arbiter.monitor_process import MonitorProcess
 from multicore_server.arbiter.starting import StartingArbiter
 from multicore_server.fleet import events as ev
@@ -22,6 +23,7 @@ class SignalledArbiter(StartingArbiter):
     monitor: MonitorProcess
     reexec_pid: int
     dirty_arbiter_pid: int
+    interruption = Interruption()  # of what the arbiter's loop does
 
     def observe(self, observation: ev.Observation) -> None:
         raise NotImplementedError
@@ -32,6 +34,7 @@ class SignalledArbiter(StartingArbiter):
             self.SIG_QUEUE.put_nowait(sig)
             with contextlib.suppress(BlockingIOError):  # full: the loop is awake
                 os.write(self._wake_writer, b".")
+            self.interruption.hear(sig)
         elif sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(sig, signal.SIG_DFL)
             os.kill(os.getpid(), sig)

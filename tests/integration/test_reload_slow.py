@@ -6,7 +6,10 @@ import os
 import signal
 import time
 
+import httpx
+
 from multicore_server.arbiter.forked_call import LIMIT
+from tests.support.addresses import free_port
 from tests.support.asking import ask
 from tests.support.deploying import configure, hup
 from tests.support.processes import gone
@@ -65,8 +68,55 @@ def test_a_config_file_that_is_slow_is_named(asked: Server) -> None:
     asked.write("conf.py", f"{good}import time\ntime.sleep(1.3)")
     hup(asked)
     assert asked.logged(
-        r"WARNING.* the configuration took 1\.\d s to load; the arbiter does nothing else meanwhile"
+        r"WARNING.* the configuration took 1\.\d s to load; the arbiter looks after signals alone meanwhile"
     )
+
+
+def load_slowly_in_the_arbiter(server: Server) -> None:
+    """HUP, with a config file that is slow; it has passed its trial, and now the arbiter loads it."""
+    good = configure(server, workers=1)
+    server.start("-c", "conf.py", ready=1)
+    tell = 'import os, time\nprint(os.getpid(), file=open("loads", "a"), flush=True)\ntime.sleep(2.5)\n'
+    server.write("conf.py", good + tell)
+    server.signal(signal.SIGHUP)
+    loads = server.directory / "loads"
+    wait_for(lambda: loads.exists() and str(server.pid) in loads.read_text().split(), "the arbiter's load")
+
+
+def test_a_crash_does_not_wait_for_a_slow_config_file(asked: Server) -> None:
+    load_slowly_in_the_arbiter(asked)
+    began = time.monotonic()
+    os.kill(asked.workers()[0], signal.SIGKILL)
+    asked.wait_logged(r"instance=0 gen=2 pid=\d+ started")
+    assert ask(asked, "version") == 1
+    assert time.monotonic() - began < 1.5
+    asked.wait_logged("reload done")
+    assert ask(asked, "version") == 1
+
+
+def test_the_end_of_the_server_does_not_wait_for_a_slow_config_file(asked: Server) -> None:
+    load_slowly_in_the_arbiter(asked)
+    began = time.monotonic()
+    asked.signal(signal.SIGTERM)
+    assert asked.wait_exit() == 0
+    assert time.monotonic() - began < 1.5
+    assert not asked.logged("Traceback")
+
+
+def test_a_name_is_resolved_by_the_process_that_tries_the_configuration(asked: Server) -> None:
+    """The arbiter's own lookups would stop its loop; here it cannot look this name up."""
+    port = free_port()
+    first = f"127.0.0.1:{asked.port}"
+    good = configure(asked, workers=1, bind=[first])
+    asked.start("-c", "conf.py", bind="", ready=1)
+    found = f"""
+import os, socket
+if os.getpid() != {asked.pid}:
+    socket.getaddrinfo = lambda *_: [(2, 1, 6, "", ("127.0.0.1", 0))]
+"""
+    asked.write("conf.py", good.replace(first, f"{first}', 'no-such-name.invalid:{port}") + found)
+    hup(asked)
+    assert httpx.get(f"http://127.0.0.1:{port}/?1").status_code == 200
 
 
 def test_a_name_for_the_monitors_address_is_looked_up(asked: Server) -> None:

@@ -225,6 +225,12 @@ class Shell:
             key.data()
         return len(found)
 
+    def reap_helpers(self) -> None:
+        """The children that answer questions have ended, and the arbiter hears of it."""
+        while self.context.helpers:
+            _, reaped = self.context.helpers.popitem()
+            reaped()
+
     def close(self) -> None:
         for end in [*self.os.ends, *self.os.channels]:
             end.close()

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from multicore_server.arbiter import deployment as module
-from multicore_server.arbiter.deployment import Deployment, DeploymentError
+from multicore_server.arbiter.deployment import Breakable, Deployment, DeploymentError
 from multicore_server.arbiter.forked_call import LIMIT
-from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.interruption import Interrupted, Interruption
+from multicore_server.arbiter.reloader import PATIENCE, TURNS, Reloader
 from multicore_server.fleet import events as ev
 from multicore_server.settings.table import TABLE, Settings
 from tests.unit import shell
@@ -56,10 +57,15 @@ class Garage:
         self.next: Deployment | BaseException = self.deployment("new")
         self.fails: list[str] = []  # the deployments that cannot be installed
         self.installed: list[str] = []
-        self.reloader = Reloader(made.context, lambda: self.current, self._install, lambda: None)
+        self.interruption = Interruption()
+        self.reloader = Reloader(
+            made.context, lambda: self.current, self._install, lambda: None, self.interruption
+        )
         self.takes = 0.0  # seconds that loading takes
+        self.loaded = 0  # times that it has begun
+        self.signals: list[signal.Signals] = []  # one comes in each load
         monkeypatch.setattr(module, "load", self._load)
-        monkeypatch.setattr(module, "bind", lambda new, current, log: new)
+        monkeypatch.setattr(module, "bind", lambda new, current, log, resolved: new)
 
     @staticmethod
     def deployment(name: str) -> Deployment:
@@ -67,17 +73,23 @@ class Garage:
         cfg = SimpleNamespace(preload_app=False, graceful_timeout=30, settings=settings_of, name=name)
         return Deployment(SimpleNamespace(app_uri="app:app"), cfg, settings(), [Listener(name)])
 
-    def _load(self, current: Deployment, log: Any) -> Deployment:
+    def _load(self, current: Deployment, log: Any, breakable: Breakable) -> Deployment:
+        with breakable():
+            self.loaded += 1
+            for number in self.signals[:1]:
+                self.signals.remove(number)
+                self.interruption.hear(number)
         if isinstance(self.next, BaseException):
             raise self.next
         self.shell.os.now += self.takes
         return self.next
 
-    def prepare(self, answer: bytes = b"+") -> None:
+    def prepare(self, answer: bytes = b"+{}") -> None:
         """The reloader prepares, and the child that loads the configuration first gives this answer."""
         self.reloader.prepare()
         os.write(self.shell.os.writers[-1], answer)
         assert self.shell.select() == 1
+        self.shell.reap_helpers()
 
     def _install(self, new: Deployment, old: Deployment) -> None:
         self.installed.append(new.cfg.name)
@@ -138,6 +150,8 @@ def test_a_configuration_that_ends_its_process_ends_the_check_alone(garage: Gara
     garage.reloader.prepare()
     os.close(garage.shell.os.writers.pop())
     garage.shell.select()
+    assert garage.observed == []
+    garage.shell.reap_helpers()
     assert garage.observed == [ev.ReloadFailed("the process that tries it has ended")]
 
 
@@ -190,13 +204,77 @@ def test_a_slow_configuration_is_named(garage: Garage) -> None:
     assert garage.shell.log.lines == []
     garage.takes = 1.3
     garage.prepare()
-    assert garage.shell.log.said("the configuration took 1.3 s to load; the arbiter does nothing else")
+    assert garage.shell.log.said(
+        "the configuration took 1.3 s to load; the arbiter looks after signals alone"
+    )
+
+
+# --- signals while it loads in the loop
+
+
+def test_a_signal_that_cannot_wait_breaks_the_load_off_and_it_comes_back(garage: Garage) -> None:
+    garage.signals = [signal.SIGCHLD, signal.SIGCHLD]
+    garage.prepare()
+    assert garage.observed == []
+    for loaded in (1, 1, 2, 2, 2, 3):  # each signal has its turn before the load comes back
+        assert garage.reloader.due == 0.0
+        garage.reloader.tick(garage.shell.os.now)
+        assert garage.loaded == loaded
+    assert isinstance(garage.observed[-1], ev.ReloadPrepared)
+    assert garage.reloader.due is None
+
+
+def test_a_shutdown_does_not_wait_for_the_load(garage: Garage) -> None:
+    garage.signals = [signal.SIGTERM]
+    garage.prepare()
+    garage.reloader.drop()
+    garage.reloader.tick(garage.shell.os.now)
+    assert (garage.loaded, garage.observed, garage.reloader.due) == (1, [], None)
+
+
+def test_signals_without_end_do_not_keep_a_reload_from_being_prepared(garage: Garage) -> None:
+    garage.signals = [signal.SIGCHLD] * 100
+    garage.prepare()
+    for _ in range((TURNS + 1) * PATIENCE):
+        garage.reloader.tick(garage.shell.os.now)
+    assert garage.loaded == PATIENCE + 1
+    assert isinstance(garage.observed[-1], ev.ReloadPrepared)
+
+
+def test_a_signal_that_can_wait_does(garage: Garage) -> None:
+    garage.signals = [signal.SIGHUP, signal.SIGTTIN, signal.SIGUSR1]
+    garage.prepare()
+    assert garage.loaded == 1
+    assert isinstance(garage.observed[-1], ev.ReloadPrepared)
+
+
+def test_a_load_is_broken_off_in_the_middle_of_the_users_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    interruption, went_on = Interruption(), []
+
+    def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
+        with breakable():
+            os.kill(os.getpid(), signal.SIGTERM)
+            went_on.append(True)
+        raise AssertionError
+
+    monkeypatch.setattr(module, "_load", _load)
+    before = signal.signal(signal.SIGTERM, lambda number, _: interruption.hear(number))
+    try:
+        with pytest.raises(Interrupted):
+            real_load(Garage.deployment("old"), None, interruption.allowed)
+        os.kill(os.getpid(), signal.SIGTERM)  # nothing is there to be broken off
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert went_on == []
+
+
+# --- the child
 
 
 @pytest.mark.parametrize(
     ("raised", "answer"),
     [
-        (None, b"+"),
+        (None, b'+{"host": "127.0.0.1"}'),
         (DeploymentError("conf.py: a typo"), b"-conf.py: a typo"),
         (SystemExit(), b"-SystemExit"),
         (DeploymentError("x" * 10_000), b"-" + b"x" * 4095),
@@ -206,10 +284,11 @@ def test_the_child_leaves_everything_behind_loads_and_answers(
     garage: Garage, raised: BaseException | None, answer: bytes, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def check(current: Deployment) -> None:
+    def check(current: Deployment) -> dict[str, str]:
         print("said by the config file")
         if raised is not None:
             raise raised
+        return {"host": "127.0.0.1"}
 
     monkeypatch.setattr(module, "check", check)
     monkeypatch.setattr(signal, "signal", lambda *_: None)

@@ -94,6 +94,7 @@ def look_up(watch: Watch, metrics_bind: str) -> MonitorAddresses:
 def answer(watch: Watch, text: bytes) -> None:
     os.write(watch.os.writers[-1], text)
     watch.shell.select()
+    watch.shell.reap_helpers()
 
 
 def test_the_loop_does_not_wait_for_a_name_server(watch: Watch, free_port: int) -> None:
