@@ -211,6 +211,8 @@ class Faults:
         self.use_up_descriptors(self.victim())
 
     def use_up_arbiters_descriptors(self, _: str) -> None:
+        """The workers that it forks meanwhile have no more than it has."""
+        self.record.excuse(1.5 + AFTERMATH, "EMFILE of the arbiter")
         self.use_up_descriptors(self.running.arbiter)
 
     def use_up_monitors_descriptors(self, _: str) -> None:
@@ -225,12 +227,16 @@ class Faults:
         self.use_up_memory(self.victim())
 
     def use_up_arbiters_memory(self, _: str) -> None:
+        """As above."""
+        self.record.excuse(0.7 + AFTERMATH, "ENOMEM of the arbiter")
         self.use_up_memory(self.running.arbiter)
 
     def forbid_growth(self, _: str) -> None:
-        """No file may grow: neither of the arbiter nor of a worker."""
+        """No file may grow: neither of the arbiter nor of a worker, where an upload may be refused then."""
+        begin = time.monotonic()
         for pid in (self.running.arbiter, self.victim()):
             self.limit(pid, resource.RLIMIT_FSIZE, 0, 0.7)
+        self.record.add(Excuse(begin, time.monotonic(), "EFBIG", client="uploading"))
 
     def use_up_disk(self, _: str) -> None:
         """The file system for temporary files is full: an upload may be refused, and nothing else."""

@@ -17,6 +17,7 @@ from tests.support.processes import gone, processes_in
 from tests.support.waiting import wait_for
 
 OURS = "/multicore_server/"
+NO_MEMORY = ("MemoryError", "can't start new thread")
 
 
 def broken_promises(running: Running, record: Record, workers: int, descriptors: list[str]) -> Iterator[str]:
@@ -107,5 +108,5 @@ def tracebacks(log: str) -> Iterator[str]:
         r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*.*$", log, re.MULTILINE
     ):
         # A request was cancelled, or the driver has taken the memory away.
-        if OURS in block and not block.endswith(("CancelledError", "MemoryError")):
+        if OURS in block and not block.endswith(("CancelledError", *NO_MEMORY)):
             yield block
