@@ -196,9 +196,10 @@ class StrictHttpTools(StrictProtocol):
         limits, headers = self.server_state.limits, self.headers
         if self.size + self.unfinished > limits.least or len(headers) > limits.most_fields:
             self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n"))
-        if self.hosts > 1:
+        version = self.parser.get_http_version()
+        self.check_version(version)
+        if self.hosts != 1 and (self.hosts or version != "1.0"):  # RFC 9112 3.2
             self._raise(HTTPStatus.BAD_REQUEST)
-        self.check_version(self.parser.get_http_version())
         self.hosts = self.unfinished = 0
         if limits.body is not None:
             self.check_body()
@@ -269,6 +270,9 @@ class StrictH11(StrictProtocol):
         """uvicorn asks this for each request, between its head and its cycle."""
         limits = self.server_state.limits
         self.check_version(self.scope["http_version"])
+        names = [name for name, _ in self.headers]
+        if b"transfer-encoding" in names and b"content-length" in names:  # RFC 9112 6.1: it may be smuggling
+            self._raise(HTTPStatus.BAD_REQUEST)
         if self.begun > limits.least or len(self.headers) > limits.most_fields:
             self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1\r\n"))
         self.begun = self.size  # no more of the next head than this can have come with the end of this one

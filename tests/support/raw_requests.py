@@ -60,7 +60,6 @@ def chunked(body: bytes, *fields: bytes) -> bytes:
 SEEN = ("GET / ",)
 HELLO = ("POST / hello",)
 AFTER = get(path=b"/after")
-H11_LENGTHS = "h11 takes the chunked one alone, as allowed, and does not close the connection"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -110,7 +109,6 @@ SMUGGLING = [
         post(b"Content-Length: 44", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
         ("400 closed", "200 closed"),
         ("POST / ",),
-        known=(Known("h11", "200 200", ("POST / ", "GET /smuggled "), H11_LENGTHS),),
     ),
     RawRequest(
         "both lengths, the chunked one longer",
@@ -118,7 +116,6 @@ SMUGGLING = [
         post(b"Transfer-Encoding: chunked", b"Content-Length: 3", body=b"5\r\nhello\r\n0\r\n\r\n"),
         ("400 closed", "200 closed"),
         HELLO,
-        known=(Known("h11", "200", HELLO, H11_LENGTHS),),
     ),
     RawRequest(
         "two lengths that differ",
@@ -223,18 +220,12 @@ FIELDS = [
         "3.2",
         b"GET / HTTP/1.1\r\nX: y\r\n\r\n",
         REFUSED,
-        known=(
-            Known(
-                "httptools", "200", SEEN, "llhttp leaves it to the server, and uvicorn does not ask for it"
-            ),
-        ),
     ),
     RawRequest(
         "two hosts",
         "3.2",
         get(b"Host: b"),
         REFUSED,
-        known=(Known("httptools", "200", SEEN, "llhttp leaves it to the server, and uvicorn does not look"),),
     ),
     RawRequest(
         "a host that is none",
