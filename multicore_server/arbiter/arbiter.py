@@ -13,7 +13,7 @@ import queue
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gunicorn import util
@@ -39,6 +39,7 @@ from multicore_server.connections.handover import Handover
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet
+from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
 from multicore_server.monitor.signals import ENDING, HANDLED
@@ -47,19 +48,19 @@ from multicore_server.settings.sources import environment, unknown_environment
 from multicore_server.worker.worker import Worker
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
-QUIET = 60.0  # seconds between two log lines about the same part that fails
 
 
 class Arbiter(SignalledArbiter):
     """See `multicore_server.arbiter.takeover` for how gunicorn's arbiter becomes one of these."""
 
     WORKERS: dict[int, Worker]
+    deployment_number = 1
 
     def _open(self) -> None:
         """Make, once and before the first fork, all that workers inherit."""
         raise_descriptor_limit()
         self._lateness = Lateness()
-        self._quiet_until: dict[str, float] = {}
+        self._quiet_until = {}
         capacity = slots_for(self.settings.workers)
         scoreboard = Scoreboard(capacity)
         self.fleet = Fleet(deployment.fleet_options(self.settings, self.cfg), self.settings.workers, capacity)
@@ -72,6 +73,7 @@ class Arbiter(SignalledArbiter):
             fleet=self.fleet,
             scoreboard=scoreboard,
             handover=Handover.make(scoreboard, capacity),
+            cluster=ClusterState.make(),
             lifeline=Lifeline(*os.pipe()),
             observe=self.observe,
         )
@@ -126,18 +128,22 @@ class Arbiter(SignalledArbiter):
     # --- the loop: gunicorn's run() calls these three ---
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        patience = self._patience()
-        self._forgive(self._lateness.check(time.monotonic(), patience))
-        found = self.context.selector.select(patience)
-        self._forgive(self._lateness.check(time.monotonic()))
-        for key, _ in found:
-            with self._guarded("a message from a child"):
-                key.data()
+        with self.guarded("what has happened"):
+            self._wait()
         signals = []
         with contextlib.suppress(queue.Empty):
             while True:
                 signals.append(self.SIG_QUEUE.get_nowait())
         return [number for number in signals if number != self.WAKEUP_REQUEST]
+
+    def _wait(self) -> None:
+        patience = self._patience()
+        self._forgive(self._lateness.check(time.monotonic(), patience))
+        found = self.context.selector.select(patience)
+        self._forgive(self._lateness.check(time.monotonic()))
+        for key, _ in found:
+            with self.guarded("a message from a child"):
+                key.data()
 
     def _forgive(self, late: float) -> None:
         """Nobody is judged by the time in which this process itself was paused."""
@@ -146,17 +152,6 @@ class Arbiter(SignalledArbiter):
             self.inspection.forgive(time.monotonic())
             self.monitor.forgive(time.monotonic())
             self.observe(ev.Paused(late))
-
-    @contextlib.contextmanager
-    def _guarded(self, part: str) -> Iterator[None]:
-        """A part that fails costs its turn and one log line a minute, and never the server."""
-        try:
-            yield
-        except Exception:
-            now = time.monotonic()
-            if now >= self._quiet_until.get(part, 0.0):
-                self._quiet_until[part] = now + QUIET
-                self.log.exception("%s could not be handled; the arbiter goes on", part)
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -178,35 +173,46 @@ class Arbiter(SignalledArbiter):
         """Hung workers are the inspection's and the fleet's."""
 
     def manage_workers(self) -> None:
-        self._forgive(self._lateness.check(time.monotonic()))
-        self.worker_processes.hear_all()
-        with self._guarded("the reload"):
+        with self.guarded("what workers say"):
+            self._forgive(self._lateness.check(time.monotonic()))
+            self.worker_processes.hear_all()
+        with self.guarded("the reload"):
             self.reloader.tick(time.monotonic())
-        with self._guarded("what dead workers have left"):
+        with self.guarded("what dead workers have left"):
             self.orphans.tick(time.monotonic())
-        with self._guarded("the inspection"):
+        with self.guarded("the inspection"):
             for observation in self.inspection.inspect(time.monotonic()):
                 self.observe(observation)
-        while True:
-            actions, self._deadline = self.fleet.tick(time.monotonic())
-            if not actions:
-                break
-            self.publisher.record(action for action in actions if isinstance(action, ev.Event))
-            self._changed = True
-            self._publish_serving()  # before those that retire are told so
+        while actions := self._decide():
             for action in actions:
-                ACTIONS[type(action)](self, action)
-        self._publish_serving()
-        self._show()
+                if isinstance(action, ev.Halt):
+                    self._halt(action)
+                with self.guarded(f"the action {type(action).__name__}"):
+                    ACTIONS[type(action)](self, action)
+        with self.guarded("the report"):
+            self._publish_serving()
+            self._show()
+
+    def _decide(self) -> list[Action]:
+        """What is to be done now; nothing more is found in the next call."""
+        actions: list[Action] = []
+        self._deadline = time.monotonic() + 1.0  # where deciding fails
+        with self.guarded("a decision"):
+            actions, self._deadline = self.fleet.tick(time.monotonic())
+            if actions:
+                self._changed = True
+                self.publisher.record(action for action in actions if isinstance(action, ev.Event))
+                self._publish_serving()  # before those that retire are told so
+        return actions
 
     def _publish_serving(self) -> None:
         self.context.scoreboard.publish(self.fleet.serving_rows())
 
     def _show(self) -> None:
         now = time.monotonic()
-        with self._guarded("the arbiter's own figures"):
+        with self.guarded("the arbiter's own figures"):
             self.vitals.sample(self.LISTENERS, now)
-        with self._guarded("the monitor"):
+        with self.guarded("the monitor"):
             self.monitor.tick(now)
         if self._changed:
             self._changed = False
@@ -214,7 +220,7 @@ class Arbiter(SignalledArbiter):
 
     def manage_dirty_arbiter(self) -> None:
         """gunicorn's dirty workers are its own, and cost the server nothing either."""
-        with self._guarded("the dirty arbiter"):
+        with self.guarded("the dirty arbiter"):
             super().manage_dirty_arbiter()
 
     def observe(self, observation: ev.Observation) -> None:
@@ -224,7 +230,9 @@ class Arbiter(SignalledArbiter):
     # --- workers ---
 
     def in_force(self) -> Deployment:
-        return Deployment(self.app, self.cfg, self.settings, self.LISTENERS, given=self.systemd)
+        return Deployment(
+            self.app, self.cfg, self.settings, self.LISTENERS, self.deployment_number, given=self.systemd
+        )
 
     def _deployment_for(self, fork: ev.Fork) -> Deployment:
         candidate = self.reloader.candidate if fork.candidate else None
@@ -267,7 +275,7 @@ class Arbiter(SignalledArbiter):
         if self.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
             logs.set_up_log(self.log, new.cfg)
         logs.say_failures_once(self.log)
-        self.settings = new.settings
+        self.settings, self.deployment_number = new.settings, new.number
         self.inspection.configure(new.settings, new.cfg)
         self.monitor.addresses.configure(new.settings)
         logs.reopen_log(self.log, new.cfg)
@@ -285,7 +293,7 @@ class Arbiter(SignalledArbiter):
                 return
             if not pid:
                 return
-            with self._guarded("the end of a child"):
+            with self.guarded("the end of a child"):
                 self._reaped(pid, status)
 
     def _reaped(self, pid: int, status: int) -> None:
@@ -362,7 +370,6 @@ ACTIONS: dict[type[Action], Callable[..., None]] = {
     ev.Signal: Arbiter._send,
     ev.Scaled: Arbiter._scaled,
     ev.CloseListeners: Arbiter._close_listeners,
-    ev.Halt: Arbiter._halt,
     ev.PrepareReload: lambda arbiter, _: arbiter.reloader.prepare(),
     ev.CommitReload: lambda arbiter, _: arbiter.reloader.commit(),
     ev.DropReload: lambda arbiter, _: arbiter.reloader.drop(),

@@ -12,6 +12,7 @@ from multicore_server.arbiter.system import System
 from multicore_server.connections.handover import Handover
 from multicore_server.fleet.events import Observation
 from multicore_server.fleet.fleet import Fleet
+from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import Scoreboard
 
 
@@ -34,6 +35,7 @@ class ArbiterContext:
     fleet: Fleet
     scoreboard: Scoreboard
     handover: Handover
+    cluster: ClusterState
     lifeline: Lifeline
     observe: Callable[[Observation], None]
     system: System = field(default_factory=System)

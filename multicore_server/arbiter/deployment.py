@@ -79,6 +79,7 @@ class Deployment:
     cfg: Any
     settings: Settings
     listeners: list[Any]
+    number: int = 1  # a reload makes the next one
     given: bool = False  # the listeners are systemd's: the addresses of the configuration do not count
     surroundings: Surroundings | None = None
 
@@ -181,7 +182,14 @@ def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
     finally:
         before.enter()
     hooks.wrap(app.cfg, log)
-    return Deployment(app, app.cfg, settings, current.listeners, current.given, surroundings)
+    return Deployment(
+        app,
+        app.cfg,
+        settings,
+        current.listeners,
+        given=current.given,
+        surroundings=surroundings,
+    )
 
 
 def check(current: Deployment) -> dict[str, str]:

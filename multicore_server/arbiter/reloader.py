@@ -41,6 +41,7 @@ class Reloader:
         self._become_helper = become_helper
         self._interruption = interruption
         self._interrupted = 0  # times that the load was broken off
+        self._number = 1  # of the last deployment
         self._turns_given = 0  # to what broke it off
         self._check: ForkedCall | None = None
         self._resolved: dict[str, str] | None = None  # of a configuration that is to be loaded now
@@ -118,7 +119,8 @@ class Reloader:
         if took > SLOW:
             text = "the configuration took %.1f s to load; the arbiter looks after signals alone meanwhile"
             log.warning(text, took)
-        return loaded
+        self._number += 1
+        return replace(loaded, number=self._number)
 
     def commit(self) -> None:
         """The candidate is in force from now on; if that fails, what was in force stays so, and

@@ -6,9 +6,12 @@ A part of `multicore_server.arbiter.arbiter.Arbiter`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 from multicore_server.arbiter import logs, systemd
 from multicore_server.arbiter.interruption import Interruption
@@ -17,6 +20,21 @@ from multicore_server.arbiter.starting import StartingArbiter
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.fleet import Fleet
 
+Handler: TypeAlias = Callable[[Any], None]
+RETRY = 0.05  # seconds
+QUIET = 60.0  # seconds between two log lines about the same part that fails
+
+
+def _guarded(handler: Handler) -> Handler:
+    """gunicorn's loop calls it, and ends the server where it raises."""
+
+    @functools.wraps(handler)
+    def handle(arbiter: SignalledArbiter) -> None:
+        with arbiter.guarded(handler.__name__):
+            handler(arbiter)
+
+    return handle
+
 
 class SignalledArbiter(StartingArbiter):
     fleet: Fleet
@@ -24,9 +42,23 @@ class SignalledArbiter(StartingArbiter):
     reexec_pid: int
     dirty_arbiter_pid: int
     interruption = Interruption()  # of what the arbiter's loop does
+    _quiet_until: dict[str, float]  # by part
 
     def observe(self, observation: ev.Observation) -> None:
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def guarded(self, part: str) -> Iterator[None]:
+        """A part that fails (there is no memory, say) costs its turn and one log line a minute, and never the
+        server."""
+        try:
+            yield
+        except Exception:
+            now = time.monotonic()
+            if now >= self._quiet_until.get(part, 0.0):
+                self._quiet_until[part] = now + QUIET
+                with contextlib.suppress(Exception):  # no memory for this either
+                    self.log.exception("%s could not be handled; the arbiter goes on", part)
 
     def signal(self, sig: int, frame: Any) -> None:
         """Queue it and wake the loop. A child that has no handlers of its own yet ends, as by default."""
@@ -41,12 +73,14 @@ class SignalledArbiter(StartingArbiter):
 
     signal_chld = signal
 
+    @_guarded
     def handle_hup(self) -> None:
         self.log.info("Hang up: %s", self.master_name)
         self.observe(ev.Reload())
         if self.dirty_arbiter_pid:
             self.kill_dirty_arbiter(signal.SIGHUP)
 
+    @_guarded
     def handle_usr1(self) -> None:
         logs.reopen_log(self.log, self.cfg)
         self.monitor.reopen_log()
@@ -63,11 +97,25 @@ class SignalledArbiter(StartingArbiter):
         except OSError as exc:  # an arbiter without CAP_KILL, and workers of another user
             self.log.error("pid=%s cannot get %s: %s", pid, signal.Signals(sig).name, exc.strerror)
 
+    @_guarded
+    def handle_usr2(self) -> None:
+        super().handle_usr2()
+
     def handle_term(self) -> None:
-        self.end(True)
+        self._end_now_or_soon(signal.SIGTERM)
 
     def handle_int(self) -> None:
-        self.end(False)
+        self._end_now_or_soon(signal.SIGINT)
+
+    def _end_now_or_soon(self, number: int) -> None:
+        """The order to end is not lost: where it cannot be obeyed now, it comes again."""
+        ended = False
+        with self.guarded("the order to end"):
+            self.end(number == signal.SIGTERM)
+            ended = True
+        if not ended:
+            time.sleep(RETRY)
+            self.signal(number, None)
 
     handle_quit = handle_int
 
@@ -76,13 +124,16 @@ class SignalledArbiter(StartingArbiter):
         systemd.notify("STOPPING=1", self.log)
         self.observe(ev.Stop(graceful))
 
+    @_guarded
     def handle_ttin(self) -> None:
         self.observe(ev.Scale(self.fleet.workers + 1))
 
+    @_guarded
     def handle_ttou(self) -> None:
         if self.fleet.workers > 1:
             self.observe(ev.Scale(self.fleet.workers - 1))
 
+    @_guarded
     def handle_winch(self) -> None:
         if self.cfg.daemon:
             self.log.info("graceful stop of workers")
@@ -105,7 +156,7 @@ class SignalledArbiter(StartingArbiter):
         was = self.master_pid
         try:
             super().maybe_promote_master()
-        except (OSError, RuntimeError) as exc:
+        except Exception as exc:  # noqa: BLE001 - a directory that is gone, a pidfile of another server
             self.log.error("the pidfile cannot be renamed: %s", exc)
         if was and not self.master_pid:
             systemd.notify(f"MAINPID={os.getpid()}", self.log)

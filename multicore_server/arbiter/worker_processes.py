@@ -111,6 +111,8 @@ class WorkerProcesses:
             lifeline=context.lifeline.reader,
             settings=deployment.settings,
             handover=context.handover,
+            deployment=deployment.number,
+            cluster=context.cluster,
             monitor=self._metrics_address(deployment.settings),
         )
         worker.leave = once(lambda: cfg.worker_exit(self._server, worker))

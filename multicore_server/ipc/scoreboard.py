@@ -49,12 +49,14 @@ class Item(IntEnum):
     REQUESTS = 16  # a cell for each of METHODS, and in it one for each of CODES
     DURATIONS = 76  # requests by BUCKETS, each in one bucket alone; the last cell is for longer ones
     DURATION_SUM = 91  # seconds
+    # No counter.
+    DEPLOYMENT = 92  # the number of what the worker serves: a reload makes the next one
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.
 PRESENT = (
     Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
-    Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD,
+    Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD, Item.DEPLOYMENT,
 )  # fmt: skip
 
 ITEM_SIZE = 8  # a C double

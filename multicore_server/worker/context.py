@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
+from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import Row
 from multicore_server.settings.table import Settings
 
@@ -23,4 +24,6 @@ class WorkerContext:
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
     handover: Handover
+    deployment: int  # its number: a reload makes a new one
+    cluster: ClusterState
     monitor: str  # the address at which the monitor answers workers

@@ -25,6 +25,7 @@ from multicore_server.connections.timeouts import sweep
 from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.settings.gunicorn import spool_directories
+from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 
@@ -102,6 +103,7 @@ class WorkerServer(uvicorn.Server):
         self._complain_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._candidacy = Candidacy(worker.context.cluster.primary, scoreboard, worker.context.deployment)
         self._choose_listener()
 
     def _place_and_gate(self) -> tuple[Dispatcher | None, OpenGate]:
@@ -220,7 +222,7 @@ class WorkerServer(uvicorn.Server):
         self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
         loop.call_at(self._beat_due, self._beat, loop)
         self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
-        for part in (self.worker.beat, self._beat_connections, self._sweep_requests):
+        for part in (self.worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat):
             try:
                 part()
             except Exception as exc:  # noqa: BLE001, PERF203 - no memory, or a mistake of ours
@@ -279,7 +281,7 @@ class WorkerServer(uvicorn.Server):
 
     def _tell_app(self) -> None:
         """What the app does when its worker drains is waited for, and cancelled, like its requests."""
-        for left in cluster.call_on_drain():
+        for left in (*cluster.call_on_drain(), self._candidacy.withdraw()):
             task = self._loop.create_task(left)
             self.server_state.tasks.add(task)
             task.add_done_callback(self.server_state.tasks.discard)

@@ -72,7 +72,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         context = self.context
         os.environ[context.settings.instance_var] = str(context.instance)
         self._used_before = context.row[Item.CPU_SECONDS]
-        cluster.join(context.instance, context.instances, context.generation, self.on_app_ready)
+        context.row[Item.DEPLOYMENT] = context.deployment
+        cluster.join(
+            cluster.Membership(
+                context.instance,
+                context.instances,
+                context.generation,
+                context.deployment,
+                self.on_app_ready,
+                context.cluster.once,
+            )
+        )
         app_values.take_row(context.number)
         grace = self.cfg.graceful_timeout + LIFESPAN_GRACE
         self._lifeline = Lifeline(context.lifeline, self.identity, grace, self._end)

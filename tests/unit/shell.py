@@ -199,6 +199,7 @@ class Shell:
             fleet=self.fleet,
             scoreboard=scoreboard,
             handover=handover,
+            cluster=handover,
             lifeline=Lifeline(*PIPE),
             observe=self.observe,
             system=self.os.system(),

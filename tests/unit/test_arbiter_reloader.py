@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,7 +111,8 @@ def garage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Garage]:
 
 def test_what_is_prepared_is_on_trial(garage: Garage) -> None:
     garage.prepare()
-    assert garage.reloader.candidate is garage.next
+    assert isinstance(garage.next, Deployment)
+    assert garage.reloader.candidate == replace(garage.next, number=2)
     (prepared,) = garage.observed
     assert isinstance(prepared, ev.ReloadPrepared)
     assert prepared.workers == 2

@@ -29,7 +29,12 @@ class Yard:
         self.closed: list[Any] = []
         self.oom = False
         self.deployment: Any = SimpleNamespace(
-            cfg=self.cfg, app="app", listeners=["listener"], settings="settings", enter=lambda: None
+            cfg=self.cfg,
+            app="app",
+            listeners=["listener"],
+            settings="settings",
+            number=1,
+            enter=lambda: None,
         )
         self.processes = WorkerProcesses(
             made.context,

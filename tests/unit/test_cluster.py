@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 
 from multicore_server import cluster
+from multicore_server.cluster import Membership
+from multicore_server.cluster.once import LocalLog
+from tests.support import outside
 
 DOCS = Path(__file__).parents[2] / "docs" / "cluster.md"
-VALUES = ("instance", "instances", "generation", "is_worker", "draining", "_on_ready")
 
 
 @pytest.fixture(autouse=True)
 def _put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in VALUES:
-        monkeypatch.setattr(cluster, name, getattr(cluster, name))
-    for name in ("_on_drain", "_on_shutdown"):
-        monkeypatch.setattr(cluster, name, [])
+    outside.put_back(monkeypatch)
     yield
     assert not cluster._waiting
 
@@ -35,12 +34,13 @@ def test_every_name_is_in_the_docs() -> None:
 def test_without_a_worker_the_app_is_the_only_instance() -> None:
     found = (cluster.instance, cluster.instances, cluster.generation, cluster.is_worker, cluster.draining)
     assert found == (0, 1, 0, False, False)
+    assert cluster.is_primary
     cluster.ready()
 
 
 def test_a_worker_knows_its_place() -> None:
     told: list[str] = []
-    cluster.join(3, 4, 2, lambda: told.append("ready"))
+    cluster.join(Membership(3, 4, 2, 1, lambda: told.append("ready"), LocalLog()))
     assert (cluster.instance, cluster.instances, cluster.generation, cluster.is_worker) == (3, 4, 2, True)
     cluster.ready()
     assert told == ["ready"]

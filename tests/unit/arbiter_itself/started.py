@@ -40,6 +40,7 @@ def end(found: Arbiter) -> None:
     found._clean_up()
     found.context.handover.inboxes.close()
     os.close(found.context.handover.lock)
+    found.context.cluster.close()
 
 
 def said(found: Arbiter, text: str) -> list[str]:

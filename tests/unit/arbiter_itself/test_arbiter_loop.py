@@ -61,19 +61,62 @@ def test_a_callback_that_fails_costs_one_line_a_minute(made: Arbiter) -> None:
         ("monitor", "tick", "the monitor"),
         ("reloader", "tick", "the reload"),
         ("vitals", "sample", "the arbiter's own figures"),
+        ("orphans", "tick", "what dead workers have left"),
+        ("worker_processes", "hear_all", "what workers say"),
+        ("fleet", "tick", "a decision"),
+        ("publisher", "record", "a decision"),
+        ("publisher", "publish", "the report"),
     ],
 )
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "no descriptors"), MemoryError()], ids=repr)
 def test_a_periodic_part_that_fails_does_not_end_the_server(
-    made: Arbiter, owner: str, method: str, said_of: str, monkeypatch: pytest.MonkeyPatch
+    made: Arbiter, owner: str, method: str, said_of: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
-        raise OSError(errno.EMFILE, "no descriptors")
+        raise error
 
     monkeypatch.setattr(getattr(made, owner), method, fail)
     monkeypatch.setattr(made.worker_processes, "fork", lambda fork: None)
     for _ in range(3):
+        made._changed = True
         made.manage_workers()
     assert len(said(made, f"{said_of} could not be handled")) == 1
+
+
+def test_an_action_that_fails_does_not_keep_the_others(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fail(fork: ev.Fork) -> None:
+        asked.append(fork.instance)
+        raise MemoryError
+
+    monkeypatch.setattr(made.worker_processes, "fork", fail)
+    made.manage_workers()
+    assert asked == [0, 1]
+    assert len(said(made, "the action Fork could not be handled")) == 1
+
+
+def test_a_wait_that_fails_costs_its_turn(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(timeout: float) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(made.context.selector, "select", fail)
+    made.signal(signal.SIGHUP, None)
+    assert turn(made) == [signal.SIGHUP]
+    assert len(said(made, "what has happened could not be handled")) == 1
+
+
+def test_a_line_that_cannot_be_logged_costs_nothing_else(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(made.log, "exception", fail)
+    with made.guarded("it"):
+        raise MemoryError
 
 
 def test_an_arbiter_that_was_paused_forgives(made: Arbiter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from multicore_server.arbiter import systemd
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.fleet import events as ev
-from tests.unit.arbiter_itself.started import said
+from tests.unit.arbiter_itself.started import said, turn
 from tests.unit.shell import fault
 
 
@@ -40,6 +41,34 @@ def test_signals_become_observations(
     found = observed(made, monkeypatch)
     getattr(made, handler)()
     assert found == [expected]
+
+
+@pytest.mark.parametrize(
+    "handler", ["handle_hup", "handle_usr1", "handle_usr2", "handle_ttin", "handle_ttou"]
+)
+def test_a_signal_that_cannot_be_handled_does_not_end_the_server(
+    made: Arbiter, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    for part in ("observe", "kill_workers", "reexec"):
+        monkeypatch.setattr(made, part, fail)
+    getattr(made, f"handle_{name}")()
+    assert len(said(made, f"handle_{name} could not be handled")) == 1
+
+
+def test_the_order_to_end_is_not_lost(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "observe", fail)
+        made.handle_term()
+    assert turn(made) == [signal.SIGTERM]
+    found = observed(made, monkeypatch)
+    made.handle_term()
+    assert found == [ev.Stop(graceful=True)]
 
 
 @pytest.mark.parametrize("daemon", [False, True])

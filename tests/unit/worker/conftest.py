@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http import h11_impl, httptools_impl
 
-from multicore_server import cluster
 from multicore_server.metrics.app import values as app_values
 from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
+from tests.support import outside
 from tests.unit.worker.hired import SIGNALS, Hire, Hired, hello
 
 
@@ -27,8 +27,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     before = [{name: getattr(logger, name) for name in attributes} for logger in loggers]
     for host in (h11_impl, httptools_impl):
         monkeypatch.setattr(host, "RequestResponseCycle", host.RequestResponseCycle)
-    for name in ("instance", "instances", "generation", "is_worker", "draining", "_on_ready"):
-        monkeypatch.setattr(cluster, name, getattr(cluster, name))
+    outside.put_back(monkeypatch)
     monkeypatch.setattr(app_values, "take_row", lambda number: None)
     monkeypatch.setattr(app_values, "open_files", lambda: None)
     monkeypatch.setenv("MULTICORE_INSTANCE", "")

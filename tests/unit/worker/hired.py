@@ -14,6 +14,7 @@ from gunicorn.glogging import Logger
 
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
+from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
@@ -46,11 +47,23 @@ class Hired:
         self.worker = Worker(1, os.getpid(), [self.listener], self.loaded, 15, cfg, self.log)
         self.handover = Handover.make(Scoreboard(1), 1)
         self.handover.scoreboard.publish(frozenset({0}))
+        self.cluster = ClusterState.make()
         self.lifeline, self.writer = os.pipe()
         self.channel = WorkerChannel()
         self.row = self.handover.scoreboard.row(0)
         self.worker.context = WorkerContext(
-            0, 1, 1, 0, self.row, self.channel, self.lifeline, Settings(workers=1), self.handover, ""
+            0,
+            1,
+            1,
+            0,
+            self.row,
+            self.channel,
+            self.lifeline,
+            Settings(workers=1),
+            self.handover,
+            1,
+            self.cluster,
+            "",
         )
         self.worker.pid = os.getpid()
         self.worker.PIPE = list(os.pipe())
@@ -63,6 +76,7 @@ class Hired:
         self.worker.tmp.close()
         self.listener.close()
         self.handover.inboxes.close()
+        self.cluster.close()
         for descriptor in (self.handover.lock, self.lifeline, self.writer, *self.worker.PIPE):
             try:
                 os.close(descriptor)

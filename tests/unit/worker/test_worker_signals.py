@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import faulthandler
 import io
 import logging
@@ -18,7 +19,6 @@ import pytest
 from multicore_server.ipc.messages import RetireRequest
 from multicore_server.settings.table import Settings
 from multicore_server.worker import worker as module
-from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.lifeline import Lifeline
 from tests.unit.worker.hired import PATIENCE, Hire, hello
 
@@ -126,7 +126,5 @@ def test_the_metrics_path_is_outside_of_the_app(hire: Hire) -> None:
     assert hired.worker.surround(hello, "") is hello
     context = hired.worker.context
     settings = Settings(workers=1, metrics_path="/metrics")
-    hired.worker.context = WorkerContext(
-        0, 1, 1, 0, hired.row, hired.channel, context.lifeline, settings, hired.handover, "monitor"
-    )
+    hired.worker.context = dataclasses.replace(context, settings=settings, monitor="monitor")
     assert hired.worker.surround(hello, "/root").path == "/root/metrics"

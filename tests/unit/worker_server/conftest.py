@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from multicore_server import cluster
 from multicore_server.worker import drain
 from multicore_server.worker import server as module
+from tests.support import outside
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"LINGER": 0.05, "FAREWELL": 0.1, "LOOK": 0.005}.items():
         monkeypatch.setattr(drain, name, seconds)
     monkeypatch.setattr(module, "LIFESPAN_GRACE", 0.05)
-    monkeypatch.setattr(cluster, "draining", False)
+    outside.put_back(monkeypatch)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from uvicorn import Config
 from multicore_server.connections.handover import Handover
 from multicore_server.connections.protocol import movable
 from multicore_server.ipc.channel import WorkerChannel
+from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
@@ -49,13 +50,14 @@ class Host:
             settings=GunicornConfig().settings,
         )
         self.handover = Handover.make(Scoreboard(2), 2)
+        self.cluster = ClusterState.make()
         self.lifeline, self.writer = os.pipe()
         self.channel = WorkerChannel()
         row = self.handover.scoreboard.row(0)
         self.handover.scoreboard.publish(frozenset({0}))
         settings = Settings(workers=2, scheduling=scheduling)
         self.context = WorkerContext(
-            0, 2, 1, 0, row, self.channel, self.lifeline, settings, self.handover, ""
+            0, 2, 1, 0, row, self.channel, self.lifeline, settings, self.handover, 1, self.cluster, ""
         )
         self.told: list[object] = []
 
@@ -80,6 +82,7 @@ class Host:
     def close(self) -> None:
         self.channel.close()
         self.handover.inboxes.close()
+        self.cluster.close()
         for descriptor in (self.handover.lock, self.lifeline, self.writer):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

@@ -1,6 +1,7 @@
 """The interface of the server to the app: ``from multicore_server import cluster``.
 
-Outside of a worker (plain uvicorn, a test, a REPL) the app is the only instance, number 0, and never drains.
+Outside of a worker (plain uvicorn, a test, a REPL) the app is the only instance, number 0, primary, and never
+drains.
 So an app that uses this runs anywhere.
 """
 
@@ -11,11 +12,15 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from multicore_server.cluster.once import Attempt, Log, OnceError, once, once_sync
+from multicore_server.cluster.primary import Election, Jobs, Lock
+
 __all__ = [
-    "draining", "generation", "instance", "instances", "is_worker", "on_drain", "on_shutdown", "ready",
-    "wait_draining",
+    "OnceError", "draining", "generation", "instance", "instances", "is_primary", "is_worker", "on_drain",
+    "on_shutdown", "once", "once_sync", "ready", "run_on_primary", "start", "wait_draining",
 ]  # fmt: skip
 
 instance: int = 0
@@ -34,11 +39,16 @@ draining: bool = False
 """Whether this worker takes no new work and ends when its requests are answered. Ask for
 ``cluster.draining``: a name imported from here stays as it was."""
 
+is_primary: bool = True
+"""Whether this worker is the one that runs what is to run once: at most one is. Ask for
+``cluster.is_primary``, as for ``draining``. Node's ``cluster.isPrimary`` is the parent process."""
+
 Callback = TypeVar("Callback", bound=Callable[[], Any])
 
 _on_ready: Callable[[], None] | None = None
 _on_drain: list[Callable[[], Any]] = []
 _on_shutdown: list[Callable[[], Any]] = []
+_jobs = Jobs()
 _waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
 
 logger = logging.getLogger("gunicorn.error")
@@ -81,13 +91,58 @@ def on_shutdown(callback: Callback) -> Callback:
     return callback
 
 
+def run_on_primary(function: Callback) -> Callback:
+    """Run this in one worker alone, the primary one: a scheduler, a consumer of a queue. A decorator.
+
+    A coroutine function runs as a task from the moment when the worker is ready and primary, and is cancelled
+    when the worker drains; the next primary worker runs it then, not before it has ended here. What is no
+    coroutine function gets a thread, and is to return soon after ``cluster.draining``. If it raises, it is
+    logged, and starts again after a delay that grows from 0.1 to 15 s; if it returns, it is done.
+    """
+    _jobs.add(function)
+    return function
+
+
+def start() -> None:
+    """Run what is registered by `run_on_primary` in the running event loop: for plain uvicorn, in the app's
+    lifespan, and for tests. In a worker it does nothing: the server starts it. Raises RuntimeError where no
+    loop runs."""
+    if not is_worker:
+        _jobs.start()
+
+
 # --- for the worker ---
 
 
-def join(number: int, workers: int, its_generation: int, on_ready: Callable[[], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What makes a process a worker. ``on_ready`` is called for `ready`; ``once_log`` is of `once`."""
+
+    instance: int
+    instances: int
+    generation: int
+    deployment: int
+    on_ready: Callable[[], None]
+    once_log: Log
+
+
+def join(membership: Membership) -> None:
     """This process is a worker now. Called once, after the fork."""
-    global instance, instances, generation, is_worker, _on_ready
-    instance, instances, generation, is_worker, _on_ready = number, workers, its_generation, True, on_ready
+    global instance, instances, generation, is_worker, is_primary, _on_ready
+    instance, instances = membership.instance, membership.instances
+    generation, is_worker, is_primary = membership.generation, True, False
+    _on_ready = membership.on_ready
+    Attempt.join(membership.once_log, membership.deployment)
+
+
+def stand_for_primary(lock: Lock) -> Election:
+    """This worker is ready: from now on it may be primary."""
+    return Election(lock, _jobs, _set_primary)
+
+
+def _set_primary(primary: bool) -> None:
+    global is_primary
+    is_primary = primary
 
 
 def begin_to_drain() -> None:

@@ -1,0 +1,23 @@
+"""What the workers share for `multicore_server.cluster`: made once, before the first fork."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from multicore_server.ipc.once_log import OnceLog
+from multicore_server.ipc.primary_lock import PrimaryLock
+
+
+class ClusterState(NamedTuple):
+    primary: PrimaryLock
+    once: OnceLog
+
+    @classmethod
+    def make(cls) -> ClusterState:
+        """Raises OSError."""
+        return cls(PrimaryLock(), OnceLog())
+
+    def close(self) -> None:
+        """In this process."""
+        self.primary.close()
+        self.once.close()

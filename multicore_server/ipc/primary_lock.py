@@ -1,0 +1,35 @@
+"""The lock of the primary worker: made before the first fork, and inherited by all workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from multicore_server.ipc.locks import SharedLocks
+
+
+class PrimaryLock:
+    """``freed`` is readable after it was freed, in every process that waits for it (eventfd(2))."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._locks = SharedLocks("primary")
+        self.freed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def take(self) -> bool:
+        return self._locks.take(0)
+
+    def free(self) -> None:
+        self._locks.free(0)
+        with contextlib.suppress(OSError):  # full: whoever waits is awake
+            os.eventfd_write(self.freed, 1)
+
+    def hear(self) -> None:
+        """One of those who wait has heard of it."""
+        with contextlib.suppress(BlockingIOError):  # another one was faster
+            os.eventfd_read(self.freed)
+
+    def close(self) -> None:
+        """In this process."""
+        self._locks.close()
+        os.close(self.freed)
