@@ -43,9 +43,7 @@ def test_signals_become_observations(
     assert found == [expected]
 
 
-@pytest.mark.parametrize(
-    "handler", ["handle_hup", "handle_usr1", "handle_usr2", "handle_ttin", "handle_ttou"]
-)
+@pytest.mark.parametrize("name", ["hup", "usr1", "usr2", "ttin", "ttou"])
 def test_a_signal_that_cannot_be_handled_does_not_end_the_server(
     made: Arbiter, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
