@@ -88,8 +88,8 @@ CONTRACT: tuple[Row, ...] = (
     _row("gunicorn", "SERVER_SOFTWARE", "wsgi/bridge.py", "the WSGI environ names it"),
     _row(_ARBITER, "run start setup init_signals halt stop", "arbiter/arbiter.py, arbiter/takeover.py",
          "the frame of the arbiter's life; start is wrapped to let ours take over"),
-    _row(_ARBITER, "wait_for_signals murder_workers manage_workers reap_workers", "arbiter/arbiter.py",
-         "run() calls them in its loop; ours take their place"),
+    _row(_ARBITER, "wait_for_signals murder_workers manage_workers reap_workers",
+         "arbiter/arbiter.py, arbiter/parent.py", "run() calls them in its loop; ours take their place"),
     _row(_ARBITER, "signal signal_chld handle_hup handle_usr1 handle_usr2 handle_term handle_int handle_quit "
          "handle_ttin handle_ttou handle_winch", "arbiter/arbiter.py", "run() calls them for signals"),
     _row(_ARBITER, "reexec maybe_promote_master manage_dirty_arbiter kill_dirty_arbiter kill_worker "

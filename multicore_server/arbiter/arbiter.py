@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from gunicorn import util
 from gunicorn.errors import HaltServer
 
 from multicore_server import hosts
@@ -30,9 +29,9 @@ from multicore_server.arbiter.lateness import Lateness
 from multicore_server.arbiter.monitor_addresses import MonitorAddresses
 from multicore_server.arbiter.monitor_process import MonitorProcess
 from multicore_server.arbiter.orphans import Orphans
+from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
-from multicore_server.arbiter.signals import SignalledArbiter
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.connections.handover import Handover
@@ -42,18 +41,15 @@ from multicore_server.fleet.fleet import Fleet
 from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
-from multicore_server.monitor.signals import ENDING, HANDLED
 from multicore_server.settings.gunicorn import without_effect
 from multicore_server.settings.sources import environment, unknown_environment
-from multicore_server.worker.worker import Worker
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
 
 
-class Arbiter(SignalledArbiter):
+class Arbiter(ParentArbiter):
     """See `multicore_server.arbiter.takeover` for how gunicorn's arbiter becomes one of these."""
 
-    WORKERS: dict[int, Worker]
     deployment_number = 1
 
     def _open(self) -> None:
@@ -163,12 +159,6 @@ class Arbiter(SignalledArbiter):
         due = [moment for moment in moments if moment is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
-    def _close_loop(self) -> None:
-        """In a child, which has no use for it."""
-        self.context.selector.close()
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
-
     def murder_workers(self) -> None:
         """Hung workers are the inspection's and the fleet's."""
 
@@ -238,34 +228,6 @@ class Arbiter(SignalledArbiter):
         candidate = self.reloader.candidate if fork.candidate else None
         return candidate or self.in_force()
 
-    def _all_listeners(self) -> set[Any]:
-        candidate = self.reloader.candidate
-        return {*self.LISTENERS, *(candidate.listeners if candidate else ())}
-
-    def _close_in_worker(self, kept: list[Any]) -> None:
-        """In a worker: an address that the arbiter gives up must be free."""
-        self.monitor.close()
-        for listener in self._all_listeners():
-            if listener not in kept:
-                listener.close()
-
-    def _become_monitor(self) -> None:
-        """In the monitor's process, where the signals that it handles are blocked. Those that end it do
-        so at once, USR1 waits for its handler, and those that are meant for the arbiter do nothing."""
-        for name in self.SIGNALS:
-            signal.signal(name, signal.SIG_DFL if name in HANDLED else signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        for listener in self._all_listeners():
-            listener.close()
-        hosts.set_title(f"monitor [{self.proc_name}]")
-        util.set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
-
-    def _become_helper(self) -> None:
-        """In a process that tries a configuration or looks a name up."""
-        self._close_in_worker([])
-        hosts.set_title(f"helper [{self.proc_name}]")
-
     def _install(self, new: Deployment, old: Deployment) -> None:
         """Put a deployment in force in place of another one."""
         self.LISTENERS = new.listeners
@@ -284,42 +246,6 @@ class Arbiter(SignalledArbiter):
         hosts.set_title(f"master [{self.proc_name}]")
         self.cfg.on_reload(self)
         self.orphans.spare()
-
-    def reap_workers(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            with self.guarded("the end of a child"):
-                self._reaped(pid, status)
-
-    def _reaped(self, pid: int, status: int) -> None:
-        worker = self.WORKERS.pop(pid, None)
-        self.orphans.reaped(pid)
-        if worker is not None:
-            self.orphans.look(worker.identity)
-            self.worker_processes.reaped(worker, status)
-            self.orphans.spare()
-        elif pid == self.monitor.pid:
-            self.monitor.reaped(status)
-        elif pid == self.reexec_pid:
-            self.reexec_pid = 0
-            self.log.warning("the arbiter that USR2 started has ended (pid=%s); this one goes on", pid)
-        elif pid == self.dirty_arbiter_pid:
-            self.dirty_arbiter_pid = 0
-            self.dirty_arbiter = None
-        elif pid in self.context.helpers:
-            self.context.helpers.pop(pid)()
-        else:
-            self.log.debug("reaped a child that is no worker (pid=%s)", pid)
-
-    def _is_known(self, pid: int) -> bool:
-        """Whether this process is one that the arbiter has started, other than by a hook."""
-        others = (self.monitor.pid, self.reexec_pid, self.dirty_arbiter_pid)
-        return pid in self.WORKERS or pid in others or pid in self.context.helpers
 
     @property
     def num_workers(self) -> Any:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from multicore_server.connections.dispatcher import SENT
 from multicore_server.connections.inboxes import Kind, Sent
+from multicore_server.connections.lingering import UploadTransport, linger
 from multicore_server.connections.spool import SpooledTransport, SpoolingProtocol
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.strict import strict
@@ -126,6 +127,9 @@ class MovableProtocol(SpoolingProtocol):
             self._receive_last(data)
         else:
             self._receive(data)
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body and type(cycle.transport) is not UploadTransport:
+            cycle.transport = UploadTransport(cycle.transport, self)
         # The rest of a body whose response is complete, or line breaks: no response will come for these.
         if self.phase == ASKED and self.idle:
             self.finish()
@@ -177,6 +181,17 @@ class MovableProtocol(SpoolingProtocol):
         clock that a client is silent. Closed with bytes unread, the kernel resets the connection."""
         held = self.transport.get_extra_info("socket")
         return held is not None and has_unread(held.fileno())
+
+    def linger(self) -> None:
+        """Its last response is sent, and the request that it answers has not come in whole."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        if transport.get_write_buffer_size():
+            transport.close()
+        elif linger(transport, self.loop, self.server_state.lingering):
+            self.connection_lost(ConnectionAbortedError("answered before its request was complete"))
 
     def _keep_alive(self) -> None:
         expire = self.timeout_keep_alive_handler

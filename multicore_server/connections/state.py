@@ -45,6 +45,7 @@ class ConnectionsState(ServerState):
         self.leave_soon: Callable[[Any], None] | None = None
         self.sheds: Callable[[], bool] = lambda: False  # whether idle connections are to leave
         self.limits = Limits()
+        self.lingering: set[Any] = set()  # transports whose clients still send, and nobody reads
         self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections

@@ -6,7 +6,6 @@ counts: trailers are never headers, only what uvicorn upgrades is an upgrade, on
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -17,8 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from multicore_server.connections.http10 import for_http_1_0
-
-LINGER = 2.0  # seconds in which a refused client may read why: what it still sends is thrown away
+from multicore_server.connections.lingering import linger
 
 
 class Refused(Exception):  # noqa: N818 - it ends a request, and is no error of the program
@@ -57,7 +55,7 @@ class StrictProtocol:
             transport.close()
             return
         transport.write(_response(status, self.server_state.default_headers))
-        if linger(transport, self.loop):
+        if linger(transport, self.loop, self.server_state.lingering):
             self.connection_lost(ConnectionAbortedError(status.phrase))  # its transport is another protocol's
 
     def send_400_response(self, msg: str) -> None:
@@ -332,18 +330,3 @@ def _response(status: HTTPStatus, default_headers: Iterable[tuple[bytes, bytes]]
     ]
     lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%s: %s" % field for field in headers)]
     return b"\r\n".join([*lines, b"", body])
-
-
-def linger(transport: Any, loop: asyncio.AbstractEventLoop) -> bool:
-    """Close a transport when its client has, or after `LINGER`; whether it was given a protocol for that.
-
-    Closed at once, with bytes unread, the kernel resets the connection, and the client never reads why.
-    """
-    if transport.can_write_eof():
-        transport.write_eof()
-        transport.set_protocol(asyncio.Protocol())  # which throws away what comes
-        transport.resume_reading()
-        loop.call_later(LINGER, transport.abort)
-        return True
-    transport.close()
-    return False

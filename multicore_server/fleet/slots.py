@@ -32,6 +32,7 @@ class State(str, Enum):
         return self.value
 
 
+PEACE = 3.0  # seconds that a worker that drains has, before it ends early for the sake of the next one
 RESTS = (State.BACKOFF, State.STOPPED, State.ERRORED)
 # What a process may become. It only moves onward, and from every state it may end at any moment.
 MOVES: dict[State, frozenset[State]] = {
@@ -242,5 +243,7 @@ class Slots(dict[int, Slot]):
         for process in self.processes():
             if process.deadline is not None:
                 yield process.deadline
+            if process.state is State.DRAINING:
+                yield process.since + PEACE
             if process.expires is not None and process.state is State.READY:
                 yield process.expires

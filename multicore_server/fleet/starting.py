@@ -12,7 +12,7 @@ from multicore_server.fleet import events as ev
 from multicore_server.fleet.aftermath import PERSISTENT
 from multicore_server.fleet.retiring import Retiring
 from multicore_server.fleet.rollout import Reloads
-from multicore_server.fleet.slots import Process, Slot, State
+from multicore_server.fleet.slots import PEACE, Process, Slot, State
 from multicore_server.fleet.state import FleetState
 from multicore_server.ipc.names import Reason
 
@@ -101,16 +101,28 @@ class Starting:
     def _limit_draining(self) -> None:
         limit = self.state.options.draining_limit
         for slot in self.state.slots.active():
-            draining = [process for process in slot.draining if not process.ends_early]
+            draining = [
+                process
+                for process in slot.draining
+                if not (process.ends_early or self._is_left_in_peace(slot, process))
+            ]
             old = "old worker of this instance drains" if limit == 1 else "old workers of this instance drain"
             text = f"more than {limit} {old} (draining_limit)"
-            for process in draining[: max(0, len(draining) - limit)]:
+            count = sum(not process.ends_early for process in slot.draining)
+            for process in draining[: max(0, count - limit)]:
                 self._retiring.end_early(process, text)
+
+    def _is_left_in_peace(self, slot: Slot, process: Process) -> bool:
+        """Reloads may follow each other within a second, and most requests are answered within some: where
+        another worker of the instance serves, the next one can wait for these."""
+        return slot.serving is not None and self.state.now < process.since + PEACE
 
     def _make_room(self, slot: Slot) -> None:
         """All rows of the slot are in use: the oldest worker that drains ends early, unless one does so
         already. The next worker starts when it is gone."""
         draining = slot.draining
+        if self._is_left_in_peace(slot, draining[0]):
+            return
         if not any(process.ends_early for process in draining):
             text = (
                 f"{len(draining)} old workers of this instance drain (draining_limit), its next worker waits"

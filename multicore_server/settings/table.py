@@ -149,7 +149,7 @@ class Settings:
         "3",
         read.whole(1, ROWS_PER_SLOT - 1),
         "a whole number from 1 to 3",
-        "old workers of one instance that may drain at the same time; beyond it, the oldest ends early",
+        "old workers of one instance that may drain at the same time; beyond it, the oldest ends after 3 s",
     )
     shutdown_delay: float = setting(
         "0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import ssl
 import time
@@ -106,3 +107,26 @@ def test_a_client_that_expects_to_be_asked_is_answered_before_its_body(
     asked = connect(server.port).send(request("/1", *head, "Authorization: me", method="POST"))
     assert asked.head().status == 100
     assert asked.send(b"x" * 200_000).answer().body == body(1)
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_an_answer_that_comes_early_is_read_by_a_client_that_still_sends(
+    make_server: MakeServer, connect: Connect, loop: str, http: str
+) -> None:
+    """Also where the server ends, and so closes each connection with its answer."""
+    server = make_server(LARGE)
+    server.start("-w", "1", ready=1, env={"UVICORN_LOOP": loop, "UVICORN_HTTP": http})
+    head = request("/1", "Content-Length: 50000000", method="POST")
+    kept = [connect(server.port).send(head[:-10]) for _ in range(3)]
+    server.signal(signal.SIGTERM)
+    server.wait_logged("draining")
+    for client in kept:
+        client.send(head[-10:] + b"x" * 100_000)
+        with contextlib.suppress(OSError):  # it takes no more
+            for _ in range(20):
+                client.send(b"x" * 100_000)
+        answer = client.answer()
+        assert (answer.status, answer.body, answer.is_last) == (401, b"who are you?", True)
+        client.close()
+    assert server.wait_exit() == 0

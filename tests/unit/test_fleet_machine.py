@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.policy import Options, RestartPolicy
-from multicore_server.fleet.slots import Process, State
+from multicore_server.fleet.slots import PEACE, Process, State
 from multicore_server.ipc.names import Reason
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT
 from tests.unit.simulation import BROKEN, HANGS, MIB, Plan, Simulation
@@ -208,7 +208,9 @@ class FleetMachine(RuleBasedStateMachine):
         fleet = self.world.fleet
         limit = fleet.options.draining_limit
         for slot in fleet.slots.active() if not fleet.stopping else ():
-            assert sum(not process.ends_early for process in slot.draining) <= limit
+            before = self.world.now - PEACE if slot.serving else self.world.now
+            peaceful = [it for it in slot.draining if not it.ends_early and it.since <= before]
+            assert len(peaceful) <= limit
 
     @invariant()
     def nobody_is_missed_in_a_calm_world(self) -> None:

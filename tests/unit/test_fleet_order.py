@@ -120,6 +120,19 @@ def test_the_oldest_ends_early_for_a_fourth_replacement() -> None:
     """)
 
 
+def test_what_has_drained_for_a_moment_alone_is_left_in_peace() -> None:
+    """Five reloads within some seconds: requests of a second or two are answered."""
+    world = serving(1, graceful_timeout=120.0)
+    world.plan = Plan(boot=0.1, drain=2.5)
+    world.plans["0.1"] = Plan(drain=2.5)
+    for _ in range(5):
+        world.observe(ev.Restart())
+        world.run(0.3)
+    world.run(10)
+    assert not world.said("ended_early")
+    assert world.ready() == ["0.5"]  # the fifth came while the fourth waited for room
+
+
 def test_one_old_worker_at_a_time_ends_early() -> None:
     world = with_draining(3)
     for _ in range(5):
@@ -156,7 +169,7 @@ def test_a_lower_limit_holds_from_the_moment_that_it_would_be_exceeded(limit: in
     world.observe(ev.Restart())
     world.run(0.9)
     assert not world.said("ended_early")
-    world.run(0.2)
+    world.run(1.2)
     assert world.said("ended_early") == [f"ending it early: more than {text} (draining_limit)"]
     signals = {line.partition(" ")[2] for line in world.history()[2:]}
     assert signals == {f"TERM 0.{limit + 1}", "QUIT 0.1"}

@@ -90,7 +90,7 @@ def a_worker() -> Iterator[tuple[Shell, Callable[[Sequence[bytes]], None]]]:
     """A shell with one worker, and what makes the arbiter hear these messages of it."""
     with shell.shell() as made:
         deployment: Any = SimpleNamespace(
-            cfg=configuration(), app="app", listeners=[], settings=Settings(workers=2)
+            cfg=configuration(), app="app", listeners=[], settings=Settings(workers=2), number=1
         )
         processes = WorkerProcesses(
             made.context,

@@ -1,0 +1,103 @@
+"""The arbiter as the parent of processes: what a child becomes, and what follows from its end.
+
+A part of `multicore_server.arbiter.arbiter.Arbiter`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from gunicorn import util
+
+from multicore_server import hosts
+from multicore_server.arbiter.context import ArbiterContext
+from multicore_server.arbiter.orphans import Orphans
+from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.signals import SignalledArbiter
+from multicore_server.arbiter.worker_processes import WorkerProcesses
+from multicore_server.monitor.signals import ENDING, HANDLED
+from multicore_server.worker.worker import Worker
+
+
+class ParentArbiter(SignalledArbiter):
+    WORKERS: dict[int, Worker]
+    context: ArbiterContext
+    orphans: Orphans
+    reloader: Reloader
+    worker_processes: WorkerProcesses
+
+    # --- in a child
+
+    def _close_loop(self) -> None:
+        """In a child, which has no use for it."""
+        self.context.selector.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+
+    def _all_listeners(self) -> set[Any]:
+        candidate = self.reloader.candidate
+        return {*self.LISTENERS, *(candidate.listeners if candidate else ())}
+
+    def _close_in_worker(self, kept: list[Any]) -> None:
+        """In a worker: an address that the arbiter gives up must be free."""
+        self.monitor.close()
+        for listener in self._all_listeners():
+            if listener not in kept:
+                listener.close()
+
+    def _become_monitor(self) -> None:
+        """In the monitor's process, where the signals that it handles are blocked. Those that end it do
+        so at once, USR1 waits for its handler, and those that are meant for the arbiter do nothing."""
+        for name in self.SIGNALS:
+            signal.signal(name, signal.SIG_DFL if name in HANDLED else signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        for listener in self._all_listeners():
+            listener.close()
+        hosts.set_title(f"monitor [{self.proc_name}]")
+        util.set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
+
+    def _become_helper(self) -> None:
+        """In a process that tries a configuration or looks a name up."""
+        self._close_in_worker([])
+        hosts.set_title(f"helper [{self.proc_name}]")
+
+    # --- when one has ended
+
+    def reap_workers(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            with self.guarded("the end of a child"):
+                self._reaped(pid, status)
+
+    def _reaped(self, pid: int, status: int) -> None:
+        worker = self.WORKERS.pop(pid, None)
+        self.orphans.reaped(pid)
+        if worker is not None:
+            self.orphans.look(worker.identity)
+            self.worker_processes.reaped(worker, status)
+            self.orphans.spare()
+        elif pid == self.monitor.pid:
+            self.monitor.reaped(status)
+        elif pid == self.reexec_pid:
+            self.reexec_pid = 0
+            self.log.warning("the arbiter that USR2 started has ended (pid=%s); this one goes on", pid)
+        elif pid == self.dirty_arbiter_pid:
+            self.dirty_arbiter_pid = 0
+            self.dirty_arbiter = None
+        elif pid in self.context.helpers:
+            self.context.helpers.pop(pid)()
+        else:
+            self.log.debug("reaped a child that is no worker (pid=%s)", pid)
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether this process is one that the arbiter has started, other than by a hook."""
+        others = (self.monitor.pid, self.reexec_pid, self.dirty_arbiter_pid)
+        return pid in self.WORKERS or pid in others or pid in self.context.helpers
