@@ -50,10 +50,12 @@ class SignalledArbiter(StartingArbiter):
     @contextlib.contextmanager
     def guarded(self, part: str) -> Iterator[None]:
         """A part that fails (there is no memory, say) costs its turn and one log line a minute, and never the
-        server."""
+        server. A child whose own end has failed gets no further: it would go on as a second arbiter."""
         try:
             yield
         except Exception:
+            if os.getpid() != self.pid:
+                os._exit(1)
             now = time.monotonic()
             if now >= self._quiet_until.get(part, 0.0):
                 self._quiet_until[part] = now + QUIET

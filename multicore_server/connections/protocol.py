@@ -223,7 +223,8 @@ class MovableProtocol(SpoolingProtocol):
     def leave_soon(self) -> None:
         """Go to a sibling before the next request is read, if it may."""
         leave_soon = self.server_state.leave_soon
-        if leave_soon is not None:
+        # asyncio's TLS transport, closed, cannot be asked for anything any more.
+        if leave_soon is not None and not self.transport.is_closing():
             leave_soon(self)
 
     @property

@@ -112,7 +112,7 @@ class Client:
 
     def _check(self, answer: Answer, body: bytes, *, last: bool) -> None:
         self.record.answered[f"{answer.status // 100}xx"] += 1
-        if answer.status >= 500:
+        if answer.status >= 500 or answer.status == 400:  # a parser without memory finds the request invalid
             raise BrokenError(f"status {answer.status} {answer.body[:100]!r}")
         if answer.status != 200 or answer.body != body:
             self.record.wrong.append(

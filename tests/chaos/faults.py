@@ -227,9 +227,12 @@ class Faults:
         self.use_up_memory(self.victim())
 
     def use_up_arbiters_memory(self, _: str) -> None:
-        """As above."""
-        self.record.excuse(0.7 + AFTERMATH, "ENOMEM of the arbiter")
+        """Who was forked meanwhile, and could import things in part, is not waited for."""
+        self.record.excuse(0.7 + 2 * AFTERMATH, "ENOMEM of the arbiter")
+        before = set(self.running.family())
         self.use_up_memory(self.running.arbiter)
+        for pid in set(self.running.family()) - before:
+            self.send(pid, signal.SIGKILL)
 
     def forbid_growth(self, _: str) -> None:
         """No file may grow: neither of the arbiter nor of a worker, where an upload may be refused then."""

@@ -17,7 +17,7 @@ from tests.support.processes import gone, processes_in
 from tests.support.waiting import wait_for
 
 OURS = "/multicore_server/"
-NO_MEMORY = ("MemoryError", "can't start new thread")
+NO_MEMORY = ("MemoryError", "can't start new thread", "error return without exception set")
 
 
 def broken_promises(running: Running, record: Record, workers: int, descriptors: list[str]) -> Iterator[str]:

@@ -80,7 +80,8 @@ class Running:
             "threads": 4 if self.setup.kind == "threads" else 1,
             # Crash after crash is what is wanted here.
             "max_restarts": 1000,
-            "exp_backoff_restart_delay": 0,
+            "exp_backoff_restart_delay": 0.01,  # not a thousand forks within a second that has no descriptors
+            "max_restart_delay": 0.1,
             **({"certfile": "cert.pem", "keyfile": "key.pem"} if self._tls else {}),
             **changes,
         }

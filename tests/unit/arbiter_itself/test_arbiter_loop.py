@@ -108,6 +108,15 @@ def test_a_wait_that_fails_costs_its_turn(made: Arbiter, monkeypatch: pytest.Mon
     assert len(said(made, "what has happened could not be handled")) == 1
 
 
+def test_a_child_whose_end_fails_does_not_go_on_as_an_arbiter(made: Arbiter) -> None:
+    child = os.fork()
+    if child == 0:
+        with made.guarded("the action Fork"):
+            raise MemoryError
+        os._exit(0)  # it went on
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
 def test_a_line_that_cannot_be_logged_costs_nothing_else(
     made: Arbiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,3 +160,26 @@ def test_a_response_after_a_client_said_close_ends_the_connection(build: Build) 
     server.answer()
     assert connection.transport.is_closing()
     assert server.counts == (0, 0, 0)
+
+
+def test_a_connection_that_is_closed_with_its_last_response_does_not_leave(build: Build) -> None:
+    """asyncio's TLS transport cannot be asked for anything any more when it is closed."""
+    server = build()
+    siblings = sharing(server)
+    draining(server, moving=True)
+    connection = server.connect()
+
+    def gone(*_: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute '_get_extra_info'")
+
+    server.receive(connection, LAST)
+    close = connection.transport.close
+
+    def close_for_good() -> None:
+        close()
+        connection.transport.get_extra_info = gone
+
+    connection.transport.close = close_for_good
+    server.answer()
+    assert siblings.handed == []
+    assert connection not in server.state.connections
