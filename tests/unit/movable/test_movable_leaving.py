@@ -162,7 +162,9 @@ def test_a_response_after_a_client_said_close_ends_the_connection(build: Build) 
     assert server.counts == (0, 0, 0)
 
 
-def test_a_connection_that_is_closed_with_its_last_response_does_not_leave(build: Build) -> None:
+def test_a_connection_that_is_closed_with_its_last_response_does_not_leave(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
     """asyncio's TLS transport cannot be asked for anything any more when it is closed."""
     server = build()
     siblings = sharing(server)
@@ -183,3 +185,4 @@ def test_a_connection_that_is_closed_with_its_last_response_does_not_leave(build
     server.answer()
     assert siblings.handed == []
     assert connection not in server.state.connections
+    assert caplog.text == ""
