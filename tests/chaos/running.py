@@ -49,6 +49,9 @@ class Running:
         return Address(self.server.port, path, self._tls)
 
     def start(self) -> None:
+        """At first, and again when the arbiter has been killed."""
+        if self.server.process is not None:
+            self.server.process.wait(BOOT)
         ready = self.ready()
         app = "app:app" if self.setup.kind == "asgi" else "app:wsgi"
         bind = "unix:app.sock" if self.setup.transport == "unix" else None
