@@ -8,6 +8,7 @@ the app goes on at its own pace, until the spool is full. (nginx: proxy_bufferin
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
@@ -140,7 +141,7 @@ class SpooledTransport:
 
     def __init__(self, transport: Any, protocol: Any, spools: Spools) -> None:
         self._transport = transport
-        self._protocol = protocol
+        self._protocol = weakref.ref(protocol)  # which has us: nothing is left for the garbage collector
         self._spools = spools
         self._spool: Spool | None = None
         self._blocked = False  # the transport's buffer is above its high-water mark
@@ -181,6 +182,8 @@ class SpooledTransport:
         """The connection is lost, and what waits with it."""
         if self._spool is not None:
             self._spool.close()
+            self._spool = None
+            self._pass_through()
 
     # --- while something waits
 
@@ -190,15 +193,18 @@ class SpooledTransport:
         self._pace_app()
 
     def _pace_app(self) -> None:
-        flow = self._protocol.flow
+        protocol = self._protocol()
+        if protocol is None:
+            return
+        flow = protocol.flow
         if self._spool is not None and self._spool.is_full:
             flow.pause_writing()
         else:
             flow.resume_writing()
 
     def _send(self) -> None:
-        spool, transport = self._spool, self._transport
-        if spool is None or transport.is_closing():
+        spool, transport, protocol = self._spool, self._transport, self._protocol()
+        if spool is None or protocol is None or transport.is_closing():
             return
         try:
             for _ in range(TURN):
@@ -209,7 +215,7 @@ class SpooledTransport:
             transport.abort()
             return
         if spool.size and not self._blocked:
-            self._protocol.loop.call_soon(self._send)
+            protocol.loop.call_soon(self._send)
         elif not spool.size and not self._blocked:
             self._end_spool(spool)
         self._pace_app()

@@ -23,6 +23,7 @@ from multicore_server.connections.protocol import (
     MovableHttpTools,
     movable,
 )
+from multicore_server.connections.spool import Spools
 from multicore_server.worker.drain import hang_up, is_handshaking, shut
 from tests.unit.fake_transport import GET, POST, Connections, FakeTransport
 from tests.unit.movable.connecting import Build, Siblings, leave, sharing
@@ -277,9 +278,13 @@ def test_hanging_up_what_has_lost_its_ssl_protocol_is_no_mistake() -> None:
     hang_up(Lost())
 
 
-@pytest.mark.parametrize("way", ["leaves", "is set aside", "goes to a sibling on arrival"])
-def test_what_has_moved_leaves_nothing_for_the_collector(build: Build, way: str) -> None:
+@pytest.mark.parametrize("way", ["leaves", "is set aside", "is closed", "goes to a sibling on arrival"])
+@pytest.mark.parametrize("spools", [None, Spools()], ids=["asgi", "wsgi"])
+def test_what_has_gone_leaves_nothing_for_the_collector(
+    build: Build, way: str, spools: Spools | None
+) -> None:
     server = build()
+    server.state.spools = spools
     siblings = sharing(server)
     server.turn()
     gc.collect()
@@ -296,6 +301,8 @@ def test_what_has_moved_leaves_nothing_for_the_collector(build: Build, way: str)
                 leave(connection)
             elif way == "is set aside":
                 connection.set_aside()
+            elif way == "is closed":
+                connection.transport.close()
             del connection
             server.turn()
         assert len(before) == 0
