@@ -27,11 +27,26 @@ if TYPE_CHECKING:  # loading Playwright takes a while: only the tests of the pag
     from tests.support.browser import OpenTab
 
 
+# In these files it does not matter which versions of gunicorn and uvicorn there are: they are about processes
+# and their ends, the monitor and its page, the command line, tools of others. `tox -e full` runs them all.
+OURS = frozenset(
+    {
+        "test_app_metrics_directory", "test_bad_input", "test_chaos", "test_cluster_primary",
+        "test_container", "test_forked_children", "test_hostile_children", "test_memory_limits", "test_monit",
+        "test_monitor_address", "test_monitor_clients", "test_monitor_trouble", "test_orphans", "test_page",
+        "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_verbs",
+    }
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    assert all((here / f"{name}.py").exists() for name in OURS)
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.integration)
+            if item.path.stem in OURS:
+                item.add_marker(pytest.mark.ours)
 
 
 @pytest.fixture
