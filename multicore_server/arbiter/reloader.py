@@ -88,10 +88,10 @@ class Reloader:
             self._context.observe(ev.ReloadFailed(text))
             return
         self._interrupted = 0
-        try:
-            self._load_now(dict(json.loads(text)))
-        except ValueError:  # more names than an answer can have
-            self._load_now({})
+        resolved: dict[str, str] = {}
+        with contextlib.suppress(ValueError):  # more names than an answer can have
+            resolved = dict(json.loads(text))
+        self._load_now(resolved)
 
     def _load_now(self, resolved: dict[str, str]) -> None:
         """Load what has loaded in a child. An urgent signal breaks it off, and the loop comes back to it."""

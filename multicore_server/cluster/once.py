@@ -71,14 +71,14 @@ class Attempt:
     def is_done(self) -> bool:
         """Whether `value` is there. Raises OnceError where another worker has failed meanwhile."""
         outcomes = self._outcomes()
-        for _, _, value, error in reversed(outcomes):
-            if not error:
-                self.value = value
-                return True
-            if len(outcomes) > self._seen:  # what failed earlier was told to others, and may be mended
-                raise OnceError(f"{self.name}: {error}")
-            break
-        return False
+        if not outcomes:
+            return False
+        _, _, value, error = outcomes[-1]
+        if not error:
+            self.value = value
+        elif len(outcomes) > self._seen:  # what failed earlier was told to others, and may be mended
+            raise OnceError(f"{self.name}: {error}")
+        return not error
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[bool]:

@@ -8,15 +8,13 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 FIRST_DELAY, MAX_DELAY = 0.1, 15.0  # seconds before a job that has failed starts again
 GROWTH = 1.5  # of that delay, from one failure to the next
 STABLE = 30.0  # seconds after which a failure is a first one again
 
 logger = logging.getLogger("gunicorn.error")
-
-Function = TypeVar("Function", bound=Callable[[], Any])
 
 
 class Lock(Protocol):

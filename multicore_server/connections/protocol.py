@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from multicore_server.connections.dispatcher import SENT
 from multicore_server.connections.inboxes import Kind, Sent
-from multicore_server.connections.lingering import UploadTransport, linger
+from multicore_server.connections.lingering import UploadTransport
 from multicore_server.connections.spool import SpooledTransport, SpoolingProtocol
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.strict import strict
@@ -58,6 +58,7 @@ class MovableProtocol(SpoolingProtocol):
     _receive: Any
     _complete: Any
     _unset_keepalive_if_required: Any
+    end_lingering: Any
 
     @property
     def idle(self) -> bool:
@@ -190,8 +191,8 @@ class MovableProtocol(SpoolingProtocol):
         self._unset_keepalive_if_required()
         if transport.get_write_buffer_size():
             transport.close()
-        elif linger(transport, self.loop, self.server_state.lingering):
-            self.connection_lost(ConnectionAbortedError("answered before its request was complete"))
+        else:
+            self.end_lingering("answered before its request was complete")
 
     def _keep_alive(self) -> None:
         expire = self.timeout_keep_alive_handler

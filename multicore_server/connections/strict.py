@@ -55,8 +55,12 @@ class StrictProtocol:
             transport.close()
             return
         transport.write(_response(status, self.server_state.default_headers))
-        if linger(transport, self.loop, self.server_state.lingering):
-            self.connection_lost(ConnectionAbortedError(status.phrase))  # its transport is another protocol's
+        self.end_lingering(status.phrase)
+
+    def end_lingering(self, why: str) -> None:
+        """Close when the client has read what was sent to it; nothing more is read of it."""
+        if linger(self.transport, self.loop, self.server_state.lingering):
+            self.connection_lost(ConnectionAbortedError(why))  # its transport is another protocol's
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls this for what its parser, or a check of ours within it, refuses."""
