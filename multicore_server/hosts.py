@@ -120,6 +120,7 @@ CONTRACT: tuple[Row, ...] = (
          "run() from Python is an application of gunicorn's"),
     _row("gunicorn.app.base:BaseApplication", "cfg callable", "arbiter/deployment.py", "what was loaded",
          set_by="__init__"),
+    _row("gunicorn.config", "Setting validate_callable", "settings/hooks.py", "hooks of ours"),
     _row("gunicorn.config", "make_settings",
          "application.py, cli/run.py", "the names, flags and defaults of its settings"),
     _row("gunicorn.config:Config", "set parser get_cmd_args_from_env is_ssl env address worker_class "

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from gunicorn.errors import HaltServer
 
 from multicore_server import hosts
-from multicore_server.arbiter import app_metrics, deployment, listeners, logs, pidfile, systemd
+from multicore_server.arbiter import app_metrics, deployment, hooks, listeners, logs, pidfile, systemd
 from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
@@ -39,7 +39,7 @@ from multicore_server.fleet import events as ev
 from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.ipc.cluster_state import ClusterState
-from multicore_server.ipc.scoreboard import Scoreboard, slots_for
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
 from multicore_server.settings.gunicorn import without_effect
 from multicore_server.settings.sources import environment, unknown_environment
@@ -55,7 +55,9 @@ class Arbiter(ParentArbiter):
     def _open(self) -> None:
         """Make, once and before the first fork, all that workers inherit."""
         raise_descriptor_limit()
+        hooks.wrap_events(self.cfg, self.log)
         self._lateness = Lateness()
+        self._errored: frozenset[int] = frozenset()
         self._quiet_until = {}
         capacity = slots_for(self.settings.workers)
         scoreboard = Scoreboard(capacity)
@@ -69,7 +71,7 @@ class Arbiter(ParentArbiter):
             fleet=self.fleet,
             scoreboard=scoreboard,
             handover=Handover.make(scoreboard, capacity),
-            cluster=ClusterState.make(),
+            cluster=ClusterState.make(capacity * ROWS_PER_SLOT),
             lifeline=Lifeline(*os.pipe()),
             observe=self.observe,
         )
@@ -119,6 +121,7 @@ class Arbiter(ParentArbiter):
             close_in_worker=self._close_in_worker,
             metrics_address=addresses.metrics_address,
             oom_killed=lambda: self.inspection.oom_killed(time.monotonic()),
+            hooked=self.orphans.spare,
         )
 
     # --- the loop: gunicorn's run() calls these three ---
@@ -179,6 +182,8 @@ class Arbiter(ParentArbiter):
                     self._halt(action)
                 with self.guarded(f"the action {type(action).__name__}"):
                     ACTIONS[type(action)](self, action)
+        with self.guarded("instances that are given up"):
+            self._tell_errored()
         with self.guarded("the report"):
             self._publish_serving()
             self._show()
@@ -263,6 +268,15 @@ class Arbiter(ParentArbiter):
         getattr(self.log, event.level)("%s", event)
         if event.kind == "reload" and event.reason:
             systemd.notify("READY=1", self.log)
+            self.cfg.on_reload_result(self, event.reason, event.text)
+            self.orphans.spare()
+
+    def _tell_errored(self) -> None:
+        """The on_errored hook."""
+        before, self._errored = self._errored, self.fleet.errored()
+        for instance in sorted(self._errored - before):
+            self.cfg.on_errored(self, instance)
+            self.orphans.spare()
 
     def _fork(self, fork: ev.Fork) -> None:
         self.orphans.spare()

@@ -23,6 +23,7 @@ from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.settings import checks
+from multicore_server.settings.hooks import adopt
 from multicore_server.settings.sources import resolve
 from multicore_server.settings.table import SettingError, Settings
 from multicore_server.settings.uvicorn import uvicorn_environment
@@ -99,6 +100,7 @@ def resolve_settings(app: Any) -> Settings:
     settings = resolve(cfg, options, cpus=usable_cpus, argv=argv)
     uvicorn_environment()
     checks.check(cfg)
+    adopt(cfg)
     cfg.set("workers", settings.workers)
     _keep_threads_out(cfg)
     return settings
@@ -182,6 +184,7 @@ def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
     finally:
         before.enter()
     hooks.wrap(app.cfg, log)
+    hooks.wrap_events(app.cfg, log)
     return Deployment(
         app,
         app.cfg,

@@ -1,4 +1,4 @@
-"""User hooks of gunicorn's: a mistake in one is reported by name, and one that keeps the arbiter is named."""
+"""The user's hooks: a mistake in one is reported by name, and one that keeps the arbiter is named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from multicore_server.settings.hooks import EVENTS
 
 # A mistake in one of these costs nothing else. post_fork and post_worker_init are not among them: when they
 # fail, the worker's boot has failed.
@@ -17,7 +19,7 @@ RESCUED = (
 # People use these as gates: as in gunicorn, one that raises stops the start, or this fork.
 GATES = ("on_starting", "when_ready", "pre_fork")
 # Hooks that run in the arbiter, which does nothing else meanwhile.
-IN_ARBITER = frozenset({*GATES, "on_reload", "child_exit", "nworkers_changed"})
+IN_ARBITER = frozenset({*GATES, "on_reload", "child_exit", "nworkers_changed", *EVENTS})
 SLOW = 0.1  # seconds
 
 
@@ -32,6 +34,12 @@ def wrap(cfg: Any, log: Any) -> None:
         cfg.set(name, _rescued(name, _timed(name, cfg.settings[name].get(), log), log))
     for name in GATES:
         cfg.set(name, _named(name, _timed(name, cfg.settings[name].get(), log)))
+
+
+def wrap_events(cfg: Any, log: Any) -> None:
+    """Wrap the hooks that gunicorn does not have, as `wrap` does with those of `RESCUED`."""
+    for name in EVENTS:
+        cfg.set(name, _rescued(name, _timed(name, cfg.settings[name].get(), log), log))
 
 
 def _timed(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any]:

@@ -146,6 +146,7 @@ class MonitorProcess:
             command_listener=self.addresses.command_listener,
             lifeline=self._context.lifeline.reader,
             channel=channel.child_end,
+            mailboxes=self._context.cluster.mailboxes,
             log=self._context.log.error_log,
         )
         if directory is not None:

@@ -17,9 +17,12 @@ from multicore_server.arbiter import app_metrics, logs, systemd
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
+from multicore_server.cluster.messaging import Message
 from multicore_server.fleet import events as ev
+from multicore_server.fleet.aftermath import reason_of
 from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
-from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerMessage, WorkerReady
+from multicore_server.ipc.messages import AppMessage, LastWords, RetireRequest, WorkerMessage, WorkerReady
+from multicore_server.ipc.names import Reason
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.worker import Worker
@@ -30,7 +33,8 @@ ALL = 10_000  # messages: more than a channel holds
 class WorkerProcesses:
     """Forks workers, hears them and reports their ends; what follows is the fleet's to say.
 
-    ``workers`` are gunicorn's: those alive, by pid. ``server`` is what gunicorn's hooks are given.
+    ``workers`` are gunicorn's: those alive, by pid. ``server`` is what gunicorn's hooks are given; ``hooked``
+    is called after one that may have started a process.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class WorkerProcesses:
         close_in_worker: Callable[[list[Any]], None],
         metrics_address: Callable[[Settings], str],
         oom_killed: Callable[[], bool],
+        hooked: Callable[[], None],
     ) -> None:
         self._context = context
         self._server = server
@@ -53,6 +58,7 @@ class WorkerProcesses:
         self._close_in_worker = close_in_worker
         self._metrics_address = metrics_address
         self._oom_killed = oom_killed
+        self._hooked = hooked
         self._talking: list[Worker] = []
         self._age = 0
         self._announced = False
@@ -101,6 +107,7 @@ class WorkerProcesses:
             channel.close()
             raise
         context.scoreboard.assign(fork.row)
+        context.cluster.mailboxes.empty(fork.row)
         worker.context = WorkerContext(
             instance=fork.instance,
             instances=context.fleet.workers,
@@ -174,11 +181,17 @@ class WorkerProcesses:
             self._shown = ""
             self._context.observe(ev.BecameReady(worker.pid))
             self._announce()
+            worker.cfg.on_worker_ready(self._server, worker)
+            self._hooked()
         elif isinstance(message, RetireRequest):
             self._context.observe(ev.AskedToRetire(worker.pid, message.reason, message.draining))
         elif isinstance(message, LastWords):
             worker.last_words = " ".join(message.words.split())
             self._show(worker, message.trace)
+        elif isinstance(message, AppMessage):
+            said = Message(message.value, worker.context.instance)
+            worker.cfg.on_message(self._server, worker, said)
+            self._hooked()
         else:
             text = "%s has sent something that is dropped: %s"
             self._context.log.warning(text, worker.identity, message.why)
@@ -205,12 +218,23 @@ class WorkerProcesses:
     def reaped(self, worker: Worker, status: int) -> None:
         """The worker is gone: `Exited` is observed."""
         self._hear(worker, ALL)
-        self._context.observe(self._exited(worker, status))  # first: whatever fails below, the fleet knows
+        exited = self._exited(worker, status)
+        reason = self._reason(worker, exited)
+        self._context.observe(exited)  # first: whatever fails below, the fleet knows
         self._give_back(worker)
         self._talking[:] = [other for other in self._talking if other is not worker]
         self._context.scoreboard.clear(worker.context.number)
         app_metrics.forget_live(worker.context.number)
-        self._in_force().cfg.child_exit(self._server, worker)
+        cfg = self._in_force().cfg
+        cfg.child_exit(self._server, worker)
+        cfg.on_worker_exit(self._server, worker, reason, os.waitstatus_to_exitcode(status))
+
+    def _reason(self, worker: Worker, exited: ev.Exited) -> Reason:
+        """Why it has ended: what it was ended for, or how it ended by itself."""
+        found = self._context.fleet.find(worker.pid)
+        if found is not None and found[1].ending is not None:
+            return found[1].ending
+        return "boot" if found is not None and found[1].ready_at is None else reason_of(exited)
 
     def _exited(self, worker: Worker, status: int) -> ev.Exited:
         words = worker.last_words

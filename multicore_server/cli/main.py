@@ -21,6 +21,7 @@ COMMANDS = {
     "scale": ("verbs:scale", "Change the number of workers."),
     "stop": ("verbs:stop", "End a server, with the requests in hand answered."),
     "reset": ("verbs:reset", "Revive errored workers and start their counts anew."),
+    "trigger": ("trigger:trigger", "Call an action of the app in its workers."),
     "metrics": ("verbs:metrics", "Print a server's metrics."),
     "monit": ("verbs:monit", "Watch a server live in the terminal."),
     "events": ("verbs:events", "Print what happened to a server's workers."),

@@ -16,7 +16,7 @@ import click
 import psutil
 
 from multicore_server.cli.text import plain
-from multicore_server.ipc.report import EventReport, Status
+from multicore_server.ipc.report import ActionAnswer, EventReport, Status
 from multicore_server.monitor.address import SUFFIX, AddressError, command_directory
 
 PATIENCE = 5.0  # seconds for an answer that needs no arbiter
@@ -121,6 +121,17 @@ class RunningServer:
             raise Trouble(f"{name}: {text}")
         workers = document.get("workers")
         return Begun(text, workers if isinstance(workers, int) else None)
+
+    def act(
+        self, action: str | None, instances: list[int] | None, arguments: object, timeout: float
+    ) -> list[ActionAnswer]:
+        """What each worker says to an action; to None, which ones there are. Raises Trouble."""
+        asked = {"action": action, "instances": instances, "arguments": arguments, "timeout": timeout}
+        code, answer = self._ask("POST", "/actions", json.dumps(asked).encode(), timeout + PATIENCE)
+        document = _parsed(answer)
+        if code != 200:
+            raise Trouble(f"trigger: {document.get('text', f'/actions answers {code}')}")
+        return cast("list[ActionAnswer]", document.get("workers", []))
 
     def events(self, last: int) -> Iterator[EventReport]:
         """The last events that there were, then each new one until the connection ends."""

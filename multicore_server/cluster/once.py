@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
@@ -55,6 +56,7 @@ class Attempt:
     _log: ClassVar[Log] = LocalLog()
     _deployment: ClassVar[int] = 0
     _running: ClassVar[set[str]] = set()  # in this process, whose threads and tasks share its locks
+    _guard: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -80,14 +82,21 @@ class Attempt:
             raise OnceError(f"{self.name}: {error}")
         return not error
 
+    def _begin(self) -> bool:
+        """One step: threads of this process may be here at the same time."""
+        with self._guard:
+            if self.name in self._running or not self._log.begin(self._deployment, self.name):
+                return False
+            self._running.add(self.name)
+            return True
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[bool]:
         """Whether it is this caller who calls the function, in the block. What that raises is told to those
         who wait; where it is cancelled, another one calls it."""
-        if self.name in self._running or not self._log.begin(self._deployment, self.name):
+        if not self._begin():
             yield False
             return
-        self._running.add(self.name)
         try:
             yield not self.is_done()
         except OnceError:

@@ -8,6 +8,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Protocol
 
 FIRST_DELAY, MAX_DELAY = 0.1, 15.0  # seconds before a job that has failed starts again
@@ -100,7 +101,8 @@ async def _in_thread(function: Callable[[], Any]) -> None:
         except RuntimeError:  # the loop is closed: the process ends
             return
 
-    threading.Thread(target=run, name=getattr(function, "__qualname__", "primary"), daemon=True).start()
+    name = getattr(function, "__qualname__", "primary")
+    threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True).start()
     try:
         await asyncio.shield(ended)
     except asyncio.CancelledError:

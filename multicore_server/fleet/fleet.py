@@ -74,6 +74,10 @@ class Fleet:
         """The scoreboard's rows of the workers that are to get connections."""
         return frozenset(process.row for process in self.processes() if process.state is State.READY)
 
+    def errored(self) -> frozenset[int]:
+        """The instances that were given up."""
+        return frozenset(slot.instance for slot in self.slots.active() if slot.state is State.ERRORED)
+
     def find(self, pid: int) -> tuple[Slot, Process] | None:
         """The living worker with this pid."""
         return self._state.find(pid)

@@ -17,6 +17,7 @@ from multicore_server.ipc.messages import (
     MAX_TRACE,
     MAX_WORDS,
     Answer,
+    AppMessage,
     Command,
     LastWords,
     M,
@@ -32,6 +33,7 @@ from multicore_server.ipc.messages import (
     WorkerReady,
     decode,
     encode,
+    encode_app_message,
 )
 from multicore_server.ipc.names import Interface, Reason
 
@@ -83,13 +85,13 @@ class Channel(Generic[M]):
 
 
 class WorkerChannel(Channel[WorkerMessage]):
-    """A worker's channel: "I am ready", "replace me", and why a boot failed.
+    """A worker's channel: "I am ready", "replace me", why a boot failed, and what the app tells the arbiter.
 
-    The arbiter sends nothing on it. It sends signals.
+    The arbiter sends nothing on it. It sends signals, and messages by the worker's mailbox.
     """
 
     def __init__(self) -> None:
-        super().__init__(WorkerReady, RetireRequest, LastWords)
+        super().__init__(WorkerReady, RetireRequest, LastWords, AppMessage)
 
     def ready(self, interface: Interface) -> None:
         _send(self.child_end, WorkerReady(interface))
@@ -99,6 +101,10 @@ class WorkerChannel(Channel[WorkerMessage]):
 
     def last_words(self, words: str, trace: str = "") -> None:
         _send(self.child_end, LastWords(words[:MAX_WORDS], trace[-MAX_TRACE:]))
+
+    def tell(self, body: bytes) -> None:
+        """Pass a message of the app on, as JSON. Raises OSError where the arbiter has too much to read."""
+        self.child_end.send(encode_app_message(body))
 
 
 class MonitorChannel(Channel[Command]):

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from multicore_server.ipc.names import Interface, Reason
 
-MAX_MESSAGE = 65536  # bytes
+MAX_MESSAGE = 64 * 1024 + 256  # bytes: the largest message of an app, in its envelope
 MAX_WORDS = 2000  # characters of the last words, and of an answer
 MAX_TRACE = 8000  # characters of a traceback: JSON may take six bytes for one
 
@@ -51,7 +51,14 @@ class LastWords:
     trace: str
 
 
-WorkerMessage = WorkerReady | RetireRequest | LastWords
+@dataclass(frozen=True, slots=True)
+class AppMessage:
+    """What the app has sent to the arbiter's hooks: anything that JSON can say."""
+
+    value: object
+
+
+WorkerMessage = WorkerReady | RetireRequest | LastWords | AppMessage
 
 
 # --- from the monitor to the arbiter, and back ---
@@ -124,6 +131,11 @@ def encode(message: Message) -> bytes:
     return data
 
 
+def encode_app_message(body: bytes) -> bytes:
+    """An `AppMessage` whose value is JSON already."""
+    return b'["%s",{"value":%s}]' % (AppMessage.__name__.encode(), body)
+
+
 def decode(data: bytes, *accepted: type[M]) -> M:
     """Return the message in ``data``, an instance of one of the ``accepted`` classes. Raises MessageError."""
     if len(data) > MAX_MESSAGE:
@@ -155,6 +167,8 @@ def _check(annotation: Any) -> Callable[[object], bool]:
     if origin is list:
         each = _check(inner[0])
         return lambda value: isinstance(value, list) and all(map(each, value))
+    if annotation is object:
+        return lambda _: True
     if annotation is int:
         return lambda value: type(value) is int and abs(value) < 2**63
     if annotation is str:

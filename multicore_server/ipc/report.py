@@ -180,3 +180,12 @@ def unready(report: Report | None) -> str | None:
     if not any(slot["state"] == "ready" for slot in report["slots"]):
         return "no worker is ready"
     return None
+
+
+class ActionAnswer(TypedDict):
+    """What one worker says to an action: ``value`` where it is ``ok``, ``error`` where it is not."""
+
+    instance: int
+    ok: bool
+    value: object
+    error: str

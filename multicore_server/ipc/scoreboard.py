@@ -49,19 +49,27 @@ class Item(IntEnum):
     REQUESTS = 16  # a cell for each of METHODS, and in it one for each of CODES
     DURATIONS = 76  # requests by BUCKETS, each in one bucket alone; the last cell is for longer ones
     DURATION_SUM = 91  # seconds
-    # No counter.
-    DEPLOYMENT = 92  # the number of what the worker serves: a reload makes the next one
+    MESSAGES_SENT = 92  # by the app, to other processes or to its own
+    MESSAGES_RECEIVED = 93
+    MESSAGES_LOST = 94  # not taken, or garbled on their way
+    MESSAGE_BYTES = 95  # sent
+    HANDLER_SECONDS = 96
+    PRIMARY_CHANGES = 97  # how often it became the primary worker
+    # No counters.
+    DEPLOYMENT = 98  # the number of what the worker serves: a reload makes the next one
+    LISTENS = 99  # 1 while it takes messages
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.
 PRESENT = (
     Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
     Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD, Item.DEPLOYMENT,
+    Item.LISTENS,
 )  # fmt: skip
 
 ITEM_SIZE = 8  # a C double
 MOST = 2.0**63  # what no item reaches
-ROW_SIZE = 768  # bytes, whole cache lines: workers do not slow each other down
+ROW_SIZE = 832  # bytes, whole cache lines: workers do not slow each other down
 
 
 def slots_for(workers: int) -> int:

@@ -130,6 +130,22 @@ _METRICS = (
         _BY_WORKER,
     ),
     _metric("listen_backlog", "gauge", "Connections that no worker has accepted yet."),
+    _metric("messages_sent_total", "counter", "Messages that the app has sent to its workers.", _BY_WORKER),
+    _metric("messages_received_total", "counter", "Messages that have come to the app.", _BY_WORKER),
+    _metric(
+        "messages_not_delivered_total",
+        "counter",
+        "Messages that nobody took, by the worker that lost them: its receiver did not run or was full.",
+        _BY_WORKER,
+    ),
+    _metric("message_bytes_total", "counter", "Size of the messages that were sent, as JSON."),
+    _metric(
+        "message_handler_seconds_total",
+        "counter",
+        "Time that message handlers and actions have taken, what they waited for included.",
+        _BY_WORKER,
+    ),
+    _metric("primary_changes_total", "counter", "How often a worker has become the primary one."),
     _metric("reloads_total", "counter", "Reloads by result.", {"result": RESULTS}),
     _metric(
         "app_metrics_left_out",

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from multicore_server.ipc.report import MonitorStatus, unready
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import exposition
-from multicore_server.monitor import live
+from multicore_server.monitor import actions, live
+from multicore_server.monitor.actions import WorkerClient
 from multicore_server.monitor.allowed_hosts import AllowedHosts
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
 from multicore_server.monitor.follow import MAX_DIGITS, Follower
@@ -85,17 +86,24 @@ class ReadOnly:
 
 
 class Full(ReadOnly):
-    """The paths of the command socket: the read-only ones, /events and the commands."""
+    """The paths of the command socket: the read-only ones, /events, the commands and the actions."""
 
     def __init__(
-        self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots, arbiter: ArbiterClient
+        self,
+        scoreboard: Scoreboard,
+        view: ReportView,
+        snapshots: Snapshots,
+        arbiter: ArbiterClient,
+        workers: WorkerClient,
     ) -> None:
         super().__init__(scoreboard, view, snapshots)
         self.arbiter = arbiter
+        self.workers = workers
 
     def routes(self) -> list[Route]:
         commands = [Route(f"/commands/{it}", self.command(it), methods=["POST"]) for it in COMMANDS]
-        return [*super().routes(), *commands, Route("/events", self.events)]
+        actions = Route("/actions", self.actions, methods=["POST"])
+        return [*super().routes(), *commands, actions, Route("/events", self.events)]
 
     def command(self, name: str) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -113,6 +121,14 @@ class Full(ReadOnly):
             return _outcome(200 if answer.ok else 409, answer.text, **values)
 
         return endpoint
+
+    async def actions(self, request: Request) -> Response:
+        """What each worker says to an action of the app's, or a built-in one."""
+        try:
+            answers = await self.workers.ask(actions.parse(await _body(request)))
+        except ValueError as exc:
+            return _outcome(400, str(exc))
+        return _json({"ok": all(it["ok"] for it in answers), "workers": answers})
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the ``last`` ones that there were, then each new one."""

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field, replace
 
 import uvicorn
 
+from multicore_server.ipc.mailboxes import Mailboxes
 from multicore_server.ipc.scoreboard import Head, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app.merge import AppMetrics
+from multicore_server.monitor.actions import WorkerClient
 from multicore_server.monitor.address import BACKLOG
 from multicore_server.monitor.allowed_hosts import AllowedHosts
 from multicore_server.monitor.commands import ArbiterClient
@@ -48,6 +50,7 @@ class MonitorContext:
     command_listener: socket.socket | None  # for commands too
     lifeline: int  # a descriptor that reads EOF when the arbiter is gone
     channel: socket.socket  # to the arbiter, for commands; not blocking
+    mailboxes: Mailboxes  # of the workers, for actions, and its own
     log: logging.Logger
     hosts: frozenset[str] = frozenset()  # that the Host header may name, besides those of allowed_hosts.py
     app_metrics: AppMetrics | None = None
@@ -78,8 +81,9 @@ class Monitor:
             Merge(context.scoreboard, view, context.app_metrics, context.app_identifier, context.log)
         )
         self._arbiter = ArbiterClient(context.channel)
+        self._workers = WorkerClient(context.mailboxes, context.scoreboard)
         read_only = ReadOnly(context.scoreboard, view, self._snapshots)
-        full = Full(context.scoreboard, view, self._snapshots, self._arbiter)
+        full = Full(context.scoreboard, view, self._snapshots, self._arbiter, self._workers)
         # Each has connections of its own: however many ask for one, the others are answered.
         of_workers = replace(context.limits, connections=OF_WORKERS, probes=0)
         sites = [
@@ -97,6 +101,7 @@ class Monitor:
         self._handle_signals()
         self._loop.add_reader(self._context.lifeline, self._on_lifeline)
         self._arbiter.listen()
+        self._workers.listen()
         self._beat()
         serving = [server.serve([listener]) for server, listener in self._servers]
         await asyncio.gather(self._ended.wait(), *serving)

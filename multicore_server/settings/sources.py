@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,7 +42,7 @@ def resolve(
     SettingError for the first value that cannot be used.
     """
     environ = environment(cfg, environ)
-    chosen, variables, file = _options(options or {}), _variables(environ), _config_file(cfg)
+    chosen, variables, file = _options(options or {}), _variables(environ), in_config_file(cfg, TABLE)
     defaults = {row.name: Given(row.default, "the default") for row in TABLE.values()}
     # gunicorn has its own sources of this setting. Each of them keeps its rank.
     workers = (
@@ -123,8 +123,9 @@ def _variable(environ: Mapping[str, str], name: str) -> Given:
     return Given(environ[name], f"from the environment, {name}")
 
 
-def _config_file(cfg: Any) -> dict[str, Given]:
-    """Return the settings in gunicorn's config file. gunicorn itself drops names that it does not know."""
+def in_config_file(cfg: Any, names: Iterable[str]) -> dict[str, Given]:
+    """Return what gunicorn's config file has of these names. gunicorn itself drops those that it does not
+    know."""
     location = cfg.settings["config"].get() or ""
     if location.startswith("python:"):
         module = sys.modules.get(location.removeprefix("python:"))
@@ -136,7 +137,7 @@ def _config_file(cfg: Any) -> dict[str, Given]:
         if implicit and not Path(location).exists():
             return {}
     found = vars(module) if module else {}
-    return {name: Given(found[name], f"from the config file, {location}") for name in TABLE if name in found}
+    return {name: Given(found[name], f"from the config file, {location}") for name in names if name in found}
 
 
 def _workers_flag(cfg: Any, arguments: Sequence[str], source: str) -> Given | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from multicore_server import cluster
 from multicore_server.ipc.primary_lock import PrimaryLock
-from multicore_server.ipc.scoreboard import Item, Scoreboard
+from multicore_server.ipc.scoreboard import Item, Row, Scoreboard
 
 PATIENCE = 1.0  # seconds between two looks of a worker that is about to be replaced
 
@@ -17,11 +17,12 @@ class Candidacy:
     """In a reload the new workers go first: otherwise what runs in the primary worker would be moved from one
     old worker to the next, as often as there are workers."""
 
-    def __init__(self, lock: PrimaryLock, scoreboard: Scoreboard, deployment: int) -> None:
+    def __init__(self, lock: PrimaryLock, scoreboard: Scoreboard, row: Row, deployment: int) -> None:
         self._lock = lock
         self._scoreboard = scoreboard
+        self._row = row
         self._deployment = deployment
-        self._election = cluster.stand_for_primary(lock)
+        self._election = cluster.stand_for_primary(lock, self._count)
         self._loop = asyncio.get_running_loop()
         self._listens = False
         self._look_due = 0.0
@@ -37,6 +38,10 @@ class Candidacy:
             return
         self._look_due = now + PATIENCE
         self._election.look()
+
+    def _count(self, primary: bool) -> None:
+        if primary:
+            self._row[Item.PRIMARY_CHANGES] += 1
 
     def withdraw(self) -> Coroutine[Any, Any, None]:
         """The worker drains. To be awaited: what runs in the primary worker ends."""

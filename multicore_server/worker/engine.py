@@ -9,8 +9,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TextIO
 
 from gunicorn import sock
 from gunicorn.glogging import Logger
@@ -47,6 +47,15 @@ WHEN_SET = {
 FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
 
 
+class Engine(NamedTuple):
+    """A loaded configuration, and how functions of the app are called outside of a request: None is in the
+    event loop."""
+
+    config: Config
+    interface: Interface
+    apart: Callable[[Callable[[], None]], Awaitable[None]] | None
+
+
 def make_config(
     cfg: Any,
     log: Any,
@@ -54,8 +63,8 @@ def make_config(
     overrides: dict[str, Any],
     surround: Callable[[Any, str], Any],
     head: int = WHOLE_HEAD,
-) -> tuple[Config, Interface]:
-    """Return the loaded uvicorn configuration of a worker and the interface of its app.
+) -> Engine:
+    """Return the loaded uvicorn configuration of a worker, with the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
@@ -73,9 +82,11 @@ def make_config(
     trusted = options.pop("forwarded_allow_ips", cfg.forwarded_allow_ips)
     trusted = trusted if _wants_proxy_headers(options) else None
     password = options.pop("ssl_keyfile_password", None)
+    apart = None
     if interface == "wsgi":
         options |= {"lifespan": "off", "ws": "none"}
         app = _bridge(cfg, log, app, options.get("root_path", ""))
+        apart = app.between_requests
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
     config = Config(
@@ -93,7 +104,7 @@ def make_config(
         config.ssl = _ssl_context(cfg, password)
         if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2
             config.ssl.set_alpn_protocols(alpn)
-    return config, interface
+    return Engine(config, interface, apart)
 
 
 def _wants_proxy_headers(options: dict[str, Any]) -> bool:

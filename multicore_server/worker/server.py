@@ -76,6 +76,9 @@ class Host(Protocol):
 
     def on_signal(self, number: signal.Signals) -> None: ...
 
+    async def on_drained(self, patience: float) -> None:
+        """No request is left: finish what else is in hand, in so many seconds at most."""
+
     def end_in_any_case(self) -> None:
         """Requests were cancelled, and what runs in threads may go on: the process is to end all the same."""
         ...
@@ -103,7 +106,9 @@ class WorkerServer(uvicorn.Server):
         self._complain_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._candidacy = Candidacy(worker.context.cluster.primary, scoreboard, worker.context.deployment)
+        self._candidacy = Candidacy(
+            worker.context.cluster.primary, scoreboard, self.row, worker.context.deployment
+        )
         self._choose_listener()
 
     def _place_and_gate(self) -> tuple[Dispatcher | None, OpenGate]:
@@ -258,6 +263,7 @@ class WorkerServer(uvicorn.Server):
         await self._cancel_requests()
         for connection in list(self.server_state.connections):
             shut(connection)
+        await self.worker.on_drained(self._left(deadline))
         await self._end_app(deadline)
         if self._gave_up:
             self.worker.end_in_any_case()
@@ -291,9 +297,12 @@ class WorkerServer(uvicorn.Server):
         await self._before(deadline, "on_shutdown callbacks", asyncio.gather(*cluster.call_on_shutdown()))
         await self._before(deadline, "lifespan shutdown", self.lifespan.shutdown())
 
+    def _left(self, deadline: float) -> float:
+        """Seconds."""
+        return 0.0 if self.force_exit else deadline - time.monotonic()
+
     async def _before(self, deadline: float, what: str, end: Awaitable[Any]) -> None:
-        left = 0.0 if self.force_exit else deadline - time.monotonic()
         try:
-            await asyncio.wait_for(end, max(left, LIFESPAN_GRACE))
+            await asyncio.wait_for(end, max(self._left(deadline), LIFESPAN_GRACE))
         except asyncio.TimeoutError:
             logger.error("%s the app's %s took too long; ending without it", self.worker.identity, what)

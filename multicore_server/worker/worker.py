@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -20,8 +20,11 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
 from multicore_server import cluster, hosts
+from multicore_server.cluster.calls import Apart
+from multicore_server.cluster.messaging import descriptors_of, encoded
 from multicore_server.connections.limits import limits_of
 from multicore_server.ipc.identity import identity
+from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
 from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
@@ -31,6 +34,7 @@ from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import make_config, unknown_protocol
 from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
+from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.server import LIFESPAN_GRACE, SIGNALS, WorkerServer
 
@@ -55,6 +59,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
+        self.mailbox: Mailbox  # from the fork on, in the worker's process
+        self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
         self._forked = ForkedChildren(self._own_descriptors)
         self._look_due = 0.0
@@ -73,6 +79,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         os.environ[context.settings.instance_var] = str(context.instance)
         self._used_before = context.row[Item.CPU_SECONDS]
         context.row[Item.DEPLOYMENT] = context.deployment
+        self.mailbox = Mailbox(context, self.identity)
         cluster.join(
             cluster.Membership(
                 context.instance,
@@ -81,6 +88,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 context.deployment,
                 self.on_app_ready,
                 context.cluster.once,
+                self.mailbox,
             )
         )
         app_values.take_row(context.number)
@@ -143,7 +151,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         self._lend_logger()
         limits = limits_of(self.cfg, self.context.settings)
-        config, self.interface = make_config(
+        config, self.interface, self._apart = make_config(
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head
         )
         self.count_requests(config)
@@ -192,10 +200,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Those that no process but this one, and the arbiter, should hold."""
         yield self.context.channel.child_end.fileno()
         yield from self.context.handover.inboxes.descriptors()
+        yield from self.context.cluster.mailboxes.descriptors()
         for listener in self._listeners:
             yield listener.fileno()
         if self.server is not None:
             yield from self.server.state.descriptors()
+
+    # --- what the arbiter's hooks do ---
+
+    def send(self, message: Any, fds: Iterable[Any] = ()) -> None:
+        """In a hook of the arbiter's: send a message to the app's handlers, as `cluster.send` does; its
+        sender is ``"arbiter"``. Raises NotDelivered, TypeError, ValueError."""
+        packet = Packet(Kind.MESSAGE, ARBITER, 0, encoded(message), descriptors_of(fds))
+        if not self.context.row[Item.LISTENS]:
+            raise cluster.NotDelivered(f"{self.identity} takes no messages")
+        put(self.context.cluster.mailboxes, self.context.number, packet)
 
     # --- what the server tells ---
 
@@ -225,10 +244,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.asked = True
             self.context.channel.retire(reason)
 
+    async def on_drained(self, patience: float) -> None:
+        await self.mailbox.end(patience)
+
     def beat(self) -> None:
         now = time.monotonic()
         self.context.row[Item.HEARTBEAT] = now
         self.on_answered()
+        self.mailbox.beat()
         if now >= self._look_due:
             self._look_due = now + LOOK_INTERVAL
             self.context.row[Item.CPU_SECONDS] = self._used_before + time.process_time()
@@ -254,6 +277,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if self._lifeline is not None:
             self._lifeline.serve(drain, self._listeners)
         self._forked.note_handlers()
+        self.mailbox.open(loop, self._apart)
         loop.add_reader(self.PIPE[0], self._on_file_changed)
         if self.reloader is not None:
             self._keep_reloading()

@@ -11,7 +11,7 @@ import asyncio
 import io
 import logging
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
 from multicore_server.wsgi.environ import environ, fill
 from multicore_server.wsgi.exchange import Exchange
+from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
 
 if TYPE_CHECKING:
@@ -124,6 +125,16 @@ class WSGIBridge:
         if ENVIRON_WANTED in scope:
             scope[ENVIRON_WANTED] = env
         await self._call(self._app, env, Exchange(receive, send), body)
+
+    async def between_requests(self, call: Callable[[], None]) -> None:
+        """Call a function of the app's where it may run: inline, when no request is in progress; otherwise in
+        a thread that is no request's."""
+        if self._pool is not None:
+            await asyncio.to_thread(call)
+            return
+        async with self._turn:
+            with HiddenLoop().hidden():
+                call()
 
     async def _call(
         self,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from asyncio.events import _set_running_loop
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future
 from types import coroutine
@@ -12,6 +10,7 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft
 
 
@@ -19,16 +18,14 @@ def _yes() -> bool:
     return True
 
 
-class Exchange:
+class Exchange(HiddenLoop):
     """ASGI's receive and send of one request, for an app that runs inline or in a thread."""
 
     __slots__ = (
         "_backlog",
         "_in_flight",
-        "_loop",
         "_receive",
         "_send",
-        "_task",
         "_watcher",
         "body_is_complete",
         "gone",
@@ -36,10 +33,9 @@ class Exchange:
     )
 
     def __init__(self, receive: Receive, send: Send) -> None:
+        super().__init__()
         self._receive = receive
         self._send = send
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._in_flight: Future[None] | None = None
         self._backlog: list[Batch] = []
@@ -73,20 +69,6 @@ class Exchange:
             self.suspended.close()
 
     # Inline: the app runs in the loop's thread, inside this request's task.
-
-    def hide_loop(self) -> None:
-        """Hide the running loop, so that the app's code finds none and may run one of its own."""
-        if sys.version_info >= (3, 14):  # one current task per thread there, not per loop
-            self._task = asyncio.current_task(self._loop)
-            if self._task is not None:
-                asyncio.tasks._leave_task(self._loop, self._task)
-        _set_running_loop(None)
-
-    def show_loop(self) -> None:
-        """Undo `hide_loop`."""
-        _set_running_loop(self._loop)
-        if sys.version_info >= (3, 14) and self._task is not None:
-            asyncio.tasks._enter_task(self._loop, self._task)
 
     def push_inline(self, batch: Batch) -> None:
         """Send from inside write(), which cannot await. `settle` finishes a send that would have to wait."""

@@ -22,6 +22,7 @@ from multicore_server.fleet.policy import Options
 from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.settings.hooks import EVENTS
 
 ARBITER = 1
 PIPE = (1001, 1002)  # of nobody: closing them is recorded
@@ -192,6 +193,7 @@ class Shell:
         scoreboard = Scoreboard(8)
         self.fleet = Fleet(Options(), workers, 8)
         handover: Any = None  # of the workers; the parts only pass it on
+        cluster: Any = SimpleNamespace(mailboxes=SimpleNamespace(empty=lambda row: None))
         self.context = ArbiterContext(
             pid=ARBITER,
             log=self.log,
@@ -199,7 +201,7 @@ class Shell:
             fleet=self.fleet,
             scoreboard=scoreboard,
             handover=handover,
-            cluster=handover,
+            cluster=cluster,
             lifeline=Lifeline(*PIPE),
             observe=self.observe,
             system=self.os.system(),
@@ -282,7 +284,7 @@ class Worker:
 def configuration(**changes: Any) -> SimpleNamespace:
     """gunicorn's, as far as the arbiter's parts read it."""
     calls: list[Any] = []
-    hooks = ("pre_fork", "post_fork", "worker_exit", "child_exit", "on_reload")
+    hooks = ("pre_fork", "post_fork", "worker_exit", "child_exit", "on_reload", *EVENTS)
     found = {name: (lambda *args, name=name: calls.append(name)) for name in hooks}
     given = {"worker_class": Worker, "worker_fails": None, "timeout": 30, "threads": 1, "proc_name": "app"}
     return SimpleNamespace(calls=calls, **found, **given | changes)

@@ -45,6 +45,7 @@ class Yard:
             close_in_worker=self.closed.append,
             metrics_address=lambda settings: "address",
             oom_killed=lambda: self.oom,
+            hooked=lambda: None,
         )
 
     def fork(self) -> Any:
@@ -260,7 +261,7 @@ def test_how_it_ended(yard: Yard, status: int, exited: dict[str, Any]) -> None:
     worker = yard.fork()
     reap(yard, worker, status)
     assert yard.observed(ev.Exited) == [ev.Exited(worker.pid, **exited)]
-    assert yard.cfg.calls[-2:] == ["tmp closed", "child_exit"]
+    assert yard.cfg.calls[-2:] == ["child_exit", "on_worker_exit"]
 
 
 @pytest.mark.parametrize("killed_by_us", [False, True])

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from multicore_server import cluster
-from multicore_server.cluster import Membership
+from multicore_server.cluster import Membership, place
+from multicore_server.cluster.actions import BUILT_IN
 from multicore_server.cluster.once import LocalLog
+from multicore_server.worker import builtin_actions
 from tests.support import outside
 
 DOCS = Path(__file__).parents[2] / "docs" / "cluster.md"
@@ -23,11 +25,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "cluster.md"
 def _put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     outside.put_back(monkeypatch)
     yield
-    assert not cluster._waiting
+    assert not place.here().waiting
 
 
 def test_every_name_is_in_the_docs() -> None:
-    table = re.findall(r"^\| `(?:await |@)?cluster\.(\w+)", DOCS.read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| `(?:await |@)?cluster\.(\w+)", DOCS.read_text().partition("\n## ")[0], re.MULTILINE
+    )
     assert sorted(table) == sorted(cluster.__all__)
 
 
@@ -40,7 +44,7 @@ def test_without_a_worker_the_app_is_the_only_instance() -> None:
 
 def test_a_worker_knows_its_place() -> None:
     told: list[str] = []
-    cluster.join(Membership(3, 4, 2, 1, lambda: told.append("ready"), LocalLog()))
+    cluster.join(Membership(3, 4, 2, 1, lambda: told.append("ready"), LocalLog(), place.here().post))
     assert (cluster.instance, cluster.instances, cluster.generation, cluster.is_worker) == (3, 4, 2, True)
     cluster.ready()
     assert told == ["ready"]
@@ -57,7 +61,7 @@ def test_whoever_waits_hears_of_the_drain_in_any_loop() -> None:
         other = threading.Thread(target=lambda: asyncio.run(wait()), name="other")
         other.start()
         waiting = [asyncio.create_task(wait()) for _ in range(2)]
-        while len(cluster._waiting) < 3:
+        while len(place.here().waiting) < 3:
             await asyncio.sleep(0.001)
         assert not heard
         cluster.begin_to_drain()
@@ -89,9 +93,9 @@ def test_a_loop_that_has_ended_is_passed_over() -> None:
     loop = asyncio.new_event_loop()
     waiter = (loop, loop.create_future())
     loop.close()
-    cluster._waiting.add(waiter)
+    place.here().waiting.add(waiter)
     cluster.begin_to_drain()
-    cluster._waiting.discard(waiter)
+    place.here().waiting.discard(waiter)
     assert cluster.draining
 
 
@@ -126,3 +130,12 @@ def test_callbacks_are_called_and_one_that_fails_is_named(
     assert called == ["plain", "waits"]
     said = [message for message in caplog.messages if message.startswith(f"the {kind} callback ")]
     assert [message.rpartition(".")[2] for message in said] == ["fails failed", "fails_later failed"]
+
+
+def test_the_actions_that_are_built_in_have_their_names_reserved() -> None:
+    assert builtin_actions.ALL.keys() == BUILT_IN
+    for name in BUILT_IN:
+        with pytest.raises(ValueError, match="is built in; give yours another name"):
+            cluster.action(name)(lambda: None)
+    with pytest.raises(TypeError, match="the name of an action is a text"):
+        cluster.action("")(lambda: None)

@@ -48,7 +48,8 @@ class Log:
 
 def make(target: Any = app, overrides: dict[str, Any] | None = None, **settings: Any) -> tuple[Config, str]:
     cfg = gunicorn_config(**settings)
-    return engine.make_config(cfg, Log(), target, overrides or {}, lambda inner, _: inner)
+    made = engine.make_config(cfg, Log(), target, overrides or {}, lambda inner, _: inner)
+    return made.config, made.interface
 
 
 # --- the configuration

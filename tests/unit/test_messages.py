@@ -117,7 +117,7 @@ def test_only_what_is_accepted_here() -> None:
 
 
 def test_what_is_too_long_is_not_sent() -> None:
-    with pytest.raises(ValueError, match="is longer than 65536"):
+    with pytest.raises(ValueError, match=f"is longer than {MAX_MESSAGE}"):
         encode(LastWords("x" * MAX_MESSAGE, ""))
 
 

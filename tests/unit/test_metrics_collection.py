@@ -69,6 +69,8 @@ def test_before_the_first_publish_what_is_known_is_zero() -> None:
         "multicore_http_request_duration_seconds_count",
         "multicore_http_request_duration_seconds_sum",
         "multicore_listen_backlog",
+        "multicore_message_bytes_total",
+        "multicore_primary_changes_total",
         "multicore_reloads_total",
         "multicore_app_metrics_left_out",
     }

@@ -49,7 +49,15 @@ DESIGN = {
     "process_open_fds": ("gauge", ""),
     "process_max_fds": ("gauge", ""),
 }
-OURS = {"multicore_app_metrics_left_out": ("gauge", "reason")}
+OURS = {
+    "multicore_app_metrics_left_out": ("gauge", "reason"),
+    "multicore_messages_sent_total": ("counter", "worker"),
+    "multicore_messages_received_total": ("counter", "worker"),
+    "multicore_messages_not_delivered_total": ("counter", "worker"),
+    "multicore_message_bytes_total": ("counter", ""),
+    "multicore_message_handler_seconds_total": ("counter", "worker"),
+    "multicore_primary_changes_total": ("counter", ""),
+}
 
 
 def test_every_metric_of_the_design_is_in_the_table() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from multicore_server.ipc.mailboxes import Mailboxes
 from multicore_server.ipc.messages import Answer, Command, ScaleCommand
-from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
+from multicore_server.monitor.actions import WorkerClient
 from multicore_server.monitor.commands import ArbiterError
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.pages import MAX_COMMAND, Full, ReadOnly
@@ -48,7 +50,8 @@ class Pages:
         self.snapshots = Snapshots(Merge(scoreboard, view, None, str, self.log))
         client: Any = self.arbiter
         self.read_only = ReadOnly(scoreboard, view, self.snapshots)
-        self.full = Full(scoreboard, view, self.snapshots, client)
+        self.workers = WorkerClient(Mailboxes(4 * ROWS_PER_SLOT), scoreboard)
+        self.full = Full(scoreboard, view, self.snapshots, client, self.workers)
 
     def publish(self, **changes: Any) -> None:
         self.shared_report.publish(json.dumps(report(**changes)).encode())

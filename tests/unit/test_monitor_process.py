@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from multicore_server.ipc.channel import MonitorChannel
-from multicore_server.ipc.scoreboard import Head, Scoreboard
+from multicore_server.ipc.mailboxes import Mailboxes
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Head, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor import process
 from multicore_server.monitor.address import bind_metrics
@@ -47,6 +48,7 @@ class Process:
             command_listener=None,
             lifeline=self.lifeline,
             channel=self.channel.child_end,
+            mailboxes=Mailboxes(2 * ROWS_PER_SLOT),
             log=self.log,
         )
 

@@ -15,9 +15,10 @@ from gunicorn.glogging import Logger
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
-from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
+from multicore_server.worker.mailbox import Mailbox
 from multicore_server.worker.worker import Worker
 
 PATIENCE = 10.0  # seconds
@@ -47,7 +48,7 @@ class Hired:
         self.worker = Worker(1, os.getpid(), [self.listener], self.loaded, 15, cfg, self.log)
         self.handover = Handover.make(Scoreboard(1), 1)
         self.handover.scoreboard.publish(frozenset({0}))
-        self.cluster = ClusterState.make()
+        self.cluster = ClusterState.make(ROWS_PER_SLOT)
         self.lifeline, self.writer = os.pipe()
         self.channel = WorkerChannel()
         self.row = self.handover.scoreboard.row(0)
@@ -66,6 +67,7 @@ class Hired:
             "",
         )
         self.worker.pid = os.getpid()
+        self.worker.mailbox = Mailbox(self.worker.context, self.worker.identity)
         self.worker.PIPE = list(os.pipe())
 
     def heard(self) -> list[Any]:

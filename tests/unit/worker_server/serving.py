@@ -50,7 +50,7 @@ class Host:
             settings=GunicornConfig().settings,
         )
         self.handover = Handover.make(Scoreboard(2), 2)
-        self.cluster = ClusterState.make()
+        self.cluster = ClusterState.make(2 * ROWS_PER_SLOT)
         self.lifeline, self.writer = os.pipe()
         self.channel = WorkerChannel()
         row = self.handover.scoreboard.row(0)
@@ -75,6 +75,9 @@ class Host:
 
     def on_signal(self, number: signal.Signals) -> None:
         self.told.append(number)
+
+    async def on_drained(self, patience: float) -> None:
+        self.told.append("drained")
 
     def end_in_any_case(self) -> None:
         self.told.append("end in any case")

@@ -1,0 +1,92 @@
+"""``multicore-server trigger``: calls an action of the app in its workers. PM2: ``pm2 trigger``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+
+import click
+
+from multicore_server.cli.servers import Trouble, choose
+from multicore_server.cli.text import plain
+from multicore_server.ipc.report import ActionAnswer
+from multicore_server.settings.quantities import duration
+
+LONGEST = 600.0  # seconds
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.argument("instances", nargs=-1, metavar="[INSTANCE]...")
+@click.option("-s", "--server", help="The server's name, port or pid; not needed where one server runs.")
+@click.option(
+    "--json",
+    "given",
+    metavar="ARGS",
+    help="Arguments: an object has them by name, a list by position; anything else is the only one.",
+)
+@click.option("--timeout", metavar="TIME", default="10", help="For the answer of each worker; 10 s.")
+def trigger(
+    name: str | None, instances: tuple[str, ...], server: str | None, given: str | None, timeout: str
+) -> None:
+    """Call an action in all workers, or in those of some instances, and print what each answers.
+
+    Without NAME, list the actions. Built in: gc, memory, tracemalloc (start, top, stop).
+    Exit status 1 when it has failed in one of them.
+    """
+    numbers = _numbers(instances)
+    arguments = _arguments(given)
+    seconds = _seconds(timeout)
+    answers = choose(server).act(name, numbers, arguments, seconds)
+    if name is None:
+        _list(answers)
+    else:
+        for answer in answers:
+            click.echo(f"instance {answer['instance']}: {_shown(answer)}", err=not answer["ok"])
+    if not answers:
+        raise Trouble("trigger: no worker runs")
+    if not all(answer["ok"] for answer in answers):
+        sys.exit(1)
+
+
+def _numbers(instances: Iterable[str]) -> list[int] | None:
+    """None for all."""
+    for text in instances:
+        if not (text.isascii() and text.isdecimal() and len(text) < 10):
+            raise Trouble(f"trigger: {text!r} is no instance number such as `ps` shows")
+    return [int(text) for text in instances] or None
+
+
+def _arguments(given: str | None) -> object:
+    try:
+        return None if given is None else json.loads(given)
+    except (ValueError, RecursionError) as exc:
+        raise Trouble(f"--json: {given!r} is no JSON: {exc}") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = duration(text)
+    except ValueError as exc:
+        raise Trouble(f"--timeout: {text!r} {exc}") from None
+    if not 0 < seconds <= LONGEST:
+        raise Trouble(f"--timeout: {text!r} is not between 0 and {LONGEST:g} seconds")
+    return seconds
+
+
+def _shown(answer: ActionAnswer) -> str:
+    return plain(json.dumps(answer["value"], ensure_ascii=False) if answer["ok"] else answer["error"])
+
+
+def _list(answers: list[ActionAnswer]) -> None:
+    """Each name, with the instances that have it where not all have."""
+    having: dict[str, list[int]] = {}
+    for answer in answers:
+        for name in answer["value"] if isinstance(answer["value"], list) else ():
+            having.setdefault(str(name), []).append(answer["instance"])
+        if not answer["ok"]:
+            click.echo(f"instance {answer['instance']}: {_shown(answer)}", err=True)
+    for name, instances in sorted(having.items()):
+        some = "" if len(instances) == len(answers) else f"  (instances {', '.join(map(str, instances))})"
+        click.echo(plain(name) + some)

@@ -1,0 +1,247 @@
+"""Messages between the workers: what a message is, who is told of one, and the way of one process alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from multicore_server.cluster.calls import Calls, Function
+
+MAX_MESSAGE = 64 * 1024  # bytes, as JSON
+MAX_FDS = 16  # with one message
+MOST_WAITING = 1000  # messages in a stream that nobody reads
+PATIENCE = 10.0  # seconds for handlers where no event loop runs
+
+Address = int | Literal["arbiter"]
+
+logger = logging.getLogger("gunicorn.error")
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class NotDelivered(Exception):  # noqa: N818 - it says what happened to the message
+    """The receiver does not run, or its queue is full; the text says which."""
+
+
+class Message:
+    """What a handler is given.
+
+    ``value`` is what JSON made of what was sent. ``sender`` is the number of an instance, or ``"arbiter"``.
+    ``fds`` are open file descriptors, which no subprocess inherits: whoever takes one out of this list
+    (``message.fds.pop()``) has it and closes it. What is left is closed when the message is gone.
+    """
+
+    __slots__ = ("__weakref__", "fds", "sender", "value")
+
+    def __init__(self, value: Any, sender: Address, fds: Iterable[int] = ()) -> None:
+        self.value = value
+        self.sender = sender
+        self.fds = list(fds)
+        if self.fds:
+            weakref.finalize(self, _close, self.fds)
+
+    def __repr__(self) -> str:
+        return f"Message({self.value!r}, sender={self.sender!r}, fds={self.fds!r})"
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def encoded(value: Any) -> bytes:
+    """Raises TypeError for what is no JSON, ValueError for what is too large or no number of JSON's."""
+    try:
+        body = _encode(value).encode()
+    except RecursionError:
+        raise ValueError("the message is nested too deeply") from None
+    if len(body) > MAX_MESSAGE:
+        raise ValueError(f"the message has {len(body)} bytes; {MAX_MESSAGE} are the most")
+    return body
+
+
+def descriptors_of(fds: Iterable[Any]) -> list[int]:
+    """Numbers, or objects with a ``fileno()``, as numbers. Raises TypeError, ValueError for too many."""
+    numbers = [_number(fd) for fd in fds]
+    if len(numbers) > MAX_FDS:
+        raise ValueError(f"{len(numbers)} descriptors; {MAX_FDS} are the most")
+    return numbers
+
+
+def _number(fd: Any) -> int:
+    number = fd if isinstance(fd, int) else getattr(fd, "fileno", lambda: None)()
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{fd!r} is no file descriptor, and has none")
+    if number < 0:
+        raise ValueError(f"{fd!r} is closed")
+    return number
+
+
+class Post(Protocol):
+    """How a message leaves this process, or comes back to it. From any thread; nothing waits."""
+
+    def send(self, to: Address, body: bytes, fds: Sequence[int]) -> None:
+        """Raises NotDelivered, ValueError for descriptors that are not open."""
+
+    def broadcast(self, body: bytes, fds: Sequence[int], *, include_self: bool) -> int:
+        """Return how many processes took it. Raises as `send`, but for those that did not take it."""
+        ...
+
+
+class Receivers:
+    """The handlers and the streams of this process's app."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self._handlers: list[Function] = []
+        self._streams: set[Stream] = set()
+        self.on_lost: Callable[[], None] = lambda: None  # a stream had no room for a message
+
+    def add(self, handler: Callable[[Message, Address], Any]) -> None:
+        self._handlers.append(Function.of("the message handler", handler))
+
+    def listen(self, stream: Stream) -> None:
+        self._streams.add(stream)
+
+    def ignore(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+
+    def deliver(self, message: Message) -> None:
+        """In the loop's thread."""
+        for stream in tuple(self._streams):
+            if not stream.put(message):
+                self.on_lost()
+        for handler in self._handlers:
+            self.calls.start(handler, message, message.sender)
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        for stream in tuple(self._streams):
+            stream.end()
+
+
+class Stream:
+    """Messages as an asynchronous iterator, for as long as its block is open."""
+
+    def __init__(self, receivers: Receivers) -> None:
+        self._receivers = receivers
+        self._messages: deque[Message] = deque()
+        self._arrived = asyncio.Event()
+        self._ended = False
+        self._complained = False
+
+    async def __aenter__(self) -> Stream:  # noqa: PYI034 - typing.Self comes with 3.11
+        self._loop = asyncio.get_running_loop()
+        self._receivers.listen(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._receivers.ignore(self)
+        self._messages.clear()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._messages:
+            if self._ended:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            if not self._messages:  # it may come from another thread
+                await self._arrived.wait()
+        return self._messages.popleft()
+
+    def put(self, message: Message) -> bool:
+        """Whether there was room."""
+        if len(self._messages) >= MOST_WAITING:
+            if not self._complained:
+                self._complained = True
+                logger.warning("a stream of messages is not read: %d wait, more are lost", MOST_WAITING)
+            return False
+        self._messages.append(message)
+        self._wake()
+        return True
+
+    def end(self) -> None:
+        """What has come is still to be read."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._loop is _running_loop():
+            self._arrived.set()
+        else:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                self._loop.call_soon_threadsafe(self._arrived.set)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class LocalPost:
+    """Where there is one process: its messages are delivered to itself, and to the other instances in it.
+
+    ``everyone`` are the receivers by the number of their instance; ``own`` is whose post this is.
+    """
+
+    def __init__(self, own: int, everyone: Mapping[int, Receivers]) -> None:
+        self._own = own
+        self._everyone = everyone
+        self._loop: asyncio.AbstractEventLoop | None = None  # the last one in which a message was sent
+        self.on_their_way = 0  # messages
+
+    def send(self, to: Address, body: bytes, fds: Sequence[int]) -> None:
+        if to == "arbiter":
+            raise NotDelivered("there is no arbiter: this process is no worker of the server")
+        if to not in self._everyone:
+            raise NotDelivered(f"there is no instance {to}; there are {', '.join(map(str, self._everyone))}")
+        self._deliver(self._everyone[to], Message(json.loads(body), self._own, _duplicates(fds)))
+
+    def broadcast(self, body: bytes, fds: Sequence[int], *, include_self: bool) -> int:
+        to = [number for number in self._everyone if include_self or number != self._own]
+        for number in to:
+            self.send(number, body, fds)
+        return len(to)
+
+    def _deliver(self, receivers: Receivers, message: Message) -> None:
+        """In the running loop, later; where none runs, at once."""
+        loop = _running_loop() or self._loop
+        if loop is None or not loop.is_running():
+            asyncio.run(_deliver_and_wait(receivers, message))
+            return
+        self._loop = loop
+        self.on_their_way += 1
+        loop.call_soon_threadsafe(self._hand_over, receivers, message, loop)
+
+    def _hand_over(self, receivers: Receivers, message: Message, loop: asyncio.AbstractEventLoop) -> None:
+        self.on_their_way -= 1
+        receivers.calls.open(loop)
+        receivers.deliver(message)
+
+
+async def _deliver_and_wait(receivers: Receivers, message: Message) -> None:
+    receivers.calls.open(asyncio.get_running_loop())
+    receivers.deliver(message)
+    await receivers.calls.settle(PATIENCE)
+
+
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    """As the kernel gives them to another process."""
+    made: list[int] = []
+    try:
+        made.extend(map(os.dup, fds))
+    except OSError as exc:
+        _close(made)
+        raise ValueError(f"fds: {exc.strerror}") from None
+    return made
