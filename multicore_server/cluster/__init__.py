@@ -29,7 +29,7 @@ from multicore_server.cluster.place import here
 from multicore_server.cluster.primary import Election, Lock
 
 __all__ = [
-    "Message", "NotDelivered", "OnceError", "action", "broadcast", "broadcast_sync", "draining", "generation",
+    "Address", "Message", "NotDelivered", "OnceError", "action", "broadcast", "broadcast_sync", "draining", "generation",
     "instance", "instances", "is_primary", "is_worker", "messages", "on_drain", "on_message", "on_shutdown",
     "once", "once_sync", "ready", "run_on_primary", "send", "send_sync", "start", "wait_draining",
 ]  # fmt: skip
