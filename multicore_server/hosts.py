@@ -32,6 +32,7 @@ class Feature(Enum):
     TITLES = "processes keep the titles that the hosts give them"
     RELOADER = "with --reload a worker ends before its replacement is ready"
     HTTPTOOLS_MOVES = "httptools connections are uvicorn's own: not placed, not moved, without our limits"
+    HTTPTOOLS_JOINS = "the head and the body of a response are two packets, as under uvicorn"
     HTTPTOOLS_COUNTS = "requests on httptools connections are not counted in the metrics"
     H11_MOVES = "h11 connections are uvicorn's own: not placed, not moved, without our limits"
     H11_COUNTS = "requests on h11 connections are not counted in the metrics"
@@ -203,6 +204,21 @@ CONTRACT: tuple[Row, ...] = (
          feature=Feature.HTTPTOOLS_COUNTS),
     _row(_HTTPTOOLS_CYCLE, "scope disconnected", "worker/meter.py, worker/access.py",
          "whether the client left", set_by="__init__", feature=Feature.HTTPTOOLS_COUNTS),
+    _row("uvicorn.protocols.http.httptools_impl", "HEADER_RE HEADER_VALUE_RE STATUS_LINE", "worker/cycle.py",
+         "what a head may have", feature=Feature.HTTPTOOLS_JOINS),
+    _row(_HTTPTOOLS, "server client scheme", "connections/protocol.py", "where a connection came to and from",
+         set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
+    _row(_HTTPTOOLS, "app access_logger access_log root_path limit_concurrency config tasks",
+         "connections/begin.py", "a request begins", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
+    _row("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle",
+         "connections/begin.py, worker/cycle.py", "a request begins", feature=Feature.HTTPTOOLS_MOVES),
+    _row("uvicorn.logging", "TRACE_LOG_LEVEL", "connections/protocol.py", "whether connections are logged"),
+    _row(_HTTPTOOLS_CYCLE, "run_asgi send receive", "worker/cycle.py", "ours take their place",
+         feature=Feature.HTTPTOOLS_JOINS),
+    _row(_HTTPTOOLS_CYCLE, "scope disconnected transport flow default_headers access_log message_event "
+         "on_response keep_alive waiting_for_100_continue response_started response_complete "
+         "chunked_encoding expected_content_length", "worker/cycle.py", "a response in progress",
+         set_by="__init__", feature=Feature.HTTPTOOLS_JOINS),
     _row("uvicorn.protocols.http.h11_impl", "H11Protocol", "monitor/guard.py, connections/protocol.py",
          "the monitor's protocol, and a worker's"),
     _row(_H11, "connection_made connection_lost data_received on_response_complete send_400_response "

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from multicore_server.connections.addresses import Address, only_address
 from multicore_server.connections.dispatcher import KEPT, QUIET, SENT, Dispatcher, Outcome, Swept
 from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.connections.leaving import Leaving
@@ -76,13 +77,14 @@ class Acceptor:
             self._listeners = listeners
         else:
             for listener in listeners:
+                accepting = partial(self._accepting, only_address(listener))
                 server = await self._loop.create_server(
-                    self._accepting, sock=listener, ssl=config.ssl, backlog=config.backlog
+                    accepting, sock=listener, ssl=config.ssl, backlog=config.backlog
                 )
                 self._servers.append(server)
                 self._probe = listener
         if dispatcher is not None:
-            self.state.dispatch = dispatcher.dispatch
+            self.state.dispatch, self.state.takes = dispatcher.dispatch, dispatcher.take_new
             self.state.set_aside = dispatcher.set_aside
             self.state.hand_over = dispatcher.rebalance
             self.state.sheds = self._sheds
@@ -149,9 +151,11 @@ class Acceptor:
 
     # --- accepting ---
 
-    def _accepting(self) -> Any:
+    def _accepting(self, local: Address) -> Any:
         self.row[ACCEPTED] += 1
-        return self._make_protocol()
+        protocol = self._make_protocol()
+        protocol.local = local
+        return protocol
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what has come and place it; inline, nothing behind a request that the app gets now."""

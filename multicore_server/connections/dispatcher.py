@@ -15,7 +15,7 @@ from multicore_server.connections.siblings import BUSY, CLOSED, OPEN, Siblings
 from multicore_server.ipc.scoreboard import Item, Row
 
 CLOSE_PATIENCE = 0.1  # seconds for the lock, where nothing waits behind it
-WORTHWHILE = 0.001  # seconds: a wait below this does not pay for a hand-over
+WORTHWHILE = 0.002  # seconds: a wait below this does not pay for a hand-over
 QUIET = 10.0  # seconds between two log lines about the same trouble
 SWEEP = 64  # connections of one inbox that are placed anew before others get a turn
 # Connections in the inbox of a sibling above which it gets no idle ones: here they are served meanwhile, so
@@ -61,7 +61,7 @@ class Dispatcher:
     def __init__(self, handover: Handover, slot: int, row: Row, *, inline: bool = False) -> None:
         self.siblings = Siblings(handover, slot, row)
         self.surplus = 0  # connections that a sibling should have
-        self._handover = handover
+        self._locked = handover.lock_of()
         self._inboxes = handover.inboxes
         self.slot = slot
         self.row = row
@@ -83,7 +83,7 @@ class Dispatcher:
         deadline = time.monotonic() + CLOSE_PATIENCE
         closed = False
         while not closed and time.monotonic() < deadline:
-            with self._handover.locked() as closed:
+            with self._locked as closed:
                 self.row[Item.ACCEPTING] = CLOSED
 
     def beat(self, connections: int, answered: int, *, free: bool = True) -> None:
@@ -109,20 +109,31 @@ class Dispatcher:
     def dispatch(self, kind: Kind, descriptor: int) -> Outcome:
         """Place a connection: it is kept, and counted, or a sibling has it.
 
-        A worker that answers thousands of requests a second is through with a few connections more before
-        a sibling could have taken them; one whose requests take long has no such slack. Whatever goes wrong
-        on the way to a sibling, the connection is kept.
+        Whatever goes wrong on the way to a sibling, the connection is kept.
         """
-        if kind is Kind.NEW and self.row[IN_HAND] + 1 <= self._slack:
-            self._count(kind)
-            return KEPT
-        return self._place([Sent(kind, descriptor)])
+        return KEPT if kind is Kind.NEW and self.take_new() else self._place([Sent(kind, descriptor)])
+
+    def take_new(self) -> bool:
+        """Take a new connection, and count it, where it is answered here sooner than a sibling could take it.
+
+        A worker that answers thousands of requests a second is through with a few connections more than its
+        siblings have before one of them could have taken them; one whose requests take long has no such
+        slack.
+        """
+        row, slack = self.row, self._slack
+        in_hand = row[IN_HAND] + 1
+        if in_hand > slack and (slack < 1 or self._inline or in_hand - self.siblings.least_in_hand() > slack):
+            return False
+        row[IN_HAND] = in_hand
+        row[UNREAD] += 1
+        row[CONNECTIONS] += 1
+        return True
 
     def _place(self, connections: Sequence[Sent]) -> Outcome:
         """Place connections together."""
         if not self.siblings.serving():
             return self._keep(connections)
-        with self._handover.locked() as locked:
+        with self._locked as locked:
             target = self.siblings.least_loaded() if locked else self.slot
             waits = self._inline and self.row[IN_HAND] > 0 and connections[0].kind is Kind.NEW
             if (target == self.slot and not waits) or self._send(target, connections) is KEPT:
@@ -140,7 +151,7 @@ class Dispatcher:
         or if ``enough`` wait for it already."""
         if not self.siblings.serving():
             return KEPT
-        with self._handover.locked() as locked:
+        with self._locked as locked:
             target = self.siblings.best() if locked else None
             if target is None or self._inboxes.waiting(target) >= enough:
                 return KEPT
@@ -149,7 +160,7 @@ class Dispatcher:
     def rebalance(self, connections: Sequence[Sent]) -> Outcome:
         """Give connections to the sibling that has the fewest, if that makes the two more even."""
         self.surplus -= len(connections)
-        with self._handover.locked() as locked:
+        with self._locked as locked:
             target, fewest = self.siblings.fewest()
             if not locked or self.row[CONNECTIONS] - fewest < 2 * len(connections):
                 return KEPT
@@ -159,7 +170,7 @@ class Dispatcher:
         """Put connections that would wait here into an inbox: the least loaded worker's, or its own."""
         if not self.siblings.serving():
             return KEPT
-        with self._handover.locked() as locked:
+        with self._locked as locked:
             target = self.siblings.least_loaded() if locked else self.slot
             outcome = self._send(target, connections)
             self.row[HANDED_OVER] += len(connections) if outcome is SENT and target != self.slot else 0

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
+from uvicorn.logging import TRACE_LOG_LEVEL
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from multicore_server.connections.dispatcher import SENT
+from multicore_server.connections.addresses import addresses
+from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
 from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.lingering import UploadTransport
 from multicore_server.connections.spool import SpooledTransport, SpoolingProtocol
@@ -88,10 +93,7 @@ class MovableProtocol(SpoolingProtocol):
             if state.dispatch is None:
                 self.row[IN_HAND] += 1
                 self.row[UNREAD] += 1
-            elif state.dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is SENT:
-                self.moved = True
-                transport.abort()  # closes our descriptor only: a sibling has another
-                self.break_cycles()
+            elif not state.takes() and self._is_placed_elsewhere(transport, state.dispatch):
                 return
         if state.spools is not None:
             transport = SpooledTransport(transport, self, state.spools)
@@ -105,15 +107,30 @@ class MovableProtocol(SpoolingProtocol):
         self.phase = WAITING
         state.gate.came(self)
 
+    def _is_placed_elsewhere(self, transport: Any, dispatch: Callable[[Kind, int], Outcome]) -> bool:
+        if dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is KEPT:
+            return False
+        self.moved = True
+        transport.abort()  # closes our descriptor only: a sibling has another
+        self.break_cycles()
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self.moved:
             return
-        self.lose_spool()
-        self._unset_keepalive_if_required()  # uvicorn does not where its client has reset the connection
+        state = self.server_state
+        if state.spools is not None:
+            self.lose_spool()
+        if self.timeout_keep_alive_task is not None:
+            self._end_timer()  # uvicorn does not where its client has reset the connection
         self._lost(exc)
         self.row[CONNECTIONS] = len(self.connections)
-        self.finish()
-        self.server_state.gate.went(self)
+        if self.phase:
+            self.finish()
+        state.gate.went(self)
+
+    def _end_timer(self) -> None:
+        self._unset_keepalive_if_required()
 
     # --- requests ---
 
@@ -132,7 +149,7 @@ class MovableProtocol(SpoolingProtocol):
         if cycle is not None and cycle.more_body and type(cycle.transport) is not UploadTransport:
             cycle.transport = UploadTransport(cycle.transport, self)
         # The rest of a body whose response is complete, or line breaks: no response will come for these.
-        if self.phase == ASKED and self.idle:
+        if (cycle is None or cycle.response_complete) and self.phase == ASKED and self.idle:
             self.finish()
         progressed = self.server_state.progressed
         if progressed is not None:
@@ -147,13 +164,15 @@ class MovableProtocol(SpoolingProtocol):
 
     def on_response_complete(self) -> None:
         self._complete()
-        if self.idle:
+        self._answered(self.server_state)
+
+    def _answered(self, state: ConnectionsState) -> None:
+        if self.phase and self.idle:
             self.finish()
-        progressed, tell = self.server_state.progressed, self.server_state.tell
-        if progressed is not None:
-            progressed(self)
-        if tell is not None:
-            tell(self)
+        if state.progressed is not None:
+            state.progressed(self)
+        if state.tell is not None:
+            state.tell(self)
 
     def finish(self) -> None:
         """Nothing is in hand here any more."""
@@ -270,9 +289,68 @@ class MovableHttpTools(MovableProtocol):
     scope: Any
     pipeline: Any
     parser: Any
+    flow: Any
+    server: Any
+    client: Any
+    scheme: Any
+    logger: Any
+    _made_by_uvicorn: Any
+    local: Any = None  # where it came to, if that is known
+    rests_until = 0.0  # of the loop's clock; 0 while it does not rest
 
     def break_cycles(self) -> None:
         self.parser = None  # it has our methods
+        self._end_timer()
+
+    def _made(self, transport: Any) -> None:
+        """As uvicorn does it, with fewer system calls."""
+        held = transport.get_extra_info("socket")
+        if held is None or self.logger.level <= TRACE_LOG_LEVEL:
+            self._made_by_uvicorn(transport)
+            return
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.server, self.client = addresses(held.fileno(), self.local)
+        self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
+
+    # One timer for as long as a connection is kept alive: it looks whether the connection still rests. To
+    # arm one after each response, and to cancel it before the next, costs more than all else done then.
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        state = self.server_state
+        state.total_requests += 1
+        self.flow.resume_reading()
+        self._keep_alive()
+        self._answered(state)
+
+    def _keep_alive(self) -> None:
+        self.rests_until = self.loop.time() + self.timeout_keep_alive
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_at(self.rests_until, self._look_whether_it_rests)
+
+    def _look_whether_it_rests(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.rests_until > self.loop.time():
+            self.timeout_keep_alive_task = self.loop.call_at(self.rests_until, self._look_whether_it_rests)
+        elif self.rests_until:
+            self.timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Called as bytes arrive."""
+        self.rests_until = 0.0
+
+    def _end_timer(self) -> None:
+        timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        if timer is not None:
+            timer.cancel()
+
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        self._end_timer()
+        super().handle_websocket_upgrade(*args)
 
     @property
     def is_awaited(self) -> bool:
@@ -319,8 +397,9 @@ def movable(protocol: Any) -> Any:
         return protocol
     name = f"Movable{protocol.__name__}"
     protocol = strict(protocol)
+    made = protocol.connection_made
     own = {
-        "_made": protocol.connection_made,
+        "_made_by_uvicorn" if made is HttpToolsProtocol.connection_made else "_made": made,
         "_lost": protocol.connection_lost,
         "_receive": protocol.data_received,
         "_complete": protocol.on_response_complete,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from multicore_server.connections.handover import Handover
 from multicore_server.connections.placement import Candidate, Load, least_loaded
-from multicore_server.ipc.heartbeat import UNATTENDED
+from multicore_server.ipc.heartbeat import STALE, UNATTENDED
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Row
 
 SAMPLE = 8  # candidates for one choice: it stays cheap with any number of workers
@@ -21,6 +21,8 @@ OPEN = 1.0
 
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
+ACCEPTING = Item.ACCEPTING.value
+HEARTBEAT = Item.HEARTBEAT.value
 
 
 class Siblings:
@@ -53,12 +55,30 @@ class Siblings:
         return bool(self._row[Item.SERVING]) and not self.serving()
 
     def least_loaded(self) -> int:
-        """The slot that gets the next connection: its own on a tie, and where nobody can take it."""
-        row, waiting = self._row, self._waiting(self._slot)
-        load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
-        own = Candidate(self._slot, load, True, 0.0) if row[Item.ACCEPTING] == OPEN else None
-        chosen = least_loaded(own, self._candidates(), time.monotonic())
-        return self._slot if chosen is None else chosen
+        """The slot that gets the next connection: its own on a tie, and where nobody can take it.
+
+        As `placement.least_loaded` has it. It is asked under the lock, for each connection: so it makes no
+        objects, and does not look into the inboxes of those that have more in hand already.
+        """
+        row, waiting, chosen = self._row, self._waiting, self._slot
+        in_hand = connections = math.inf
+        if row[ACCEPTING] == OPEN:
+            lying = waiting(chosen)
+            in_hand, connections = row[IN_HAND] + lying, row[CONNECTIONS] + lying
+        stale = time.monotonic() - STALE
+        for slot, other in self._sample():
+            theirs = other[IN_HAND]
+            if theirs > in_hand or other[HEARTBEAT] <= stale or other[ACCEPTING] != OPEN:
+                continue
+            lying = waiting(slot)
+            theirs += lying
+            if theirs < in_hand or (theirs == in_hand and other[CONNECTIONS] + lying < connections):
+                chosen, in_hand, connections = slot, theirs, other[CONNECTIONS] + lying
+        return chosen
+
+    def least_in_hand(self) -> float:
+        """Of the siblings, or of some of them; infinite where there is none."""
+        return min((row[IN_HAND] for _, row in self._sample()), default=math.inf)
 
     def best(self) -> int | None:
         """The least loaded sibling. Where all seem blocked, one of them: others can take from its inbox."""
@@ -82,11 +102,16 @@ class Siblings:
                 attended.add(slot)
         return [slot for slot in range(self._board.used_slots) if slot not in attended]
 
-    def _candidates(self) -> Iterator[Candidate]:
+    def _sample(self) -> list[tuple[int, Row]]:
+        """Neighbours in the list, from a place that is drawn: cheaper than to draw each."""
         siblings = self.serving()
-        if len(siblings) > SAMPLE:
-            siblings = random.sample(siblings, SAMPLE)
-        for slot, row in siblings:
+        if len(siblings) <= SAMPLE:
+            return siblings
+        start = int(random.random() * len(siblings))  # noqa: S311 - no secret
+        return (siblings[start:] + siblings)[:SAMPLE]
+
+    def _candidates(self) -> Iterator[Candidate]:
+        for slot, row in self._sample():
             waiting = self._waiting(slot)
             load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
             yield Candidate(slot, load, row[Item.ACCEPTING] == OPEN, row[Item.HEARTBEAT])

@@ -14,7 +14,9 @@ from typing import Any
 from h11 import Data
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from multicore_server.connections.begin import BeginningHttpTools
 from multicore_server.connections.http10 import for_http_1_0
 from multicore_server.connections.lingering import linger
 
@@ -125,7 +127,8 @@ class StrictHttpTools(StrictProtocol):
     _should_upgrade: Any
     _unset_keepalive_if_required: Any
     _unsupported_upgrade_warning: Any
-    _begin: Any  # uvicorn's on_headers_complete
+    _begin_by_uvicorn: Any  # its on_headers_complete
+    begin: Any
     _take: Any  # uvicorn's on_body
 
     def data_received(self, data: bytes) -> None:
@@ -210,9 +213,9 @@ class StrictHttpTools(StrictProtocol):
             return
         if self.replayed is not None:
             headers[:], self.replayed = self.replayed, None
-        self._begin()
+        self.begin(version)
         self.headers = None  # what follows are trailers
-        if self.scope["http_version"] == "1.0":
+        if version == "1.0":
             self.cycle.__class__ = for_http_1_0(self.cycle.__class__)
             self.cycle.keep_alive = self.parser.should_keep_alive()
 
@@ -220,7 +223,7 @@ class StrictHttpTools(StrictProtocol):
         """httptools takes a message that offers an upgrade for its last, without a body, and raises
         HttpParserUpgrade. Where we do not upgrade, `_on_pause` feeds the head again, without the offer."""
         if self._should_upgrade() or self.parser.get_method() == b"CONNECT":
-            self._begin()
+            self._begin_by_uvicorn()
         else:
             self.replayed = list(headers)
             self._before, self.cycle = self.cycle, _ANSWERED
@@ -320,8 +323,11 @@ def strict(protocol: Any) -> Any:
             "_asks_upgrade": protocol._should_upgrade,
         }
         return type(f"Strict{protocol.__name__}", (StrictH11, protocol), own)
-    own = {"_begin": protocol.on_headers_complete, "_take": protocol.on_body}
-    return type(f"Strict{protocol.__name__}", (StrictHttpTools, protocol), own)
+    begin = protocol.on_headers_complete
+    own = {"_begin_by_uvicorn": begin, "_take": protocol.on_body}
+    if begin is not HttpToolsProtocol.on_headers_complete:  # a subclass with one of its own
+        own["begin"] = lambda connection, _: begin(connection)
+    return type(f"Strict{protocol.__name__}", (StrictHttpTools, BeginningHttpTools, protocol), own)
 
 
 def _response(status: HTTPStatus, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:

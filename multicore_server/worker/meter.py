@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -32,21 +31,27 @@ MODULES: tuple[ModuleType, ...] = (httptools_impl, h11_impl)
 COUNTED = -1  # in place of a cycle's status
 
 
-def metered(cycle: Any, row: Row) -> Any:
-    """uvicorn's ``RequestResponseCycle``, with its requests counted in ``row``."""
-    run, send = cycle.run_asgi, cycle.send
+def counting(row: Row) -> Callable[[Any, int], None]:
+    """Return what counts a cycle of uvicorn's, once: with the status of its response, 0 where it has none."""
 
-    def count(self: Any, status: int) -> None:
-        self.status = COUNTED
+    def count(cycle: Any, status: int) -> None:
+        cycle.status = COUNTED
         code = status // 100 - 1
-        if self.disconnected:
+        if cycle.disconnected:
             code = LEFT
         elif not 0 <= code <= FAILED:  # no status, or none that HTTP has
             code = FAILED
-        seconds = perf_counter() - self.began
-        row[CELLS.get(self.scope["method"], OTHER) + code] += 1
+        seconds = perf_counter() - cycle.began
+        row[CELLS.get(cycle.scope["method"], OTHER) + code] += 1
         row[DURATIONS + bisect_left(BUCKETS, seconds)] += 1
         row[DURATION_SUM] += seconds  # last: a kill in between costs an observation of it, and no count
+
+    return count
+
+
+def metered(cycle: Any, row: Row) -> Any:
+    """uvicorn's ``RequestResponseCycle``, with its requests counted in ``row``."""
+    run, send, count = cycle.run_asgi, cycle.send, counting(row)
 
     class Metered(cycle):  # type: ignore[misc]  # a class that is chosen when it runs
         status = 0
@@ -65,7 +70,8 @@ def metered(cycle: Any, row: Row) -> Any:
                 if not message.get("more_body", False) and self.status != COUNTED:
                     count(self, self.status)
             elif kind == "http.response.start" and self.status == 0:
-                self.status = message["status"]
+                status = message["status"]
+                self.status = status if isinstance(status, int) else 0
             return send(self, message)
 
     return Metered
@@ -104,22 +110,3 @@ def _can_be_counted(module: ModuleType) -> bool:
         return False
     set_there = getattr(getattr(cycle.__init__, "__code__", None), "co_names", ())
     return "scope" in set_there and "disconnected" in set_there
-
-
-def install(row: Row, modules: Iterable[ModuleType] = MODULES) -> None:
-    """In a worker process, before its first connection: count what its HTTP protocols serve."""
-    for module in modules:
-        cycle: Any = module.RequestResponseCycle
-        module.RequestResponseCycle = metered(cycle, row)  # type: ignore[attr-defined]
-
-
-@contextmanager
-def installed(row: Row) -> Iterator[None]:
-    """`install`, and back to what was there: for tests."""
-    before = [module.RequestResponseCycle for module in MODULES]
-    install(row)
-    try:
-        yield
-    finally:
-        for module, cycle in zip(MODULES, before, strict=True):
-            module.RequestResponseCycle = cycle  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import uvicorn
 from multicore_server import cluster
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.dispatcher import Dispatcher
+from multicore_server.connections.factory import ProtocolFactory
 from multicore_server.connections.inline import InlineGate, OpenGate
 from multicore_server.connections.limits import limits_of
 from multicore_server.connections.protocol import MovableProtocol
@@ -98,6 +99,7 @@ class WorkerServer(uvicorn.Server):
             self.state.spools = Spools(spool_directories(worker.cfg))
         scoreboard = worker.context.handover.scoreboard
         self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
+        self._protocols: ProtocolFactory | None = None
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._loops_handler: Any = None  # of SIGTERM
@@ -122,8 +124,12 @@ class WorkerServer(uvicorn.Server):
         return dispatcher, InlineGate(dispatcher.is_quick if dispatcher is not None else lambda _: True)
 
     def _make_protocol(self) -> Any:
-        protocol: Any = self.config.http_protocol_class
-        return protocol(self.config, self.state, app_state=self.lifespan.state, _loop=self._loop)
+        """The first time: the app's lifespan state is there by then."""
+        if self._protocols is None:
+            given = {"app_state": self.lifespan.state, "_loop": self._loop}
+            protocol = self.config.http_protocol_class
+            self._protocols = ProtocolFactory(protocol, config=self.config, server_state=self.state, **given)
+        return self._protocols()
 
     def stop(self, *, quick: bool = False) -> None:
         """Begin to drain; ``quick``: without waiting for the requests in hand."""

@@ -29,7 +29,7 @@ from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
-from multicore_server.worker import failures, loop, meter
+from multicore_server.worker import cycle, failures, loop, meter
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import make_config, unknown_protocol
 from multicore_server.worker.forked_children import ForkedChildren
@@ -161,7 +161,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         loop.run(self._serve(config, self._listeners), loop_factory)
 
     def count_requests(self, config: Any) -> None:
-        meter.install(self.context.row, meter.modules_of(config.http_protocol_class))
+        cycle.install(self.context.row, meter.modules_of(config.http_protocol_class))
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

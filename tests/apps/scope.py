@@ -16,7 +16,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         raise NotImplementedError
     protocol: Any = send
-    engine = type(protocol.__self__).__mro__[1]  # uvicorn's, which ours is derived from
+    classes = type(protocol.__self__).__mro__
+    engine = next(it for it in classes if it.__module__.startswith("uvicorn."))
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})

@@ -13,7 +13,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row, Scoreboard
-from multicore_server.worker import meter
+from multicore_server.worker import cycle, meter
 from tests.unit.rows import cell
 
 PATIENCE = 10.0  # seconds
@@ -130,7 +130,7 @@ CLOSE = request("GET", 200, "Connection: close")
 def counted(http: str, app: Any, client: Client) -> Row:
     """The row after all that the client asks was answered, or given up."""
     row = Scoreboard(1).row(0)
-    with meter.installed(row):
+    with cycle.installed(row):
         asyncio.run(asyncio.wait_for(_serve(http, app, client), PATIENCE))
     return row
 
@@ -280,13 +280,13 @@ def test_it_is_counted_before_the_client_has_the_response(http: str) -> None:
             await reader.readuntil(b"\r\n\r\n")
             seen.append(found(row))
 
-    with meter.installed(row):
+    with cycle.installed(row):
         asyncio.run(asyncio.wait_for(_serve(http, answers, look), PATIENCE))
     assert seen == [{"GET 2xx": number} for number in range(1, 21)]
 
 
 def test_installing_is_undone() -> None:
     before = [module.RequestResponseCycle for module in meter.MODULES]
-    with meter.installed(Scoreboard(1).row(0)):
+    with cycle.installed(Scoreboard(1).row(0)):
         assert [module.RequestResponseCycle for module in meter.MODULES] != before
     assert [module.RequestResponseCycle for module in meter.MODULES] == before

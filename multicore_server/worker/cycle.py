@@ -1,0 +1,279 @@
+"""One request and its response on httptools: counted, and sent in one piece where that is possible.
+
+uvicorn writes the head of a response when the app gives it, and the body when that comes: two system calls
+and two packets for what most often is known at once. Here the head waits for the first part of the body, and
+no longer than until the loop turns: a stream whose first part comes later has its head on the way. What is
+out of the ordinary is left to uvicorn's own cycle.
+"""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+from uvicorn.protocols.http import httptools_impl
+
+from multicore_server.hosts import Feature, lacks
+from multicore_server.ipc.scoreboard import Row
+from multicore_server.worker.meter import COUNTED, MODULES, counting, metered
+
+SPECIAL = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection"}
+)  # they have a meaning for the cycle
+JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a longer one goes beside it
+KNOWN = 512  # header lines that are remembered
+LONGEST = 96  # bytes of a value that is worth remembering
+BODILESS = (204, 304)  # statuses
+
+
+class Lines(dict[Any, bytes]):
+    """Header lines by name and value, once they were found to be valid; the special ones are empty here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bad_name: Any = httptools_impl.HEADER_RE.search
+        self._bad_value: Any = httptools_impl.HEADER_VALUE_RE.search
+
+    def __missing__(self, header: Any) -> bytes:
+        name, value = header
+        lower = name.lower()
+        if lower in SPECIAL or self._bad_name(name) or self._bad_value(value):
+            return b""
+        line = b"%b: %b\r\n" % (lower, value)
+        if len(value) <= LONGEST:
+            if len(self) >= KNOWN:
+                self.clear()
+            self[header] = line
+        return line
+
+
+class HeldHeads:
+    """Cycles whose head waits for the first part of its body: until the loop turns."""
+
+    def __init__(self) -> None:
+        self._cycles: list[Any] = []
+
+    def add(self, cycle: Any) -> None:
+        if not self._cycles:
+            get_running_loop().call_soon(self._release)
+        self._cycles.append(cycle)
+
+    def _release(self) -> None:
+        cycles, self._cycles = self._cycles, []
+        for cycle in cycles:
+            if cycle.head:
+                cycle.release()
+
+
+class Heads:
+    """Makes the heads of responses."""
+
+    def __init__(self) -> None:
+        self._lines = Lines()
+        self._status_lines: Any = httptools_impl.STATUS_LINE
+        self._defaults: Any = None  # the default headers as last seen: uvicorn makes new ones each second
+        self._default_lines: bytes | None = None
+
+    def make(self, cycle: Any, status: int, headers: Iterable[Any]) -> bytes | None:
+        """The head, with what follows from it set on the cycle; None, and nothing set, where uvicorn is to
+        make it, or to say what is wrong with it."""
+        if cycle.default_headers is not self._defaults:
+            self._learn(cycle.default_headers)
+        if self._default_lines is None or cycle.access_log:
+            return None
+        length, chunked, lines = 0, cycle.chunked_encoding, self._lines
+        try:
+            parts = [self._status_lines[status], self._default_lines]
+            for header in headers:
+                line = lines[header]
+                if not line:
+                    name, value = header
+                    if name.lower() != b"content-length" or chunked is not None or not value.isdigit():
+                        return None
+                    length, chunked = int(value), False
+                    line = b"content-length: %b\r\n" % value
+                parts.append(line)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+        if not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        if chunked is None and cycle.scope["method"] != "HEAD" and status not in BODILESS:
+            chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if chunked is not cycle.chunked_encoding:
+            cycle.chunked_encoding, cycle.expected_content_length = chunked, length
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def _learn(self, defaults: Any) -> None:
+        lines = [self._lines[header] for header in defaults]
+        self._defaults, self._default_lines = defaults, b"".join(lines) if all(lines) else None
+
+
+class JoinedCycle:
+    """Mixed into uvicorn's ``RequestResponseCycle`` of httptools; ``_run`` and ``_send`` are its methods."""
+
+    status = 0
+    head = b""  # not sent yet
+    began = 0.0
+    scope: Any
+    transport: Any
+    flow: Any
+    message_event: Any
+    on_response: Callable[[], None]
+    receive: Any
+    keep_alive: bool
+    disconnected: bool
+    waiting_for_100_continue: bool
+    response_started: bool
+    response_complete: bool
+    chunked_encoding: bool | None
+    expected_content_length: int
+    _run: Any
+    _send: Any
+    _count: Callable[[Any, int], None]
+    _make_head: Callable[[Any, Any, Iterable[Any]], bytes | None]
+    _hold: Callable[[Any], None]
+
+    async def run_asgi(self, app: Any) -> None:
+        self.began = perf_counter()
+        try:
+            outcome = await app(self.scope, self.receive, self.send)
+            if outcome is not None or not (self.response_complete or self.disconnected):
+                self.release()
+                await self._run(_as_before(outcome=outcome))
+        except BaseException as exc:  # noqa: BLE001 - uvicorn's to judge
+            self.release()
+            await self._run(_as_before(exc))
+        finally:
+            if self.status != COUNTED:  # its response is cut short: the app's fault, or the client's
+                self._count(self, 0)
+            self.on_response = _nothing  # uvicorn's own way to leave no circle of references
+
+    async def send(self, message: Any) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            more = message.get("more_body", False)
+            if self.flow.write_paused and self.response_started and not self.disconnected:
+                await self.flow.drain()
+            if not more and self.status != COUNTED:
+                self._count(self, self.status)
+            if self.disconnected or (
+                self.response_started
+                and not self.response_complete
+                and self._send_body(message.get("body", b""), more)
+            ):
+                return
+        elif kind == "http.response.start" and not self.response_started:
+            if self.flow.write_paused and not self.disconnected:
+                await self.flow.drain()
+            if self.disconnected or self._start(message["status"], message.get("headers", ())):
+                return
+        self.release()
+        await self._send(message)
+
+    def _start(self, status: Any, headers: Iterable[Any]) -> bool:
+        """Whether the head is made: it waits for the body."""
+        if self.status == 0 and isinstance(status, int):
+            self.status = status
+        head = self._make_head(self, status, headers)
+        if head is None:
+            return False
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.head = head
+        self._hold(self)
+        return True
+
+    def _send_body(self, body: Any, more: Any) -> bool:
+        """Whether it is done; otherwise uvicorn is to say what is wrong with it."""
+        if self.chunked_encoding and self.scope["method"] != "HEAD":
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if not more:
+                body = b"%b0\r\n\r\n" % body
+        elif self.scope["method"] == "HEAD":
+            self.expected_content_length, body = 0, b""
+        else:
+            left = self.expected_content_length - len(body)
+            if left < 0 or (left and not more):
+                return False
+            self.expected_content_length = left
+        if self.head:
+            self._write_with_head(body)
+        else:
+            self.transport.write(body)
+        if not more:
+            self._complete()
+        return True
+
+    def _write_with_head(self, body: Any) -> None:
+        head, self.head = self.head, b""
+        if len(body) <= JOINED:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    def release(self) -> None:
+        """Send the head alone."""
+        head, self.head = self.head, b""
+        if head and not (self.disconnected or self.transport.is_closing()):
+            self.transport.write(head)
+
+
+def joined(theirs: Any, row: Row) -> Any:
+    """uvicorn's ``RequestResponseCycle`` of httptools, counted in ``row``."""
+    own = {
+        "_run": theirs.run_asgi,
+        "_send": theirs.send,
+        "_count": staticmethod(counting(row)),
+        "_make_head": staticmethod(Heads().make),
+        "_hold": staticmethod(HeldHeads().add),
+    }
+    return type(theirs.__name__, (JoinedCycle, theirs), own)
+
+
+def install(row: Row, modules: Iterable[ModuleType] = MODULES) -> None:
+    """In a worker process, before its first connection: count what its HTTP protocols serve."""
+    for module in modules:
+        theirs: Any = module.RequestResponseCycle
+        make = joined if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS) else metered
+        module.RequestResponseCycle = make(theirs, row)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def installed(row: Row) -> Iterator[None]:
+    """`install`, and back to what was there: for tests."""
+    before = [module.RequestResponseCycle for module in MODULES]
+    install(row)
+    try:
+        yield
+    finally:
+        for module, cycle in zip(MODULES, before, strict=True):
+            module.RequestResponseCycle = cycle  # type: ignore[attr-defined]
+
+
+def _as_before(exc: BaseException | None = None, outcome: Any = None) -> Callable[..., Any]:
+    """An app that ends as another one did."""
+
+    async def app(*_: Any) -> Any:
+        if exc is not None:
+            raise exc
+        return outcome
+
+    return app
+
+
+def _nothing() -> None:
+    """In place of what was to be done after a response."""
