@@ -29,9 +29,10 @@ from multicore_server.cluster.place import here
 from multicore_server.cluster.primary import Election, Lock
 
 __all__ = [
-    "Address", "Message", "NotDelivered", "OnceError", "action", "broadcast", "broadcast_sync", "draining", "generation",
-    "instance", "instances", "is_primary", "is_worker", "messages", "on_drain", "on_message", "on_shutdown",
-    "once", "once_sync", "ready", "run_on_primary", "send", "send_sync", "start", "wait_draining",
+    "Address", "Message", "NotDelivered", "OnceError", "action", "broadcast", "broadcast_sync", "draining",
+    "generation", "instance", "instances", "is_primary", "is_worker", "messages", "on_drain", "on_message",
+    "on_shutdown", "once", "once_sync", "ready", "run_on_primary", "send", "send_sync", "start",
+    "wait_draining",
 ]  # fmt: skip
 
 # Values of the moment: ask for ``cluster.draining``, because a name imported from here stays as it was.

@@ -38,6 +38,7 @@ class Function(NamedTuple):
 class Running(NamedTuple):
     what: str
     began: float  # of time.monotonic
+    counts: bool = True  # not where it calls those that do
 
 
 class Waiting(NamedTuple):
@@ -80,6 +81,7 @@ class Calls:
         self._waiting.append(Waiting(function, arguments, done))
         if self._caller is None:
             self._caller = self._begin(self._call_waiting(self._apart), function.what)
+            self._running[self._caller] = Running(function.what, time.monotonic(), False)
 
     def _call(self, function: Function, arguments: tuple[Any, ...], done: Done | None) -> None:
         began, token = time.monotonic(), object()
@@ -95,6 +97,7 @@ class Calls:
                 done(answer, None)
         finally:
             del self._running[token]
+            self._named.discard(token)
             self.spent(time.monotonic() - began)
 
     def _begin_from_anywhere(self, coroutine: Any, what: str) -> None:
@@ -115,16 +118,19 @@ class Calls:
         self._tasks.discard(task)
         self._named.discard(task)
         running = self._running.pop(task)
-        if task is self._caller:
-            self._caller = None
-        else:
+        if running.counts:
             self.spent(time.monotonic() - running.began)
         if was_full and not self.is_full:
             self.on_room()
 
     async def _call_waiting(self, apart: Apart) -> None:
-        while self._waiting:
-            await apart(self._call_some)
+        try:
+            while self._waiting:
+                await apart(self._call_some)
+                if not self.is_full:
+                    self.on_room()
+        finally:
+            self._caller = None  # here, not later: what is added from now on needs another one
 
     def _call_some(self) -> None:
         for _ in range(min(len(self._waiting), AT_ONCE)):
@@ -134,17 +140,22 @@ class Calls:
         """Name those that do not end, once each."""
         late = time.monotonic() - SLOW
         for token, running in tuple(self._running.items()):
-            if running.began <= late and token not in self._named and token is not self._caller:
+            if running.began <= late and running.counts and token not in self._named:
                 self._named.add(token)
                 logger.warning("%s has not ended after %.0f s", running.what, SLOW)
 
-    async def settle(self, patience: float) -> None:
-        """Wait so many seconds for those in progress, then cancel them."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(0.0, patience))
+    async def settle(self, patience: float) -> bool:
+        """Wait so many seconds for those in progress, and cancel what is left then; whether there was any."""
+        deadline = time.monotonic() + patience
+        while self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(0.0, deadline - time.monotonic()))
+            if time.monotonic() >= deadline:
+                break
+        gave_up = bool(self._tasks)
         for task in tuple(self._tasks):
             logger.error("%s has not ended; it is cancelled", self._running[task].what)
             task.cancel()
+        return gave_up
 
 
 async def _finish(function: Function, answer: Awaitable[Any], done: Done | None) -> None:

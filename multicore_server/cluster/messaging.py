@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from multicore_server.cluster.calls import Calls, Function
 
 MAX_MESSAGE = 64 * 1024  # bytes, as JSON
+MAX_DEPTH = 200  # of lists and objects in each other: the receiver's stack may be shorter than the sender's
 MAX_FDS = 16  # with one message
 MOST_WAITING = 1000  # messages in a stream that nobody reads
 PATIENCE = 10.0  # seconds for handlers where no event loop runs
@@ -62,9 +63,20 @@ def encoded(value: Any) -> bytes:
         body = _encode(value).encode()
     except RecursionError:
         raise ValueError("the message is nested too deeply") from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise ValueError("the message is nested too deeply")
     if len(body) > MAX_MESSAGE:
         raise ValueError(f"the message has {len(body)} bytes; {MAX_MESSAGE} are the most")
     return body
+
+
+def _depth(value: Any) -> int:
+    """Without recursion; a value that JSON has taken holds no circle."""
+    depth, level = 0, [value]
+    while level := [it for it in level if isinstance(it, (list, tuple, dict))]:
+        depth += 1
+        level = [inner for it in level for inner in (it.values() if isinstance(it, dict) else it)]
+    return depth
 
 
 def descriptors_of(fds: Iterable[Any]) -> list[int]:
@@ -81,6 +93,8 @@ def _number(fd: Any) -> int:
         raise TypeError(f"{fd!r} is no file descriptor, and has none")
     if number < 0:
         raise ValueError(f"{fd!r} is closed")
+    if number >= 2**31:
+        raise ValueError(f"{fd!r} is no file descriptor")
     return number
 
 
@@ -102,12 +116,15 @@ class Receivers:
         self.calls = calls
         self._handlers: list[Function] = []
         self._streams: set[Stream] = set()
+        self._ended = False
         self.on_lost: Callable[[], None] = lambda: None  # a stream had no room for a message
 
     def add(self, handler: Callable[[Message, Address], Any]) -> None:
         self._handlers.append(Function.of("the message handler", handler))
 
     def listen(self, stream: Stream) -> None:
+        if self._ended:
+            stream.end()
         self._streams.add(stream)
 
     def ignore(self, stream: Stream) -> None:
@@ -123,6 +140,7 @@ class Receivers:
 
     def end(self) -> None:
         """Nothing more comes."""
+        self._ended = True
         for stream in tuple(self._streams):
             stream.end()
 
@@ -218,7 +236,7 @@ class LocalPost:
         """In the running loop, later; where none runs, at once."""
         loop = _running_loop() or self._loop
         if loop is None or not loop.is_running():
-            asyncio.run(_deliver_and_wait(receivers, message))
+            asyncio.run(self._deliver_and_wait(receivers, message))
             return
         self._loop = loop
         self.on_their_way += 1
@@ -229,11 +247,12 @@ class LocalPost:
         receivers.calls.open(loop)
         receivers.deliver(message)
 
-
-async def _deliver_and_wait(receivers: Receivers, message: Message) -> None:
-    receivers.calls.open(asyncio.get_running_loop())
-    receivers.deliver(message)
-    await receivers.calls.settle(PATIENCE)
+    async def _deliver_and_wait(self, receivers: Receivers, message: Message) -> None:
+        receivers.calls.open(asyncio.get_running_loop())
+        receivers.deliver(message)
+        while self.on_their_way or receivers.calls.is_busy:
+            await receivers.calls.settle(PATIENCE)
+            await asyncio.sleep(0)
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:

@@ -146,19 +146,21 @@ class Mailbox:
             self._loop.remove_reader(self._boxes.reader(self._context.number))
             self._reading = False
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Whether there may be more."""
         for _ in range(AT_ONCE):
             if self._receivers is None or self._receivers.calls.is_full:
                 self._be_deaf()  # until there is room: what does not fit waits with its senders
-                return
+                return True
             try:
                 packet = self._boxes.receive(self._context.number)
             except GarbledError as exc:
                 self._drop(str(exc))
                 continue
             if packet is None:
-                return
+                return False
             self._take(packet, self._receivers)
+        return True
 
     def _take(self, packet: Packet, receivers: Receivers) -> None:
         fds = packet.descriptors
@@ -214,17 +216,18 @@ class Mailbox:
             self._look_due = now + LOOK
             self._receivers.calls.look()
 
-    async def end(self, patience: float) -> None:
+    async def end(self, patience: float) -> bool:
         """The worker has drained: take what has come, and wait for handlers, for so many seconds at most."""
-        self._context.row[Item.LISTENS] = 0
+        listened, self._context.row[Item.LISTENS] = self._context.row[Item.LISTENS], 0
         if self._receivers is None:
-            return
-        if self._reading:
-            self._read()
+            return False
+        deadline = time.monotonic() + min(patience, PATIENCE)
+        while listened and self._read() and time.monotonic() < deadline:
+            await asyncio.sleep(0)
         self._be_deaf()
         self._loop = None
         self._receivers.end()
-        await self._receivers.calls.settle(min(patience, PATIENCE))
+        return await self._receivers.calls.settle(deadline - time.monotonic())
 
 
 def put(boxes: Mailboxes, row: int, packet: Packet) -> None:

@@ -77,8 +77,10 @@ class Host(Protocol):
 
     def on_signal(self, number: signal.Signals) -> None: ...
 
-    async def on_drained(self, patience: float) -> None:
-        """No request is left: finish what else is in hand, in so many seconds at most."""
+    async def on_drained(self, patience: float) -> bool:
+        """No request is left: finish what else is in hand, in so many seconds at most. Whether some of it was
+        cancelled."""
+        ...
 
     def end_in_any_case(self) -> None:
         """Requests were cancelled, and what runs in threads may go on: the process is to end all the same."""
@@ -269,7 +271,8 @@ class WorkerServer(uvicorn.Server):
         await self._cancel_requests()
         for connection in list(self.server_state.connections):
             shut(connection)
-        await self.worker.on_drained(self._left(deadline))
+        if await self.worker.on_drained(self._left(deadline)):
+            self._gave_up = True
         await self._end_app(deadline)
         if self._gave_up:
             self.worker.end_in_any_case()

@@ -244,8 +244,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.asked = True
             self.context.channel.retire(reason)
 
-    async def on_drained(self, patience: float) -> None:
-        await self.mailbox.end(patience)
+    async def on_drained(self, patience: float) -> bool:
+        return await self.mailbox.end(patience)
 
     def beat(self) -> None:
         now = time.monotonic()

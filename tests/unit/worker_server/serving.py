@@ -76,8 +76,9 @@ class Host:
     def on_signal(self, number: signal.Signals) -> None:
         self.told.append(number)
 
-    async def on_drained(self, patience: float) -> None:
+    async def on_drained(self, patience: float) -> bool:
         self.told.append("drained")
+        return False
 
     def end_in_any_case(self) -> None:
         self.told.append("end in any case")
