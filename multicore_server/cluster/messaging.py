@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
@@ -88,7 +89,10 @@ def descriptors_of(fds: Iterable[Any]) -> list[int]:
 
 
 def _number(fd: Any) -> int:
-    number = fd if isinstance(fd, int) else getattr(fd, "fileno", lambda: None)()
+    try:
+        number = fd if isinstance(fd, int) else getattr(fd, "fileno", lambda: None)()
+    except io.UnsupportedOperation:
+        number = None
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"{fd!r} is no file descriptor, and has none")
     if number < 0:

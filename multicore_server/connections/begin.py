@@ -39,6 +39,7 @@ class BeginningHttpTools:
     def begin(self, version: str) -> None:
         if self.limit_concurrency is not None or getattr(self.config, "reset_contextvars", False):
             self._begin_by_uvicorn()
+            self.cycle.keep_alive = self.parser.should_keep_alive()  # older ones look for it in the headers
             return
         self._fill_scope(version)
         before = self.cycle

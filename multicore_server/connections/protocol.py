@@ -8,24 +8,15 @@ nothing to a client whose response is the last.)
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.logging import TRACE_LOG_LEVEL
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from multicore_server.connections.addresses import addresses
 from multicore_server.connections.dispatcher import KEPT, SENT, Outcome
 from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.connections.lingering import UploadTransport
 from multicore_server.connections.spool import SpooledTransport, SpoolingProtocol
 from multicore_server.connections.state import ConnectionsState
-from multicore_server.connections.strict import strict
-from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Item, Row
 from multicore_server.machine.descriptors import has_unread
 
@@ -289,68 +280,10 @@ class MovableHttpTools(MovableProtocol):
     scope: Any
     pipeline: Any
     parser: Any
-    flow: Any
-    server: Any
-    client: Any
-    scheme: Any
-    logger: Any
-    _made_by_uvicorn: Any
-    local: Any = None  # where it came to, if that is known
-    rests_until = 0.0  # of the loop's clock; 0 while it does not rest
 
     def break_cycles(self) -> None:
         self.parser = None  # it has our methods
         self._end_timer()
-
-    def _made(self, transport: Any) -> None:
-        """As uvicorn does it, with fewer system calls."""
-        held = transport.get_extra_info("socket")
-        if held is None or self.logger.level <= TRACE_LOG_LEVEL:
-            self._made_by_uvicorn(transport)
-            return
-        self.connections.add(self)
-        self.transport = transport
-        self.flow = FlowControl(transport)
-        self.server, self.client = addresses(held.fileno(), self.local)
-        self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
-
-    # One timer for as long as a connection is kept alive: it looks whether the connection still rests. To
-    # arm one after each response, and to cancel it before the next, costs more than all else done then.
-
-    def on_response_complete(self) -> None:
-        if self.pipeline or self.transport.is_closing():
-            super().on_response_complete()
-            return
-        state = self.server_state
-        state.total_requests += 1
-        self.flow.resume_reading()
-        self._keep_alive()
-        self._answered(state)
-
-    def _keep_alive(self) -> None:
-        self.rests_until = self.loop.time() + self.timeout_keep_alive
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_at(self.rests_until, self._look_whether_it_rests)
-
-    def _look_whether_it_rests(self) -> None:
-        self.timeout_keep_alive_task = None
-        if self.rests_until > self.loop.time():
-            self.timeout_keep_alive_task = self.loop.call_at(self.rests_until, self._look_whether_it_rests)
-        elif self.rests_until:
-            self.timeout_keep_alive_handler()
-
-    def _unset_keepalive_if_required(self) -> None:
-        """Called as bytes arrive."""
-        self.rests_until = 0.0
-
-    def _end_timer(self) -> None:
-        timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
-        if timer is not None:
-            timer.cancel()
-
-    def handle_websocket_upgrade(self, *args: Any) -> None:
-        self._end_timer()
-        super().handle_websocket_upgrade(*args)
 
     @property
     def is_awaited(self) -> bool:
@@ -381,27 +314,3 @@ class MovableH11(MovableProtocol):
     @property
     def ends_with_cycle(self) -> bool:
         return not self.conn.trailing_data[0]
-
-
-@functools.cache
-def movable(protocol: Any) -> Any:
-    """The movable form of one of uvicorn's HTTP protocols; any other class as it is."""
-    if issubclass(protocol, H11Protocol):
-        mixin: type[MovableProtocol] = MovableH11
-        moves = Feature.H11_MOVES
-    elif hasattr(protocol, "on_message_begin"):
-        mixin, moves = MovableHttpTools, Feature.HTTPTOOLS_MOVES
-    else:
-        return protocol
-    if lacks(moves):
-        return protocol
-    name = f"Movable{protocol.__name__}"
-    protocol = strict(protocol)
-    made = protocol.connection_made
-    own = {
-        "_made_by_uvicorn" if made is HttpToolsProtocol.connection_made else "_made": made,
-        "_lost": protocol.connection_lost,
-        "_receive": protocol.data_received,
-        "_complete": protocol.on_response_complete,
-    }
-    return type(name, (mixin, protocol), own)

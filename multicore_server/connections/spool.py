@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
 from multicore_server.machine.directories import temporary_file
@@ -134,6 +134,7 @@ class SpooledTransport:
     """
 
     write: Callable[[bytes], None]
+    writelines: Callable[[Iterable[bytes]], None]
     close: Callable[[], None]
     is_closing: Callable[[], bool]
     get_write_buffer_size: Callable[[], int]
@@ -154,6 +155,7 @@ class SpooledTransport:
     def _pass_through(self) -> None:
         transport = self._transport
         self.write = transport.write
+        self.writelines = transport.writelines
         self.close = transport.close
         self.is_closing = transport.is_closing
         self.get_write_buffer_size = transport.get_write_buffer_size
@@ -167,6 +169,7 @@ class SpooledTransport:
         if self._spool is None:
             self._spool = spool = Spool(self._spools)
             self.write = self._put
+            self.writelines = self._put_all
             self.close = self._close_when_sent
             self.is_closing = lambda: self._closes or self._transport.is_closing()
             self.get_write_buffer_size = lambda: self._transport.get_write_buffer_size() + spool.size
@@ -191,6 +194,10 @@ class SpooledTransport:
         assert self._spool is not None
         self._spool.put(data)
         self._pace_app()
+
+    def _put_all(self, parts: Iterable[bytes]) -> None:
+        for data in parts:
+            self._put(data)
 
     def _pace_app(self) -> None:
         protocol = self._protocol()

@@ -114,7 +114,7 @@ class Mailboxes:
         try:
             while True:
                 reader.recv(1)
-        except BlockingIOError:
+        except OSError:  # there is no more; or no memory
             return
 
     def keep(self, number: int) -> None:

@@ -107,6 +107,8 @@ class WorkerClient:
             except GarbledError as exc:
                 logger.debug("an answer is dropped: %s", exc)
                 continue
+            except OSError:  # no memory: it stays there
+                return
             if packet is None:
                 return
             self._take(packet)

@@ -22,8 +22,9 @@ from uvicorn.config import (
 from uvicorn.middleware.asgi2 import ASGI2Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from multicore_server.connections.factory import movable
 from multicore_server.connections.limits import WHOLE_HEAD
-from multicore_server.connections.protocol import MovableProtocol, movable
+from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.ipc.names import Interface
 from multicore_server.settings.gunicorn import is_set, spool_directories

@@ -157,6 +157,10 @@ class Mailbox:
             except GarbledError as exc:
                 self._drop(str(exc))
                 continue
+            except OSError as exc:  # no memory: the next heartbeat tries again
+                self._complain("no message can be read for now", exc)
+                self._be_deaf()
+                return True
             if packet is None:
                 return False
             self._take(packet, self._receivers)
@@ -198,16 +202,18 @@ class Mailbox:
         except (TypeError, ValueError) as exc:
             failed = f"its result cannot be sent: {exc}"
             body = encoded({"ok": False, "value": None, "error": failed[:1000]})
-        with contextlib.suppress(
-            OSError
-        ):  # the monitor has too much to read: it waits no longer than it says
+        with contextlib.suppress(OSError):  # the monitor has too much to read; it does not wait for ever
             self._boxes.send(self._boxes.monitor, Packet(Kind.ANSWER, self._context.instance, number, body))
 
     def _drop(self, why: str) -> None:
         self._count(Item.MESSAGES_LOST)
+        self._complain("a message is dropped", why)
+
+    def _complain(self, what: str, why: object) -> None:
+        """Once: it may come as often as messages do."""
         if not self._complained:
             self._complained = True
-            logger.warning("%s a message is dropped: %s", self._identity, why)
+            logger.warning("%s %s: %s", self._identity, what, why)
 
     def beat(self) -> None:
         """At each heartbeat."""
@@ -215,6 +221,8 @@ class Mailbox:
         if now >= self._look_due and self._receivers is not None:
             self._look_due = now + LOOK
             self._receivers.calls.look()
+        if self._context.row[Item.LISTENS] and self._receivers and not self._receivers.calls.is_full:
+            self._listen()
 
     async def end(self, patience: float) -> bool:
         """The worker has drained: take what has come, and wait for handlers, for so many seconds at most."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from uvicorn import Config
 
+from multicore_server.connections.factory import movable
 from multicore_server.connections.inboxes import Kind
 from multicore_server.connections.inline import OpenGate
-from multicore_server.connections.protocol import CONNECTIONS, IN_HAND, UNREAD, movable
+from multicore_server.connections.protocol import CONNECTIONS, IN_HAND, UNREAD
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Scoreboard
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -850,6 +851,33 @@ def test_what_is_garbled_costs_one_line_and_the_next_is_delivered(
     assert record.levelno == logging.WARNING
     assert len(record.getMessage().splitlines()) == 1
     assert office.count(0, Item.MESSAGES_LOST) == 2
+
+
+def test_a_mailbox_that_cannot_be_read_is_read_after_the_next_heartbeat(
+    office: Office, seen: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[int] = []
+
+    def no_memory(boxes: Mailboxes, number: int) -> None:
+        tried.append(number)
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async def main() -> None:
+        async with open_worker(office) as mailbox:
+            with monkeypatch.context() as patch:
+                patch.setattr(Mailboxes, "receive", no_memory)
+                office.say(0, "waits")
+                await until(lambda: tried)
+                await asyncio.sleep(0.01)
+                assert len(tried) == 1  # the loop does not run hot
+            assert not seen
+            mailbox.beat()
+            await until(lambda: seen)
+
+    run(main)
+    assert seen == [("waits", 0)]
+    (line,) = caplog.messages
+    assert line == "instance=0 no message can be read for now: [Errno 12] Cannot allocate memory"
 
 
 def test_kinds_that_are_not_for_a_worker_are_dropped(office: Office, seen: list[Any]) -> None:

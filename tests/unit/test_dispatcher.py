@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from multicore_server.connections import dispatcher as module
 from multicore_server.connections import siblings
 from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher
 from multicore_server.connections.handover import Handover
 from multicore_server.connections.inboxes import BATCH, Handed, Kind, Sent
+from multicore_server.connections.placement import Candidate, Load, least_loaded
 from multicore_server.ipc.heartbeat import STALE
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 
@@ -337,3 +340,75 @@ def test_the_cost_of_a_choice_is_bounded(
     monkeypatch.setattr(fleet.dispatchers[0].siblings, "_waiting", noted)
     fleet.dispatchers[0].siblings.least_loaded()
     assert len(looked_at) == min(workers, siblings.SAMPLE + 1)
+
+
+# --- the choice, and what needs none
+
+
+ROWS = st.tuples(
+    st.integers(0, 4),  # in hand
+    st.integers(0, 4),  # connections
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.sampled_from([0.0, STALE / 2, 2 * STALE]),  # age of the heartbeat
+    st.integers(0, 2),  # in the inbox
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ROWS, min_size=1, max_size=siblings.SAMPLE + 1))
+def test_the_quick_choice_is_the_pure_one(rows: list[tuple[int, int, float, float, int]]) -> None:
+    fleet = Fleet(len(rows))
+    try:
+        now = time.monotonic()
+        for dispatcher, (in_hand, connections, accepting, age, lying) in zip(
+            fleet.dispatchers, rows, strict=True
+        ):
+            row = dispatcher.row
+            row[Item.IN_HAND], row[Item.CONNECTIONS] = in_hand, connections
+            row[Item.ACCEPTING], row[Item.HEARTBEAT] = accepting, now - age
+            for _ in range(lying):
+                fleet.handover.inboxes.send(dispatcher.slot, [Sent(Kind.NEW, fleet.descriptor)])
+        candidates = [
+            Candidate(slot, Load(it[0] + it[4], it[1] + it[4]), it[2] == 1.0, now - it[3])
+            for slot, it in enumerate(rows)
+        ]
+        own = candidates[0] if candidates[0].accepting else None
+        chosen = fleet.dispatchers[0].siblings.least_loaded()
+        expected = least_loaded(own, candidates[1:], now)
+        assert candidates[chosen].load == candidates[0 if expected is None else expected].load
+        assert (expected is None or expected == 0) == (chosen == 0)
+    finally:
+        fleet.close()
+
+
+def busy(fleet: Fleet, slot: int, answered: int, in_hand: int) -> Dispatcher:
+    """A worker that has answered so many requests in a tenth of a second."""
+    dispatcher = fleet.dispatchers[slot]
+    dispatcher._beat_at = time.monotonic() - 0.1
+    dispatcher.beat(0, answered)
+    dispatcher.row[Item.IN_HAND] = in_hand
+    return dispatcher
+
+
+def test_a_quick_worker_keeps_a_few_more_than_its_siblings_have(build: Build) -> None:
+    fleet = build(2)
+    one = busy(fleet, 0, answered=1000, in_hand=30)  # 10,000 a second: 20 in `WORTHWHILE`
+    fleet.dispatchers[1].row[Item.IN_HAND] = 15
+    assert one.take_new()
+    assert (one.row[Item.IN_HAND], one.row[Item.UNREAD], one.row[Item.CONNECTIONS]) == (31, 1, 1)
+    fleet.dispatchers[1].row[Item.IN_HAND] = 5
+    assert not one.take_new()
+    assert one.row[Item.IN_HAND] == 31
+
+
+def test_a_slow_worker_and_an_inline_one_look_around(build: Build) -> None:
+    fleet = build(2)
+    slow = busy(fleet, 0, answered=10, in_hand=0)  # 100 a second
+    assert not slow.take_new()
+    inline = fleet.dispatcher(1, ROWS_PER_SLOT, inline=True)
+    inline._beat_at = time.monotonic() - 0.1
+    inline.beat(0, 1000)
+    inline.row[Item.IN_HAND] = fleet.dispatchers[0].row[Item.IN_HAND] = 30
+    assert not inline.take_new()
+    inline.row[Item.IN_HAND] = 3
+    assert inline.take_new()

@@ -22,8 +22,8 @@ from multicore_server import hosts
 from multicore_server.application import Application
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.cli.main import main
-from multicore_server.connections import protocol
-from multicore_server.connections.protocol import movable
+from multicore_server.connections import lean, protocol
+from multicore_server.connections.factory import movable
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.hosts import CONTRACT, Feature, Row
 from multicore_server.monitor.guard import GuardedConnection, GuardedState
@@ -187,7 +187,9 @@ def test_every_member_of_a_host_that_a_subclass_overrides_or_uses_is_named(cls: 
     assert sorted((used & known) - NAMED - public_and_inert) == []
 
 
-@pytest.mark.parametrize("mixin", [protocol.MovableProtocol, protocol.MovableHttpTools, protocol.MovableH11])
+@pytest.mark.parametrize(
+    "mixin", [protocol.MovableProtocol, protocol.MovableHttpTools, lean.LeanHttpTools, protocol.MovableH11]
+)
 def test_every_member_of_a_protocol_that_a_movable_one_uses_is_named(mixin: type) -> None:
     protocols: list[Any] = [owner(row) for row in CONTRACT if row.owner.endswith("Protocol")]
     cycles: list[Any] = [owner(row) for row in CONTRACT if row.owner.endswith("Cycle")]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from multicore_server.connections.factory import movable
 from multicore_server.connections.inboxes import Kind
 from multicore_server.connections.inline import InlineGate
 from multicore_server.connections.protocol import (
@@ -21,7 +22,6 @@ from multicore_server.connections.protocol import (
     WAITING,
     MovableH11,
     MovableHttpTools,
-    movable,
 )
 from multicore_server.connections.spool import Spools
 from multicore_server.worker.drain import hang_up, is_handshaking, shut

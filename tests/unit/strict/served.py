@@ -11,9 +11,9 @@ import uvloop
 from uvicorn import Config
 
 from multicore_server.connections import timeouts
+from multicore_server.connections.factory import movable
 from multicore_server.connections.inline import OpenGate
 from multicore_server.connections.limits import Limits
-from multicore_server.connections.protocol import movable
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.worker import loop

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from multicore_server.connections import spool
 from multicore_server.connections.limits import Limits
 from multicore_server.connections.spool import Spool, Spools
+from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.worker.cycle import installed
 from tests.unit.strict.served import Client, Served, run, seen
 
 BLOCK = 100_000
@@ -188,6 +190,21 @@ def test_the_last_response_of_a_connection_is_sent_in_whole_before_it_closes(
         assert body(await client.receive()) == b"".join(map(block, range(100)))
 
     run(test, streaming(100, (b"connection", b"close")), http)
+
+
+def test_a_response_in_one_piece_waits_behind_what_is_spooled(http: str, tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        client = await asks(served, tmp_path)
+        await client.send(b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await given_all(101)
+        first = body(await client.receive())
+        assert first[: 100 * BLOCK] == b"".join(map(block, range(100)))
+        second = first[100 * BLOCK :]
+        assert second.startswith(b"HTTP/1.1 200 ")
+        assert body(second) == block(0)
+
+    with installed(Scoreboard(1).row(0)):
+        run(test, streaming(100), http)
 
 
 def test_where_the_spool_is_full_the_app_waits(

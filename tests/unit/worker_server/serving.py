@@ -15,8 +15,8 @@ from typing import Any, Literal
 from gunicorn.config import Config as GunicornConfig
 from uvicorn import Config
 
+from multicore_server.connections.factory import movable
 from multicore_server.connections.handover import Handover
-from multicore_server.connections.protocol import movable
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard

@@ -1,0 +1,73 @@
+"""Where a connection came to and from: as uvicorn says it, with fewer system calls."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+
+from multicore_server.connections.addresses import addresses, only_address
+
+
+class Transport:
+    def __init__(self, held: socket.socket) -> None:
+        self._held = held
+
+    def get_extra_info(self, name: str) -> Any:
+        return self._held if name == "socket" else None
+
+
+@pytest.fixture(params=["127.0.0.1", "0.0.0.0", "::1", "::", "unix"])
+def accepted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, socket.socket, Any]]:
+    """A listener, a connection that it has accepted, and its client."""
+    host = request.param
+    if host == "unix":
+        listener, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "app.sock"))
+        listener.listen()
+        client.connect(str(tmp_path / "app.sock"))
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, 0), family=family)
+        target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        client = socket.create_connection((target, listener.getsockname()[1]))
+    connection, _ = listener.accept()
+    yield listener, connection, client
+    for each in (listener, connection, client):
+        each.close()
+
+
+def uvicorns(connection: socket.socket) -> tuple[Any, Any]:
+    transport: Any = Transport(connection)
+    return get_local_addr(transport), get_remote_addr(transport)
+
+
+def test_it_is_what_uvicorn_says(accepted: tuple[Any, socket.socket, Any]) -> None:
+    listener, connection, _ = accepted
+    local = only_address(listener)
+    assert addresses(connection.fileno(), None) == uvicorns(connection)
+    assert addresses(connection.fileno(), local) == uvicorns(connection)
+    wildcard = listener.family != socket.AF_UNIX and listener.getsockname()[0] in ("0.0.0.0", "::")
+    assert (local is None) == wildcard
+
+
+def test_a_client_that_has_left_has_no_address(accepted: tuple[Any, socket.socket, Any]) -> None:
+    _, connection, client = accepted
+    if client.family != socket.AF_UNIX:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    connection.settimeout(5)
+    with contextlib.suppress(ConnectionResetError):
+        connection.recv(1)
+    assert addresses(connection.fileno(), None) == uvicorns(connection)
+
+
+def test_a_descriptor_that_is_closed_has_none() -> None:
+    with socket.socket() as closed:
+        number = closed.fileno()
+    assert addresses(number, ("127.0.0.1", 80)) == (("127.0.0.1", 80), None)
