@@ -43,7 +43,7 @@ class BeginningHttpTools:
             return
         self._fill_scope(version)
         before = self.cycle
-        cycle = self.cycle = httptools_impl.RequestResponseCycle(
+        cycle: Any = httptools_impl.RequestResponseCycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -56,7 +56,9 @@ class BeginningHttpTools:
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        self.cycle = cycle
         if before is None or before.response_complete:
+            cycle.state = self.server_state
             task = self.loop.create_task(cycle.run_asgi(self.app))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)

@@ -50,6 +50,7 @@ class ConnectionsState(ServerState):
         self.limits = Limits()
         self.lingering: set[Any] = set()  # transports whose clients still send, and nobody reads
         self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
+        self.is_brisk = True  # the loop was not blocked lately: what is done in one turn takes milliseconds
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections
 

@@ -2,8 +2,11 @@
 
 uvicorn writes the head of a response when the app gives it, and the body when that comes: two system calls
 and two packets for what most often is known at once. Here the head waits for the first part of the body, and
-no longer than until the loop turns: a stream whose first part comes later has its head on the way. What is
-out of the ordinary is left to uvicorn's own cycle.
+no longer than until the loop turns: a stream whose first part comes later has its head on the way.
+
+Where several requests are in progress, a whole response waits as long: most of what a write costs is to wake
+the client, and one that is awake takes many responses for the price of one. What is out of the ordinary is
+left to uvicorn's own cycle.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a long
 KNOWN = 512  # header lines that are remembered
 LONGEST = 96  # bytes of a value that is worth remembering
 BODILESS = (204, 304)  # statuses
+# Seconds that a request takes whose response may wait for others: below, its client is awake anyway; above,
+# the others may take as long.
+QUICK = (10e-6, 1e-3)
+MOST_HELD = 2e-3  # seconds that a response waits at most, and the call in progress
 
 
 class Lines(dict[Any, bytes]):
@@ -51,18 +58,20 @@ class Lines(dict[Any, bytes]):
         return line
 
 
-class HeldHeads:
-    """Cycles whose head waits for the first part of its body: until the loop turns."""
+class Held:
+    """Cycles whose head, or whole response, waits until the loop turns."""
 
     def __init__(self) -> None:
         self._cycles: list[Any] = []
+        self.since = 0.0  # of perf_counter: when the first of their requests began
 
     def add(self, cycle: Any) -> None:
         if not self._cycles:
-            get_running_loop().call_soon(self._release)
+            get_running_loop().call_soon(self.release)
+            self.since = cycle.began
         self._cycles.append(cycle)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         cycles, self._cycles = self._cycles, []
         for cycle in cycles:
             if cycle.head:
@@ -118,8 +127,11 @@ class JoinedCycle:
     """Mixed into uvicorn's ``RequestResponseCycle`` of httptools; ``_run`` and ``_send`` are its methods."""
 
     status = 0
-    head = b""  # not sent yet
-    began = 0.0
+    head = b""  # not sent yet; where it `ends`, with the body
+    ends = False  # all of the response waits, and what follows from it
+    began = 0.0  # of perf_counter
+    took = 0.0  # seconds
+    state: Any = None  # of the connections, where responses may wait for each other
     scope: Any
     transport: Any
     flow: Any
@@ -135,15 +147,15 @@ class JoinedCycle:
     expected_content_length: int
     _run: Any
     _send: Any
-    _count: Callable[[Any, int], None]
+    _count: Callable[[Any, int], float]
     _make_head: Callable[[Any, Any, Iterable[Any]], bytes | None]
-    _hold: Callable[[Any], None]
+    _held: Held
 
     async def run_asgi(self, app: Any) -> None:
         self.began = perf_counter()
         try:
             outcome = await app(self.scope, self.receive, self.send)
-            if outcome is not None or not (self.response_complete or self.disconnected):
+            if outcome is not None or not (self.response_complete or self.ends or self.disconnected):
                 self.release()
                 await self._run(_as_before(outcome=outcome))
         except BaseException as exc:  # noqa: BLE001 - uvicorn's to judge
@@ -152,16 +164,19 @@ class JoinedCycle:
         finally:
             if self.status != COUNTED:  # its response is cut short: the app's fault, or the client's
                 self._count(self, 0)
-            self.on_response = _nothing  # uvicorn's own way to leave no circle of references
+            if not self.ends:
+                self.on_response = _nothing  # uvicorn's own way to leave no circle of references
 
     async def send(self, message: Any) -> None:
         kind = message["type"]
+        if self.ends:  # uvicorn is to say that nothing may follow
+            self.release()
         if kind == "http.response.body":
             more = message.get("more_body", False)
             if self.flow.write_paused and self.response_started and not self.disconnected:
                 await self.flow.drain()
             if not more and self.status != COUNTED:
-                self._count(self, self.status)
+                self.took = self._count(self, self.status)
             if self.disconnected or (
                 self.response_started
                 and not self.response_complete
@@ -186,7 +201,7 @@ class JoinedCycle:
         self.response_started = True
         self.waiting_for_100_continue = False
         self.head = head
-        self._hold(self)
+        self._held.add(self)
         return True
 
     def _send_body(self, body: Any, more: Any) -> bool:
@@ -203,13 +218,35 @@ class JoinedCycle:
             if left < 0 or (left and not more):
                 return False
             self.expected_content_length = left
-        if self.head:
-            self._write_with_head(body)
-        else:
+        if not self.head:
             self.transport.write(body)
+        elif not more and self._may_wait(body):
+            self._wait(body)
+            return True
+        else:
+            self._write_with_head(body)
         if not more:
             self._complete()
         return True
+
+    def _may_wait(self, body: Any) -> bool:
+        """Whether other responses will follow soon."""
+        state = self.state
+        return (
+            state is not None
+            and len(state.tasks) > 1
+            and state.is_brisk
+            and self.keep_alive
+            and QUICK[0] < self.took < QUICK[1]
+            and len(body) <= JOINED
+        )
+
+    def _wait(self, body: Any) -> None:
+        self.head += body
+        self.ends = True
+        held = self._held
+        if self.began + self.took - held.since > MOST_HELD:
+            held.release()
 
     def _write_with_head(self, body: Any) -> None:
         head, self.head = self.head, b""
@@ -226,10 +263,14 @@ class JoinedCycle:
         self.on_response()
 
     def release(self) -> None:
-        """Send the head alone."""
+        """Send what waits."""
         head, self.head = self.head, b""
         if head and not (self.disconnected or self.transport.is_closing()):
             self.transport.write(head)
+        if self.ends:
+            self.ends = False
+            self._complete()
+            self.on_response = _nothing
 
 
 def joined(theirs: Any, row: Row) -> Any:
@@ -239,7 +280,7 @@ def joined(theirs: Any, row: Row) -> Any:
         "_send": theirs.send,
         "_count": staticmethod(counting(row)),
         "_make_head": staticmethod(Heads().make),
-        "_hold": staticmethod(HeldHeads().add),
+        "_held": Held(),
     }
     return type(theirs.__name__, (JoinedCycle, theirs), own)
 

@@ -35,6 +35,7 @@ LOOP_LAG = Item.LOOP_LAG.value
 logger = logging.getLogger("gunicorn.error")
 
 SWEEP = 1.0  # seconds between two looks for clients that take too long
+BRISK = 0.01  # seconds of lag
 LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)  # handled while it serves
 QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
@@ -234,7 +235,8 @@ class WorkerServer(uvicorn.Server):
         lag = now - self._beat_due if self._beat_due else 0.0
         self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
         loop.call_at(self._beat_due, self._beat, loop)
-        self.row[LOOP_LAG] = max(lag, self.row[LOOP_LAG] * LAG_FADES)
+        self.row[LOOP_LAG] = worst = max(lag, self.row[LOOP_LAG] * LAG_FADES)
+        self.state.is_brisk = worst < BRISK
         for part in (self.worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat):
             try:
                 part()

@@ -76,6 +76,7 @@ def _django() -> Any:
     settings.configure(
         ROOT_URLCONF=type("Urls", (), {"urlpatterns": [path("", hello)]}),
         ALLOWED_HOSTS=["*"],
+        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],  # as in every new project
         SECRET_KEY="benchmark",
     )
     return get_wsgi_application()

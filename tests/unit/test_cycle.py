@@ -15,8 +15,14 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.connections.factory import movable
+from multicore_server.connections.inline import OpenGate
+from multicore_server.connections.state import ConnectionsState
+from multicore_server.ipc.scoreboard import Item, Scoreboard
+from multicore_server.worker import cycle as module
+from multicore_server.worker import meter
 from multicore_server.worker.cycle import JOINED, installed
+from tests.unit.fake_transport import GET
 from tests.unit.rows import cell
 
 THEIRS = httptools_impl.RequestResponseCycle
@@ -51,6 +57,9 @@ class Transport:
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def pause_reading(self) -> None: ...
 
@@ -240,3 +249,187 @@ def test_what_waits_when_the_client_leaves_is_dropped() -> None:
     with installed(row):
         assert asyncio.run(main()).writes == []
     assert row[cell("GET", "499")] == 1
+
+
+# --- whole responses that wait for each other
+
+
+class Together:
+    """Several connections of one worker whose requests come in the same turn of the loop."""
+
+    def __init__(self, app: Any, count: int = 3, request: bytes = GET) -> None:
+        self.order: list[str] = []
+        self.row = Scoreboard(1).row(0)
+        self._app = app
+        self._count = count
+        self._request = request
+
+    async def _connect(self) -> list[Any]:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            self.order.append("called")
+            await self._app(scope, receive, send)
+
+        config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+        config.load()
+        self.state = ConnectionsState(self.row, OpenGate())
+        protocol = movable(HttpToolsProtocol)
+        made = []
+        for _ in range(self._count):
+            transport: Any = NotingTransport(self.order)
+            connection = protocol(config, self.state, {}, asyncio.get_running_loop())
+            connection.connection_made(transport)
+            made.append(connection)
+        return made
+
+    def play(self, *, brisk: bool = True) -> list[Any]:
+        async def main() -> list[Any]:
+            made = await self._connect()
+            self.state.is_brisk = brisk
+            for connection in made:
+                connection.data_received(self._request)
+            while self.state.tasks:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            for connection in made:
+                connection._end_timer()
+            return [connection.transport for connection in made]
+
+        with installed(self.row):
+            return asyncio.run(main())
+
+
+class NotingTransport(Transport):
+    def __init__(self, order: list[str]) -> None:
+        super().__init__()
+        self._order = order
+
+    def write(self, data: bytes) -> None:
+        self._order.append("written")
+        super().write(data)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+clock = Clock()
+
+
+@pytest.fixture
+def _by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "perf_counter", clock)
+    monkeypatch.setattr(meter, "perf_counter", clock)
+
+
+by_the_clock = pytest.mark.usefixtures("_by_the_clock")
+
+
+def takes(seconds: float, *headers: tuple[bytes, bytes], size: int = 2) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        clock.now += seconds
+        await send(start(200, *headers))
+        await send(body(b"x" * size))
+
+    return app
+
+
+QUICKLY = 50e-6  # seconds
+TOGETHER = ["called"] * 3 + ["written"] * 3
+
+
+@by_the_clock
+def test_responses_of_one_turn_are_written_when_all_are_made() -> None:
+    together = Together(takes(QUICKLY))
+    transports = together.play()
+    assert together.order == TOGETHER
+    assert {b"".join(it.writes) for it in transports} == {
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nxx\r\n0\r\n\r\n"
+    }
+    assert together.state.total_requests == together.row[cell("GET", "2xx")] == 3
+    assert together.row[Item.IN_HAND] == 0
+
+
+@by_the_clock
+@pytest.mark.parametrize(
+    ("app", "request_", "brisk"),
+    [
+        (takes(0.0), GET, True),  # its client is awake
+        (takes(2e-3), GET, True),  # the others may take as long
+        (takes(QUICKLY), GET, False),  # something blocks this loop now and then
+        (takes(QUICKLY, size=JOINED + 1), GET, True),
+        (takes(QUICKLY, (b"connection", b"close")), GET, True),
+        (takes(QUICKLY), GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), True),
+    ],
+    ids=["very quick", "slow", "blocked", "large", "app closes", "client closes"],
+)
+def test_others_are_written_at_once(app: Any, request_: bytes, brisk: bool) -> None:
+    together = Together(app, request=request_)
+    together.play(brisk=brisk)
+    assert [it for it in together.order if it == "called"] == ["called"] * 3
+    assert together.order[1] == "written"
+
+
+@by_the_clock
+def test_one_that_is_alone_is_written_at_once() -> None:
+    together = Together(takes(QUICKLY), count=1)
+    together.play()
+    assert together.order == ["called", "written"]
+
+
+@by_the_clock
+def test_none_waits_for_long() -> None:
+    together = Together(takes(0.9e-3), count=8)
+    together.play()
+    assert together.order[:7] == ["called"] * 3 + ["written"] * 3 + ["called"]
+
+
+@by_the_clock
+def test_what_an_app_does_behind_its_response_comes_behind_it() -> None:
+    async def sends_more(scope: Any, receive: Any, send: Any) -> None:
+        await takes(QUICKLY)(scope, receive, send)
+        try:
+            await send(body(b"more"))
+        except RuntimeError as exc:
+            raised.append(str(exc))
+
+    raised: list[str] = []
+    together = Together(sends_more)
+    transports = together.play()
+    assert len(raised) == 3
+    assert raised[0].endswith("after response already completed.")
+    assert all(b"more" not in b"".join(it.writes) for it in transports)
+
+
+@by_the_clock
+def test_an_app_that_fails_behind_its_response_has_it_sent() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await takes(QUICKLY)(scope, receive, send)
+        raise RuntimeError("the app's mistake")
+
+    together = Together(fails)
+    transports = together.play()
+    assert all(b"".join(it.writes).endswith(b"xx\r\n0\r\n\r\n") for it in transports)
+    assert together.row[cell("GET", "2xx")] == 3
+
+
+@by_the_clock
+def test_a_client_that_leaves_meanwhile_gets_nothing() -> None:
+    async def leaves(scope: Any, receive: Any, send: Any) -> None:
+        await takes(QUICKLY)(scope, receive, send)
+        connection = send.__self__.on_response.__self__
+        connection.connection_lost(ConnectionResetError())
+
+    together = Together(leaves)
+    assert [it.writes for it in together.play()] == [[], [], []]
+    assert together.row[Item.CONNECTIONS] == 0
+
+
+@by_the_clock
+def test_a_request_behind_it_waits_until_it_is_sent() -> None:
+    together = Together(takes(QUICKLY), request=GET + GET)
+    transports = together.play()
+    assert together.state.total_requests == 6
+    assert [b"".join(it.writes).count(b"HTTP/1.1 200 OK") for it in transports] == [2, 2, 2]

@@ -102,7 +102,9 @@ def test_the_worst_lag_fades_and_the_next_heartbeat_comes() -> None:
         loop = asyncio.get_running_loop()
         serving.server._beat(loop)
         time.sleep(0.3)
+        assert serving.server.state.is_brisk
         await serving.until(lambda: serving.host.context.row[Item.LOOP_LAG] > 0.1)
+        assert not serving.server.state.is_brisk
         before = serving.host.context.row[Item.HEARTBEAT]
         await serving.until(lambda: serving.host.context.row[Item.HEARTBEAT] > before)
         await serving.drain()
