@@ -133,6 +133,7 @@ def test_shutdown_delay_changes_nothing_until_it_is_over(moving: Server, connect
     connection.send(request("/hold"))
     wait_for((moving.directory / "held").exists)
     moving.wait_logged("draining", 2)
+    moving.wait_logged("exited with code 0")  # the other one: by now both have heard of it
     moving.write("release", "")
     assert connection.answer().is_last
     assert connection.ends()
