@@ -220,7 +220,7 @@ class JoinedCycle:
             self.expected_content_length = left
         if not self.head:
             self.transport.write(body)
-        elif not more and self._may_wait(body):
+        elif not more and QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
             self._wait(body)
             return True
         else:
@@ -237,7 +237,6 @@ class JoinedCycle:
             and len(state.tasks) > 1
             and state.is_brisk
             and self.keep_alive
-            and QUICK[0] < self.took < QUICK[1]
             and len(body) <= JOINED
         )
 
