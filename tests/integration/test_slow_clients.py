@@ -58,6 +58,8 @@ def test_clients_that_do_not_read_stop_nobody(
     make_server: MakeServer, connect: Connect, trusting: ssl.SSLContext, threads: str, loop: str, tls: bool
 ) -> None:
     options = ["--certfile", "../cert.pem", "--keyfile", "../key.pem"] if tls else []
+    # The first of them waits for the others to be read, which may take longer than the 2 s of the default.
+    options += ["--keep-alive", "30"]
     server = make_server(LARGE).start("-w", "2", "--threads", threads, *options, ready=2,
                                       env={"UVICORN_LOOP": loop})  # fmt: skip
     context = trusting if tls else None
