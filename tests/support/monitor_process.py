@@ -173,6 +173,7 @@ class Monitor:
         self.close_listeners()
         self.channel.close()
         self._channel.close()
+        self._mailboxes.close()
         for fd in (self._lifeline, self._alive):
             if fd >= 0:
                 os.close(fd)

@@ -50,7 +50,8 @@ class Pages:
         self.snapshots = Snapshots(Merge(scoreboard, view, None, str, self.log))
         client: Any = self.arbiter
         self.read_only = ReadOnly(scoreboard, view, self.snapshots)
-        self.workers = WorkerClient(Mailboxes(4 * ROWS_PER_SLOT), scoreboard)
+        self.mailboxes = Mailboxes(4 * ROWS_PER_SLOT)
+        self.workers = WorkerClient(self.mailboxes, scoreboard)
         self.full = Full(scoreboard, view, self.snapshots, client, self.workers)
 
     def publish(self, **changes: Any) -> None:
@@ -77,6 +78,7 @@ def pages() -> Iterator[Pages]:
     found = Pages()
     yield found
     found.snapshots.close()
+    found.mailboxes.close()
     found.loop.close()
 
 

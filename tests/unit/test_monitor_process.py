@@ -72,6 +72,7 @@ class Process:
         return client
 
     def close(self) -> None:
+        self.context.mailboxes.close()
         self.end_arbiter()
         os.close(self.lifeline)
         self.channel.close()

@@ -15,6 +15,7 @@ import pytest
 
 from multicore_server.wsgi.body import ArrivingBody
 from multicore_server.wsgi.bridge import WSGIBridge
+from tests.unit.shell import descriptors
 from tests.unit.wsgi_client import OK, TEXT, Client, both, call, hello, scope
 
 PIECE = b"x" * 100_000
@@ -85,12 +86,12 @@ def small_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("small_files")
 def test_a_full_disk_costs_that_request_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     request, client = large(30)
     assert call(lambda *_: pytest.fail("called"), request, client, spool_dirs=[str(tmp_path)]).status == 507
     assert client.headers[b"connection"] == b"close"
     assert "no room for a request's body of POST /a" in caplog.text
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert descriptors() == before
     assert list(tmp_path.iterdir()) == []
     assert call(hello).body == b"hello"
     request, client = large(12)
