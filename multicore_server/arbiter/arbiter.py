@@ -182,8 +182,9 @@ class Arbiter(ParentArbiter):
                     self._halt(action)
                 with self.guarded(f"the action {type(action).__name__}"):
                     ACTIONS[type(action)](self, action)
-        with self.guarded("instances that are given up"):
-            self._tell_errored()
+        if self._changed:
+            with self.guarded("instances that are given up"):
+                self._tell_errored()
         with self.guarded("the report"):
             self._publish_serving()
             self._show()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from multicore_server.settings.hooks import EVENTS
@@ -30,15 +30,18 @@ class HookError(Exception):
 def wrap(cfg: Any, log: Any) -> None:
     """Wrap the hooks of this configuration: what one of `RESCUED` raises is logged and goes no further, what
     one of `GATES` raises becomes a HookError."""
-    for name in RESCUED:
-        cfg.set(name, _rescued(name, _timed(name, cfg.settings[name].get(), log), log))
+    _rescue(RESCUED, cfg, log)
     for name in GATES:
         cfg.set(name, _named(name, _timed(name, cfg.settings[name].get(), log)))
 
 
 def wrap_events(cfg: Any, log: Any) -> None:
     """Wrap the hooks that gunicorn does not have, as `wrap` does with those of `RESCUED`."""
-    for name in EVENTS:
+    _rescue(EVENTS, cfg, log)
+
+
+def _rescue(names: Iterable[str], cfg: Any, log: Any) -> None:
+    for name in names:
         cfg.set(name, _rescued(name, _timed(name, cfg.settings[name].get(), log), log))
 
 

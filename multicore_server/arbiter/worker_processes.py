@@ -19,7 +19,7 @@ from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
 from multicore_server.cluster.messaging import Message
 from multicore_server.fleet import events as ev
-from multicore_server.fleet.aftermath import reason_of
+from multicore_server.fleet.aftermath import reason_of, why_ended
 from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
 from multicore_server.ipc.messages import AppMessage, LastWords, RetireRequest, WorkerMessage, WorkerReady
 from multicore_server.ipc.names import Reason
@@ -34,7 +34,7 @@ class WorkerProcesses:
     """Forks workers, hears them and reports their ends; what follows is the fleet's to say.
 
     ``workers`` are gunicorn's: those alive, by pid. ``server`` is what gunicorn's hooks are given; ``hooked``
-    is called after one that may have started a process.
+    is called after some that may have started a process.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class WorkerProcesses:
         self._talking: list[Worker] = []
         self._age = 0
         self._announced = False
+        self._has_called = False  # a hook, while workers were heard
         self._interface = ""
         self._shown = ""  # the last boot's traceback
         context.in_child.append(self._close_siblings)
@@ -107,7 +108,7 @@ class WorkerProcesses:
             channel.close()
             raise
         context.scoreboard.assign(fork.row)
-        context.cluster.mailboxes.empty(fork.row)
+        context.cluster.mailboxes.empty(fork.row)  # of what was sent while its last owner's end was noted
         worker.context = WorkerContext(
             instance=fork.instance,
             instances=context.fleet.workers,
@@ -167,6 +168,9 @@ class WorkerProcesses:
         talking, self._talking[:] = list(self._talking), []
         for worker in talking:
             self._hear(worker)
+        if self._has_called:  # once for all that was heard: to look for processes costs more than a hook
+            self._has_called = False
+            self._hooked()
 
     def _hear(self, worker: Worker, most: int = MOST_AT_ONCE) -> None:
         channel = worker.context.channel
@@ -182,7 +186,7 @@ class WorkerProcesses:
             self._context.observe(ev.BecameReady(worker.pid))
             self._announce()
             worker.cfg.on_worker_ready(self._server, worker)
-            self._hooked()
+            self._has_called = True
         elif isinstance(message, RetireRequest):
             self._context.observe(ev.AskedToRetire(worker.pid, message.reason, message.draining))
         elif isinstance(message, LastWords):
@@ -191,7 +195,7 @@ class WorkerProcesses:
         elif isinstance(message, AppMessage):
             said = Message(message.value, worker.context.instance)
             worker.cfg.on_message(self._server, worker, said)
-            self._hooked()
+            self._has_called = True
         else:
             text = "%s has sent something that is dropped: %s"
             self._context.log.warning(text, worker.identity, message.why)
@@ -231,11 +235,8 @@ class WorkerProcesses:
         cfg.on_worker_exit(self._server, worker, reason, os.waitstatus_to_exitcode(status))
 
     def _reason(self, worker: Worker, exited: ev.Exited) -> Reason:
-        """Why it has ended: what it was ended for, or how it ended by itself."""
         found = self._context.fleet.find(worker.pid)
-        if found is not None and found[1].ending is not None:
-            return found[1].ending
-        return "boot" if found is not None and found[1].ready_at is None else reason_of(exited)
+        return reason_of(exited) if found is None else why_ended(found[1], exited)
 
     def _exited(self, worker: Worker, status: int) -> ev.Exited:
         words = worker.last_words

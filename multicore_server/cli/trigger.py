@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 
 import click
 
+from multicore_server.cli.arguments import instances_of, seconds_of
 from multicore_server.cli.servers import Trouble, choose
 from multicore_server.cli.text import plain
-from multicore_server.ipc.report import ActionAnswer
-from multicore_server.settings.quantities import duration
-
-LONGEST = 600.0  # seconds
+from multicore_server.ipc.report import LONGEST_ACTION, ActionAnswer
 
 
 @click.command()
@@ -35,10 +32,8 @@ def trigger(
     Without NAME, list the actions. Built in: gc, memory, tracemalloc (start, top, stop).
     Exit status 1 when it has failed in one of them.
     """
-    numbers = _numbers(instances)
-    arguments = _arguments(given)
-    seconds = _seconds(timeout)
-    answers = choose(server).act(name, numbers, arguments, seconds)
+    numbers = instances_of("trigger", instances)
+    answers = choose(server).act(name, numbers, _arguments(given), _seconds(timeout))
     if name is None:
         _list(answers)
     else:
@@ -50,14 +45,6 @@ def trigger(
         sys.exit(1)
 
 
-def _numbers(instances: Iterable[str]) -> list[int] | None:
-    """None for all."""
-    for text in instances:
-        if not (text.isascii() and text.isdecimal() and len(text) < 10):
-            raise Trouble(f"trigger: {text!r} is no instance number such as `ps` shows")
-    return [int(text) for text in instances] or None
-
-
 def _arguments(given: str | None) -> object:
     try:
         return None if given is None else json.loads(given)
@@ -66,13 +53,10 @@ def _arguments(given: str | None) -> object:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = duration(text)
-    except ValueError as exc:
-        raise Trouble(f"--timeout: {text!r} {exc}") from None
-    if not 0 < seconds <= LONGEST:
-        raise Trouble(f"--timeout: {text!r} is not between 0 and {LONGEST:g} seconds")
-    return seconds
+    found = seconds_of("--timeout", text)
+    if not 0 < found <= LONGEST_ACTION:
+        raise Trouble(f"--timeout: {text!r} is not between 0 and {LONGEST_ACTION:g} seconds")
+    return found
 
 
 def _shown(answer: ActionAnswer) -> str:

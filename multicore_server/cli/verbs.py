@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from multicore_server.cli import listing
+from multicore_server.cli.arguments import instances_of, is_number, seconds_of
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
     Begun,
@@ -183,26 +184,14 @@ def restart(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_js
     A number is an INSTANCE as `ps` shows it, anything else before it the server's name.
     Exit status 1 when a replacement does not become ready: the old worker goes on.
     """
-    if server is None and arguments and not _is_number(arguments[0]):
+    if server is None and arguments and not is_number(arguments[0]):
         server, *rest = arguments
         arguments = tuple(rest)
-    instances = _instances(arguments)
+    instances = instances_of("restart", arguments)
     chosen = choose(server)
     waiting = None if no_wait else Restarting(chosen.status(), instances)
     begun = chosen.command("restart", instances=instances)
     _conclude(chosen, begun, waiting, as_json)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
-
-
-def _instances(arguments: tuple[str, ...]) -> list[int] | None:
-    """None for all."""
-    for text in arguments:
-        if not _is_number(text):
-            raise Trouble(f"restart: {text!r} is no instance number such as `ps` shows")
-    return [int(text) for text in arguments] or None
 
 
 # A number such as -1 is no option.
@@ -288,12 +277,7 @@ def monit(server: str | None, interval: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    from multicore_server.settings.quantities import duration
-
-    try:
-        seconds = duration(text)
-    except ValueError as exc:
-        raise Trouble(f"--interval: {text!r} {exc}") from None
-    if not 0.1 <= seconds <= 60:
+    found = seconds_of("--interval", text)
+    if not 0.1 <= found <= 60:
         raise Trouble(f"--interval: {text!r} is not from 0.1 to 60 seconds")
-    return seconds
+    return found

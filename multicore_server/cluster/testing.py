@@ -97,7 +97,6 @@ class Instances:
         self._posts = [LocalPost(number, receivers) for number in range(count)]
         for instance, post in zip(self._instances, self._posts, strict=True):
             instance.place.post = post
-        self._before = (Attempt._log, Attempt._deployment)
 
     def __enter__(self) -> Instances:  # noqa: PYI034 - typing.Self comes with 3.11
         self._before = (Attempt._log, Attempt._deployment)

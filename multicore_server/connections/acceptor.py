@@ -84,7 +84,7 @@ class Acceptor:
                 self._servers.append(server)
                 self._probe = listener
         if dispatcher is not None:
-            self.state.dispatch, self.state.takes = dispatcher.dispatch, dispatcher.take_new
+            self.state.takes, self.state.dispatch = dispatcher.take_new, dispatcher.place
             self.state.set_aside = dispatcher.set_aside
             self.state.hand_over = dispatcher.rebalance
             self.state.sheds = self._sheds

@@ -111,7 +111,7 @@ class Dispatcher:
 
         Whatever goes wrong on the way to a sibling, the connection is kept.
         """
-        return KEPT if kind is Kind.NEW and self.take_new() else self._place([Sent(kind, descriptor)])
+        return KEPT if kind is Kind.NEW and self.take_new() else self.place(kind, descriptor)
 
     def take_new(self) -> bool:
         """Take a new connection, and count it, where it is answered here sooner than a sibling could take it.
@@ -120,14 +120,15 @@ class Dispatcher:
         siblings have before one of them could have taken them; one whose requests take long has no such
         slack.
         """
-        row, slack = self.row, self._slack
-        in_hand = row[IN_HAND] + 1
+        slack, in_hand = self._slack, self.row[IN_HAND] + 1
         if in_hand > slack and (slack < 1 or self._inline or in_hand - self.siblings.least_in_hand() > slack):
             return False
-        row[IN_HAND] = in_hand
-        row[UNREAD] += 1
-        row[CONNECTIONS] += 1
+        self._count(Kind.NEW)
         return True
+
+    def place(self, kind: Kind, descriptor: int) -> Outcome:
+        """As `dispatch`, where `take_new` has not taken it."""
+        return self._place([Sent(kind, descriptor)])
 
     def _place(self, connections: Sequence[Sent]) -> Outcome:
         """Place connections together."""

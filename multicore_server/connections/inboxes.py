@@ -16,14 +16,16 @@ import os
 import socket
 import termios
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
+
+from multicore_server.ipc import seqpacket
 
 # Connections in one message. The kernel takes 253 (SCM_MAX_FD), but who receives them has to adopt them all
 # before it does anything else: 32 take it about 3 ms.
 BATCH = 32
-DESCRIPTOR_SPACE = socket.CMSG_SPACE(BATCH * array.array("i").itemsize)
+DESCRIPTOR_SPACE = seqpacket.space_for(BATCH)
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -51,12 +53,9 @@ class Inboxes:
     """One inbox for each of ``slots`` slots. Every process holds both ends of all of them."""
 
     def __init__(self, slots: int) -> None:
-        self._pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(slots)]
-        for pair in self._pairs:
-            for end in pair:
-                end.setblocking(False)
+        self._pairs = [seqpacket.pair() for _ in range(slots)]
         # At the end of each process, too: `python -X dev` names every socket that is left open.
-        self._close = weakref.finalize(self, _close_all, self._pairs)
+        self._close = weakref.finalize(self, seqpacket.close_all, self._pairs)
         self._size = array.array("i", [0])
 
     def reader(self, slot: int) -> socket.socket:
@@ -92,11 +91,9 @@ class Inboxes:
         end = self._pairs[slot][0]
         try:
             self._check_room(len(end.recv(BATCH, socket.MSG_PEEK)))
-            # Not by socket.recv_fds: it ignores its flags, and subprocesses would inherit what it receives.
-            message, ancillary, flags, _ = end.recvmsg(BATCH, DESCRIPTOR_SPACE, socket.MSG_CMSG_CLOEXEC)
+            message, descriptors, flags = seqpacket.receive(end, BATCH, DESCRIPTOR_SPACE)
         except BlockingIOError:
             return []
-        descriptors = array.array("i", ancillary[0][2] if ancillary else b"")
         if flags & socket.MSG_CTRUNC:  # another worker took what was looked at, and this message is larger
             lost = len(message) - len(descriptors)
             logger.error("%d connections were lost on their way: no descriptors were left for them", lost)
@@ -111,9 +108,3 @@ class Inboxes:
         with contextlib.ExitStack() as taken:
             for _ in range(connections):
                 taken.callback(os.close, os.dup(some))
-
-
-def _close_all(pairs: Iterable[tuple[socket.socket, socket.socket]]) -> None:
-    for pair in pairs:
-        for end in pair:
-            end.close()

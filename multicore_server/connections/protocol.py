@@ -265,7 +265,7 @@ class MovableProtocol(SpoolingProtocol):
     def let_go(self) -> None:
         """It is another worker's now: close our descriptor alone, and hold nothing of it."""
         self.moved = True
-        self._unset_keepalive_if_required()
+        self._end_timer()
         self.connections.discard(self)
         self.row[CONNECTIONS] = len(self.connections)
         self.finish()
@@ -283,7 +283,6 @@ class MovableHttpTools(MovableProtocol):
 
     def break_cycles(self) -> None:
         self.parser = None  # it has our methods
-        self._end_timer()
 
     @property
     def is_awaited(self) -> bool:

@@ -38,9 +38,8 @@ class ConnectionsState(ServerState):
         self.row = row
         self.gate = gate
         self.dispatch: Callable[[Kind, int], Outcome] | None = None
-        self.takes: Callable[[], bool] = lambda: (
-            False
-        )  # a new connection, without a look around, and counts it
+        # Takes a new connection where that needs no choice; where it does not, it is dispatched.
+        self.takes: Callable[[], bool] = lambda: False
         self.tell: Callable[[Any], None] | None = None
         self.progressed = gate.progressed
         self.hand_over: Send = keep  # gives idle connections to a sibling

@@ -81,7 +81,7 @@ class Endings:
         self.state.tell("gone", f"{describe(exited)} after draining for {drained:.1f} s", process)
 
     def _crashed(self, slot: Slot, process: Process, exited: ev.Exited) -> None:
-        reason = process.ending or reason_of(exited)
+        reason = why_ended(process, exited)
         self.state.count(slot, reason)
         uptime = process.uptime(self.state.now) or 0.0
         verdict = self._judge(slot, End(exited.code, uptime))
@@ -165,6 +165,13 @@ def describe(exited: ev.Exited) -> str:
     if exited.signal is None:
         return f"exited with code {exited.code}"
     return f"was killed by {exited.signal}" + (" (out of memory)" if exited.oom else "")
+
+
+def why_ended(process: Process, exited: ev.Exited) -> Reason:
+    """What it was ended for, or how it ended by itself."""
+    if process.ending is not None:
+        return process.ending
+    return "boot" if process.ready_at is None else reason_of(exited)
 
 
 def reason_of(exited: ev.Exited) -> Reason:

@@ -10,7 +10,6 @@ Pure: the standard library alone.
 
 from __future__ import annotations
 
-import array
 import os
 import resource
 import socket
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from multicore_server.ipc import seqpacket
+
 MAX_BODY = 64 * 1024  # bytes
 MAX_DESCRIPTORS = 16  # with one message
 ROOM = 1024 * 1024  # bytes wanted for a mailbox; the kernel gives up to 2 x net.core.wmem_max
@@ -27,7 +28,7 @@ SHARE = 8  # the mailboxes may take 1/SHARE of the descriptors that a process ma
 
 _HEAD = struct.Struct("=BhI")  # kind, sender, number
 _LARGEST = _HEAD.size + MAX_BODY
-_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_SPACE = seqpacket.space_for(MAX_DESCRIPTORS)
 
 ARBITER = -1  # as a sender; a worker's is the number of its instance
 MONITOR = -2
@@ -65,9 +66,11 @@ class Mailboxes:
         wanted, granted = processes + 1, _affordable()
         # The monitor's comes last, and is made in any case.
         numbers = [*range(min(wanted - 1, max(granted - 1, 1))), self.monitor]
-        self._pairs = {number: _pair() for number in numbers}
+        self._pairs = {number: seqpacket.pair() for number in numbers}
+        for _, writer in self._pairs.values():
+            writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
         self.short = len(numbers) < wanted
-        self._close = weakref.finalize(self, _close_all, self._pairs)
+        self._close = weakref.finalize(self, seqpacket.close_all, self._pairs.values())
 
     def send(self, to: int, packet: Packet) -> None:
         """Raises OSError: EAGAIN when the mailbox is full, EBADF for what is no open descriptor."""
@@ -83,11 +86,9 @@ class Mailboxes:
     def receive(self, number: int) -> Packet | None:
         """Take a packet out; None where there is none. Raises GarbledError."""
         try:
-            # Not by socket.recv_fds: it ignores its flags, and subprocesses would inherit what it receives.
-            data, ancillary, flags, _ = self.reader(number).recvmsg(_LARGEST, _SPACE, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, flags = seqpacket.receive(self.reader(number), _LARGEST, _SPACE)
         except BlockingIOError:
             return None
-        descriptors = array.array("i", ancillary[0][2]) if ancillary else ()
         try:
             if flags & socket.MSG_CTRUNC:
                 raise GarbledError("its descriptors are lost: this process has too many open")
@@ -146,17 +147,3 @@ def _affordable() -> int:
     """How many mailboxes there may be."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 2**31 if soft == resource.RLIM_INFINITY else soft // SHARE // 2
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    reader.setblocking(False)
-    writer.setblocking(False)
-    writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
-    return reader, writer
-
-
-def _close_all(pairs: dict[int, tuple[socket.socket, socket.socket]]) -> None:
-    for ends in pairs.values():
-        for end in ends:
-            end.close()

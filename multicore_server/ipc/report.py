@@ -182,6 +182,9 @@ def unready(report: Report | None) -> str | None:
     return None
 
 
+LONGEST_ACTION = 600.0  # seconds that an operator may wait for one
+
+
 class ActionAnswer(TypedDict):
     """What one worker says to an action: ``value`` where it is ``ok``, ``error`` where it is not."""
 

@@ -11,11 +11,11 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from multicore_server.ipc.mailboxes import MAX_BODY, MONITOR, GarbledError, Kind, Mailboxes, Packet
-from multicore_server.ipc.report import ActionAnswer
+from multicore_server.ipc.report import LONGEST_ACTION, ActionAnswer
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
+from multicore_server.monitor.commands import instances_of
 
 PATIENCE = 10.0  # seconds that a worker has for its answer, where nobody says otherwise
-MOST_PATIENCE = 600.0
 AT_ONCE = 64  # packets that are read in one turn of the loop
 
 logger = logging.getLogger("gunicorn.error")
@@ -42,22 +42,16 @@ def parse(body: bytes) -> Asked:
     if strange := sorted(given.keys() - {"action", "instances", "arguments", "timeout"}):
         raise ValueError(f"an action has no {json.dumps(strange[0][:40])}")
     action, timeout = given.get("action"), given.get("timeout", PATIENCE)
-    instances = given.get("instances")
+    instances = instances_of(given.get("instances"))
     if action is not None and not isinstance(action, str):
         raise ValueError("action: give the name of an action")
-    if not _is_number(timeout) or not 0 < timeout <= MOST_PATIENCE:
-        raise ValueError(f"timeout: give seconds, {MOST_PATIENCE:g} at the most")
-    if instances is not None and not (isinstance(instances, list) and all(map(_is_instance, instances))):
-        raise ValueError("instances: give a list of instance numbers such as [0, 2], or leave it out for all")
+    if not _is_number(timeout) or not 0 < timeout <= LONGEST_ACTION:
+        raise ValueError(f"timeout: give seconds, {LONGEST_ACTION:g} at the most")
     return Asked(action, instances, given.get("arguments"), float(timeout))
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_instance(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**31
 
 
 class WorkerClient:
@@ -81,7 +75,7 @@ class WorkerClient:
         if len(body) > MAX_BODY:
             raise ValueError(f"the arguments are longer than {MAX_BODY} bytes")
         rows = {row // ROWS_PER_SLOT: row for row in self._scoreboard.serving()}
-        wanted = sorted(rows if asked.instances is None else set(asked.instances))
+        wanted = sorted(rows if asked.instances is None else asked.instances)
         return await asyncio.gather(*(self._ask(it, rows.get(it), body, asked.timeout) for it in wanted))
 
     async def _ask(self, instance: int, row: int | None, body: bytes, timeout: float) -> ActionAnswer:

@@ -61,7 +61,7 @@ def _shown(name: str) -> str:
     return json.dumps(name if len(name) <= 40 else name[:40] + "...")
 
 
-def _instances(value: object) -> list[int] | None:
+def instances_of(value: object) -> list[int] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(_is_whole(it) and 0 <= it < MOST for it in value):
@@ -102,7 +102,7 @@ class Parser(NamedTuple):
 
 COMMANDS = {
     "reload": Parser((), lambda _: ReloadCommand(NO_ID)),
-    "restart": Parser(("instances",), lambda given: RestartCommand(NO_ID, _instances(given("instances")))),
+    "restart": Parser(("instances",), lambda given: RestartCommand(NO_ID, instances_of(given("instances")))),
     "scale": Parser(("workers",), lambda given: ScaleCommand(NO_ID, _workers(given("workers")))),
     "stop": Parser(("graceful",), lambda given: StopCommand(NO_ID, _graceful(given("graceful")))),
     "reset": Parser((), lambda _: ResetCommand(NO_ID)),

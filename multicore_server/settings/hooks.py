@@ -6,7 +6,8 @@ makes its configuration before it imports us; `adopt` adds to that one what its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from gunicorn.config import Setting, validate_callable
@@ -17,76 +18,44 @@ from multicore_server.settings.table import SettingError
 SECTION = "Server Hooks"
 
 
-class OnMessage(Setting):  # type: ignore[misc]  # gunicorn has no types
-    name = "on_message"
-    section = SECTION
-    validator = validate_callable(3)
-    type = callable
-
-    def on_message(server: Any, worker: Any, message: Any) -> None:  # noqa: N805 - no method
-        pass
-
-    default = staticmethod(on_message)
-    desc = """An app has sent a message to the ``"arbiter"``; ``worker.send()`` answers."""
+def on_message(server: Any, worker: Any, message: Any) -> None:
+    """An app has sent a message to the ``"arbiter"``; ``worker.send()`` answers."""
 
 
-class OnWorkerReady(Setting):  # type: ignore[misc]
-    name = "on_worker_ready"
-    section = SECTION
-    validator = validate_callable(2)
-    type = callable
-
-    def on_worker_ready(server: Any, worker: Any) -> None:  # noqa: N805
-        pass
-
-    default = staticmethod(on_worker_ready)
-    desc = """A worker is ready for requests."""
+def on_worker_ready(server: Any, worker: Any) -> None:
+    """A worker is ready for requests."""
 
 
-class OnWorkerExit(Setting):  # type: ignore[misc]
-    name = "on_worker_exit"
-    section = SECTION
-    validator = validate_callable(4)
-    type = callable
+def on_worker_exit(server: Any, worker: Any, reason: str, status: int) -> None:
+    """A worker's process has ended, for one of the reasons of ``worker_restarts_total``.
 
-    def on_worker_exit(server: Any, worker: Any, reason: str, status: int) -> None:  # noqa: N805
-        pass
-
-    default = staticmethod(on_worker_exit)
-    desc = """A worker's process has ended, for one of the reasons of ``worker_restarts_total``.
-
-    ``status`` is its exit code, or the number of the signal that killed it with a minus before it."""
+    ``status`` is its exit code, or the number of the signal that killed it with a minus before it.
+    """
 
 
-class OnReloadResult(Setting):  # type: ignore[misc]
-    name = "on_reload_result"
-    section = SECTION
-    validator = validate_callable(3)
-    type = callable
-
-    def on_reload_result(server: Any, result: str, reason: str) -> None:  # noqa: N805
-        pass
-
-    default = staticmethod(on_reload_result)
-    desc = """A reload has ended: ``ok``, ``rolled_back`` or ``failed``; ``reason`` is a line about it."""
+def on_reload_result(server: Any, result: str, reason: str) -> None:
+    """A reload has ended: ``ok``, ``rolled_back`` or ``failed``; ``reason`` is a line about it."""
 
 
-class OnErrored(Setting):  # type: ignore[misc]
-    name = "on_errored"
-    section = SECTION
-    validator = validate_callable(2)
-    type = callable
-
-    def on_errored(server: Any, instance: int) -> None:  # noqa: N805
-        pass
-
-    default = staticmethod(on_errored)
-    desc = """An instance was given up after ``max_restarts`` unstable exits."""
+def on_errored(server: Any, instance: int) -> None:
+    """An instance was given up after ``max_restarts`` unstable exits."""
 
 
-EVENTS: Mapping[str, type[Any]] = {
-    hook.name: hook for hook in (OnMessage, OnWorkerReady, OnWorkerExit, OnReloadResult, OnErrored)
-}
+def _setting(hook: Callable[..., None]) -> type[Any]:
+    """gunicorn's form of it, known to every configuration that is made from now on."""
+    own = {
+        "name": hook.__name__,
+        "section": SECTION,
+        "validator": validate_callable(len(signature(hook).parameters)),
+        "type": callable,
+        "default": staticmethod(hook),
+        "desc": hook.__doc__,
+    }
+    return type(Setting)(hook.__name__, (Setting,), own)  # type: ignore[no-any-return]  # gunicorn has no types
+
+
+_HOOKS = (on_message, on_worker_ready, on_worker_exit, on_reload_result, on_errored)
+EVENTS: Mapping[str, type[Any]] = {hook.__name__: _setting(hook) for hook in _HOOKS}
 
 
 def adopt(cfg: Any) -> None:

@@ -24,9 +24,7 @@ from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Row
 from multicore_server.worker.meter import COUNTED, MODULES, counting, metered
 
-SPECIAL = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection"}
-)  # they have a meaning for the cycle
+SPECIAL = frozenset({b"content-length", b"transfer-encoding", b"connection"})  # they mean something here
 JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a longer one goes beside it
 KNOWN = 512  # header lines that are remembered
 LONGEST = 96  # bytes of a value that is worth remembering

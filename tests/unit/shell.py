@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 import selectors
@@ -11,7 +10,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -151,12 +149,6 @@ class FakeSystem:
     def sent(self) -> list[tuple[int, str]]:
         """The signals, in order."""
         return [(call[1], signal.Signals(call[2]).name) for call in self.calls if call[0] == "kill"]
-
-
-def descriptors() -> int:
-    """How many this process has open."""
-    gc.collect()  # what earlier tests have left is not counted
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class Log(logging.Logger):

@@ -15,8 +15,9 @@ from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.fleet import events as ev
 from multicore_server.ipc.channel import MOST_AT_ONCE
 from multicore_server.ipc.messages import LastWords, RetireRequest, StopCommand, WorkerReady, encode
+from tests.support.descriptors import descriptors
 from tests.unit import shell
-from tests.unit.shell import Shell, configuration, descriptors, fault
+from tests.unit.shell import Shell, configuration, fault
 
 
 class Yard:

@@ -12,15 +12,7 @@ import pytest
 
 from multicore_server.cluster import calls as module
 from multicore_server.cluster.calls import Calls, Function
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # `run` limits the time
-        await asyncio.sleep(0.001)
+from tests.support.coroutines import run, until
 
 
 def opened(apart: module.Apart | None = None) -> Calls:

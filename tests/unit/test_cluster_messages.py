@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +36,7 @@ from multicore_server.ipc.messages import AppMessage
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.worker.mailbox import AT_ONCE, Mailbox
 from tests.support import outside
+from tests.support.coroutines import run, until
 
 SLOTS = 3
 
@@ -44,15 +45,6 @@ SLOTS = 3
 def _put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The module has no handlers before a test, and none of its afterwards."""
     outside.put_back(monkeypatch)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # `run` limits the time
-        await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from multicore_server.cluster import primary
 from multicore_server.cluster.primary import Election, Jobs
 from multicore_server.ipc.primary_lock import PrimaryLock
 from tests.support import outside
+from tests.support.coroutines import run, until
 
 
 class SharedLock:
@@ -55,15 +56,6 @@ class Worker:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(primary, "FIRST_DELAY", 0.01)
     outside.put_back(monkeypatch)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # `run` limits the time
-        await asyncio.sleep(0.001)
 
 
 # --- who

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from multicore_server.connections.inboxes import BATCH, Inboxes, Kind, Sent
+from tests.support.descriptors import descriptors
 
 
 @pytest.fixture
@@ -30,11 +29,6 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 Pair = tuple[socket.socket, socket.socket]
-
-
-def descriptors() -> int:
-    gc.collect()  # what earlier tests have left is not counted
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def fill(inboxes: Inboxes, pair: Pair) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import resource
 import select
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,6 +25,7 @@ from multicore_server.ipc.mailboxes import (
     NoMailboxError,
     Packet,
 )
+from tests.support.descriptors import descriptors
 
 HEAD = module._HEAD.size
 Pipe = tuple[int, int]
@@ -55,11 +54,6 @@ def pipe() -> Iterator[Callable[[], Pipe]]:
             os.close(end)
         except OSError:
             continue
-
-
-def descriptors() -> int:
-    gc.collect()  # what earlier tests have left is not counted
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def message(body: bytes, *fds: int) -> Packet:

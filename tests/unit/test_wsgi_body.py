@@ -15,7 +15,7 @@ import pytest
 
 from multicore_server.wsgi.body import ArrivingBody
 from multicore_server.wsgi.bridge import WSGIBridge
-from tests.unit.shell import descriptors
+from tests.support.descriptors import descriptors
 from tests.unit.wsgi_client import OK, TEXT, Client, both, call, hello, scope
 
 PIECE = b"x" * 100_000

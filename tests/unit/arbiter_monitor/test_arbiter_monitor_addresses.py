@@ -13,7 +13,7 @@ import pytest
 from multicore_server.arbiter.forked_call import LIMIT
 from multicore_server.arbiter.monitor_addresses import REST, RETRY, MonitorAddresses
 from multicore_server.monitor import address
-from tests.unit import shell
+from tests.support.descriptors import descriptors
 from tests.unit.arbiter_monitor.watch import NOW, Watch, asking, settings
 from tests.unit.shell import Shell, fault
 
@@ -251,13 +251,13 @@ def test_a_metrics_path_that_cannot_be_served_costs_one_line(
         raise fault(errno.EMFILE)
 
     found, changes = addresses(watch.shell, "")
-    before = shell.descriptors()
+    before = descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(call, refuse)
         for _ in range(3):
             assert found.metrics_address(settings(metrics_path="/metrics")) == ""
     assert len(watch.log.said("metrics_path cannot be served")) == 1
-    assert shell.descriptors() == before
+    assert descriptors() == before
     assert changes == []
     assert found.metrics_address(settings(metrics_path="/metrics"))  # the next worker finds it mended
     found.end()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from multicore_server.connections.limits import Limits
 from multicore_server.connections.spool import Spool, Spools
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.worker.cycle import installed
+from tests.support.descriptors import descriptors
 from tests.unit.strict.served import Client, Served, run, seen
 
 BLOCK = 100_000
@@ -28,11 +28,6 @@ FREE = SimpleNamespace(f_bavail=2**30, f_frsize=4096)
 @pytest.fixture(autouse=True)
 def _much_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fstatvfs", lambda _: FREE)
-
-
-def descriptors() -> int:
-    gc.collect()  # what earlier tests have left is not counted
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def block(number: int) -> bytes:

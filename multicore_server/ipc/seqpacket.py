@@ -1,0 +1,46 @@
+"""Sequenced-packet sockets between processes: they keep the limits of messages, and carry descriptors.
+
+A datagram socket's queue would hold 10 messages (``net.unix.max_dgram_qlen``). Pure: the standard library
+alone.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+Pair: TypeAlias = "tuple[socket.socket, socket.socket]"  # the end to read from, and the one to write to
+
+
+class Received(NamedTuple):
+    data: bytes
+    descriptors: Sequence[int]  # the receiver's to close; no subprocess inherits them
+    flags: int  # MSG_CTRUNC: descriptors are lost; MSG_TRUNC: bytes are
+
+
+def pair() -> Pair:
+    """Neither end waits."""
+    made = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in made:
+        end.setblocking(False)
+    return made
+
+
+def space_for(descriptors: int) -> int:
+    """Bytes of ancillary data."""
+    return socket.CMSG_SPACE(descriptors * array.array("i").itemsize)
+
+
+def receive(end: socket.socket, size: int, space: int) -> Received:
+    """Take one message. Raises BlockingIOError where there is none."""
+    # Not by socket.recv_fds: it ignores its flags, and subprocesses would inherit what it receives.
+    data, ancillary, flags, _ = end.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    return Received(data, array.array("i", ancillary[0][2]) if ancillary else (), flags)
+
+
+def close_all(pairs: Iterable[Pair]) -> None:
+    for ends in pairs:
+        for end in ends:
+            end.close()
