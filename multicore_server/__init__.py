@@ -33,7 +33,12 @@ def __getattr__(name: str) -> Any:
 
         hosts.check()
     module = import_module(f"{__name__}.{_HOMES[name]}")
-    return module if name == "cluster" else getattr(module, name)
+    if name == "cluster":
+        return module
+    found = getattr(module, name)
+    if name in _SERVERS:
+        globals()[name] = found  # gunicorn asks for its worker class at each fork
+    return found
 
 
 def __dir__() -> list[str]:

@@ -229,6 +229,7 @@ class WorkerProcesses:
         self._talking[:] = [other for other in self._talking if other is not worker]
         self._context.scoreboard.clear(worker.context.number)
         self._context.cluster.mailboxes.empty(worker.context.number)
+        self._context.cluster.primary.announce()
         app_metrics.forget_live(worker.context.number)
         cfg = self._in_force().cfg
         cfg.child_exit(self._server, worker)

@@ -23,7 +23,7 @@ from multicore_server.connections.protocol import (
     MovableProtocol,
 )
 from multicore_server.connections.state import ConnectionsState
-from multicore_server.ipc.heartbeat import UNATTENDED
+from multicore_server.ipc.heartbeat import LATE
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 
 TAKE = 64  # connections that are accepted before others get a turn
@@ -122,14 +122,21 @@ class Acceptor:
         self.take_on()
         # What could not be taken for long, siblings may have time for meanwhile; and an app that is asked
         # without a pause must not keep new connections waiting for ever.
-        if not self._taking and time.monotonic() - self._refused_at > UNATTENDED:
+        if not self._taking and time.monotonic() - self._refused_at > LATE:
             self._place_anew(dispatcher.place_inbox_anew)
         dispatcher.measure_surplus()
 
+    def wake_by(self, wake: Callable[[], None] | None) -> None:
+        """Call this, if it is given, before a connection comes from a sibling and when one goes to one."""
+        if self.dispatcher is not None:
+            self.dispatcher.wake = wake
+
     @property
-    def beats_quickly(self) -> bool:
-        """Whether siblings look at this worker's heartbeat."""
-        return self.dispatcher is not None and not self.dispatcher.siblings.none_serve()
+    def may_rest(self) -> bool:
+        """Whether nothing is to be done before something comes."""
+        return self._taking and not (
+            self.state.draining or self.row[IN_HAND] or self.adopting or self.has_surplus
+        )
 
     @property
     def has_sibling(self) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from multicore_server.connections.handover import Handover
 from multicore_server.connections.inboxes import Handed, Kind, Sent
-from multicore_server.connections.siblings import BUSY, CLOSED, OPEN, Siblings
+from multicore_server.connections.siblings import BUSY, CLOSED, OPEN, SAMPLE, Siblings
 from multicore_server.ipc.scoreboard import Item, Row
 
 CLOSE_PATIENCE = 0.1  # seconds for the lock, where nothing waits behind it
@@ -61,6 +61,7 @@ class Dispatcher:
     def __init__(self, handover: Handover, slot: int, row: Row, *, inline: bool = False) -> None:
         self.siblings = Siblings(handover, slot, row)
         self.surplus = 0  # connections that a sibling should have
+        self.wake: Callable[[], None] | None = None  # while it rests, called when connections come or go
         self._locked = handover.lock_of()
         self._inboxes = handover.inboxes
         self.slot = slot
@@ -195,7 +196,13 @@ class Dispatcher:
         except OSError as exc:  # the inbox is full, or too many descriptors are on their way
             self.complain(f"a connection could not be handed to instance={target} (%s) and stays here", exc)
             return KEPT
+        self.siblings.expect_beat(target)
+        self._wake()
         return SENT
+
+    def _wake(self) -> None:
+        if self.wake is not None:
+            self.wake()
 
     def _count(self, kind: Kind) -> None:
         """At once, for the next choice, which may be made before the connection is set up."""
@@ -227,6 +234,7 @@ class Dispatcher:
     def take(self) -> list[Handed]:
         """Take the connections of one message from this slot's inbox. None though some are `waiting`: there
         are no descriptors left for them."""
+        self._wake()
         taken = self._receive(self.slot)
         self._keep(taken)
         return taken
@@ -248,7 +256,8 @@ class Dispatcher:
 
     def sweep(self) -> Swept:
         """Place anew what lies in the inboxes that nobody looks after, some of it."""
-        return self._place_anew([slot for slot in self.siblings.unattended() if self._inboxes.waiting(slot)])
+        looked_at = self.siblings.unattended(SAMPLE if self.wake is not None else None)
+        return self._place_anew([slot for slot in looked_at if self._inboxes.waiting(slot)])
 
     def _place_anew(self, slots: Sequence[int]) -> Swept:
         kept: list[Handed] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from multicore_server.ipc.heartbeat import STALE
+from multicore_server.ipc.heartbeat import LATE
 
 
 class Load(NamedTuple):
@@ -25,10 +25,10 @@ class Candidate(NamedTuple):
     slot: int
     load: Load
     accepting: bool
-    heartbeat: float  # seconds of CLOCK_MONOTONIC
+    beat_due: float  # seconds of CLOCK_MONOTONIC
 
     def can_take(self, now: float) -> bool:
-        return self.accepting and now - self.heartbeat < STALE
+        return self.accepting and now - self.beat_due < LATE
 
 
 def least_loaded(own: Candidate | None, others: Iterable[Candidate], now: float) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from multicore_server.connections.handover import Handover
 from multicore_server.connections.placement import Candidate, Load, least_loaded
-from multicore_server.ipc.heartbeat import STALE, UNATTENDED
+from multicore_server.ipc.heartbeat import BEAT, LATE, UNATTENDED
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Row
 
 SAMPLE = 8  # candidates for one choice: it stays cheap with any number of workers
@@ -22,7 +22,7 @@ OPEN = 1.0
 IN_HAND = Item.IN_HAND.value
 CONNECTIONS = Item.CONNECTIONS.value
 ACCEPTING = Item.ACCEPTING.value
-HEARTBEAT = Item.HEARTBEAT.value
+BEAT_DUE = Item.BEAT_DUE.value
 
 
 class Siblings:
@@ -34,6 +34,7 @@ class Siblings:
         self._slot = slot
         self._row = row
         self._serving: list[tuple[int, Row]] = []
+        self._by_slot: dict[int, Row] = {}
         self._known = -1.0
 
     def serving(self) -> list[tuple[int, Row]]:
@@ -44,15 +45,18 @@ class Siblings:
             rows = ((number // ROWS_PER_SLOT, board.row(number)) for number in board.serving())
             retired = not self._row[Item.SERVING]
             self._serving = [(slot, row) for slot, row in rows if slot != self._slot or retired]
+            self._by_slot = dict(self._serving)
         return self._serving
+
+    def expect_beat(self, slot: int) -> None:
+        """A connection was sent there: a worker that rests wakes, and one that does not is blocked."""
+        row, due = self._by_slot.get(slot), time.monotonic() + BEAT
+        if row is not None and row[BEAT_DUE] > due:
+            row[BEAT_DUE] = due
 
     def exist(self) -> bool:
         """Whether a sibling takes connections, now or when it is no longer blocked or busy."""
         return any(row[Item.ACCEPTING] for _, row in self.serving())
-
-    def none_serve(self) -> bool:
-        """Whether no other worker serves, for sure: one that has just begun may not know yet."""
-        return bool(self._row[Item.SERVING]) and not self.serving()
 
     def least_loaded(self) -> int:
         """The slot that gets the next connection: its own on a tie, and where nobody can take it.
@@ -65,10 +69,10 @@ class Siblings:
         if row[ACCEPTING] == OPEN:
             lying = waiting(chosen)
             in_hand, connections = row[IN_HAND] + lying, row[CONNECTIONS] + lying
-        stale = time.monotonic() - STALE
+        overdue = time.monotonic() - LATE
         for slot, other in self._sample():
             theirs = other[IN_HAND]
-            if theirs > in_hand or other[HEARTBEAT] <= stale or other[ACCEPTING] != OPEN:
+            if theirs > in_hand or other[BEAT_DUE] <= overdue or other[ACCEPTING] != OPEN:
                 continue
             lying = waiting(slot)
             theirs += lying
@@ -93,14 +97,22 @@ class Siblings:
         connections, slot = min(fresh, default=(math.inf, self._slot))
         return slot, connections
 
-    def unattended(self) -> list[int]:
-        """The slots whose inboxes nobody looks after: their workers are gone, retired, stopped or blocked."""
-        now = time.monotonic()
-        attended = {self._slot}
-        for slot, row in self.serving():
-            if row[Item.ACCEPTING] == OPEN and now - row[Item.HEARTBEAT] < UNATTENDED:
-                attended.add(slot)
-        return [slot for slot in range(self._board.used_slots) if slot not in attended]
+    def unattended(self, most: int | None = None) -> list[int]:
+        """The slots whose inboxes nobody looks after: their workers are gone, retired, stopped or blocked.
+
+        With ``most``, so many slots are looked at, those behind this one's: where all do that, each slot is
+        looked at by others.
+        """
+        self.serving()
+        used, own = self._board.used_slots, self._slot
+        others = used - 1 if most is None else min(most, used - 1)
+        slots = [(own + step) % used for step in range(1, others + 1)]
+        overdue = time.monotonic() - UNATTENDED
+        return [slot for slot in slots if not self._is_attended(slot, overdue)]
+
+    def _is_attended(self, slot: int, overdue: float) -> bool:
+        row = self._by_slot.get(slot)
+        return row is not None and row[BEAT_DUE] > overdue and row[ACCEPTING] == OPEN
 
     def _sample(self) -> list[tuple[int, Row]]:
         """Neighbours in the list, from a place that is drawn: cheaper than to draw each."""
@@ -114,4 +126,4 @@ class Siblings:
         for slot, row in self._sample():
             waiting = self._waiting(slot)
             load = Load(row[IN_HAND] + waiting, row[CONNECTIONS] + waiting)
-            yield Candidate(slot, load, row[Item.ACCEPTING] == OPEN, row[Item.HEARTBEAT])
+            yield Candidate(slot, load, row[Item.ACCEPTING] == OPEN, row[BEAT_DUE])

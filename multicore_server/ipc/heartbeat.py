@@ -1,12 +1,15 @@
 """How often a worker's heart beats, and when siblings stop counting on it.
 
-Pure. The writers (workers) and the readers (siblings, metrics) must agree on these: a beat is shorter than
-the age at which somebody acts on a missing one.
+Pure. A worker says when its next heartbeat is due; who reads that sees what is overdue. One that has nothing
+to do beats slowly, and sleeps until something comes. Whoever sends it a connection brings its next beat
+forward: if that does not come, the worker is blocked.
 """
 
 from __future__ import annotations
 
-BEAT = 0.15  # seconds between two heartbeats at the most: less than `STALE`
-BEAT_AMONG_SIBLINGS = 0.08  # seconds, where siblings pass over a worker whose heartbeat is older than `STALE`
-STALE = 0.2  # seconds without a heartbeat after which siblings place no connection with a worker
-UNATTENDED = 0.12  # the same, after which siblings empty its inbox: a false alarm costs next to nothing
+BEAT = 0.08  # seconds between two heartbeats
+RESTING_BEAT = 1.0  # the same, where there was nothing to do for `REST_AFTER`
+REST_AFTER = 1.0  # seconds
+# Seconds for which a heartbeat is overdue, after which siblings ...
+LATE = 0.12  # ... place no connection with a worker
+UNATTENDED = 0.04  # ... empty its inbox: a false alarm costs next to nothing

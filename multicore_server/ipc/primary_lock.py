@@ -21,6 +21,10 @@ class PrimaryLock:
 
     def free(self) -> None:
         self._locks.free(0)
+        self.announce()
+
+    def announce(self) -> None:
+        """It may be free: by `free`, or by its holder's end, of which only the arbiter hears."""
         with contextlib.suppress(OSError):  # full: whoever waits is awake
             os.eventfd_write(self.freed, 1)
 

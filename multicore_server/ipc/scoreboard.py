@@ -1,8 +1,9 @@
 """The scoreboard: shared memory with one row for each worker process that can be alive.
 
-Pure: the standard library alone. Made once, before the first fork, and inherited. Every item has one writer:
-the worker that has the row, or the arbiter for the items marked so. Single items of a ``memoryview`` are
-written whole (``struct.pack_into`` is not: readers saw torn values), so nobody needs a lock.
+Pure: the standard library alone. Made once, before the first fork, and inherited. Every item but
+`Item.BEAT_DUE` has one writer: the worker that has the row, or the arbiter for the items marked so. Single
+items of a ``memoryview`` are written whole (``struct.pack_into`` is not: readers saw torn values), so nobody
+needs a lock.
 
 The counters of a row are never set back: its next owner counts on, so sums over rows cannot fall.
 """
@@ -58,13 +59,14 @@ class Item(IntEnum):
     # No counters.
     DEPLOYMENT = 98  # the number of what the worker serves: a reload makes the next one
     LISTENS = 99  # 1 while it takes messages
+    BEAT_DUE = 100  # seconds: when the next heartbeat is due; who sends a connection brings it forward
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.
 PRESENT = (
     Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
     Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD, Item.DEPLOYMENT,
-    Item.LISTENS,
+    Item.LISTENS, Item.BEAT_DUE,
 )  # fmt: skip
 
 ITEM_SIZE = 8  # a C double

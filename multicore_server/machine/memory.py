@@ -29,13 +29,22 @@ def rss(pid: int, proc: Path = Path("/proc")) -> int:
     if not _LINUX:
         return _rss_by_psutil(pid)
     try:
-        size, resident = (proc / str(pid) / "statm").read_bytes().split()[:2]
+        size, resident = _read(f"{proc}/{pid}/statm").split()[:2]
     except FileNotFoundError:  # read() itself fails with ESRCH, which already is ProcessLookupError
         raise ProcessLookupError(f"process {pid} has exited") from None
     # Do not test `resident`: proc(5) calls it inaccurate, because the kernel counts in per-CPU batches.
     if not int(size):
         raise ProcessLookupError(f"process {pid} has exited")
     return int(resident) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read(path: str) -> bytes:
+    """A short file, at a fifth of the price of `Path.read_bytes`: the arbiter reads one for each worker."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
 
 
 def uss(pid: int | None = None, proc: Path = Path("/proc")) -> int:

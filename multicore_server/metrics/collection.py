@@ -13,7 +13,6 @@ from functools import cache, cached_property
 from itertools import accumulate
 from typing import TypeAlias
 
-from multicore_server.ipc.heartbeat import BEAT
 from multicore_server.ipc.report import ProcessReport, Report, serving
 from multicore_server.ipc.scoreboard import (
     BUCKETS,
@@ -174,7 +173,7 @@ def _lags(scrape: Scrape) -> Samples:
     for instance, process in scrape.workers():
         if process["state"] != "starting":
             row = scrape.rows[process["row"]]
-            overdue = scrape.now - row[Item.HEARTBEAT] - BEAT
+            overdue = scrape.now - row[Item.BEAT_DUE]
             yield Sample("", _worker(instance), max(row[Item.LOOP_LAG], overdue))
 
 

@@ -23,22 +23,16 @@ from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.connections.spool import Spools
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.timeouts import sweep
-from multicore_server.ipc.heartbeat import BEAT, BEAT_AMONG_SIBLINGS
-from multicore_server.ipc.scoreboard import Item
 from multicore_server.settings.gunicorn import spool_directories
 from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
-
-LOOP_LAG = Item.LOOP_LAG.value
+from multicore_server.worker.heart import Heart
 
 logger = logging.getLogger("gunicorn.error")
 
 SWEEP = 1.0  # seconds between two looks for clients that take too long
-BRISK = 0.01  # seconds of lag
-LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)  # handled while it serves
-QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
 
@@ -106,14 +100,15 @@ class WorkerServer(uvicorn.Server):
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._loops_handler: Any = None  # of SIGTERM
-        self._beat_due = 0.0
         self._sweep_due = 0.0
-        self._complain_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._candidacy = Candidacy(
             worker.context.cluster.primary, scoreboard, self.row, worker.context.deployment
         )
+        parts = (worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat)
+        timeout, identity = worker.cfg.timeout, lambda: worker.identity
+        self.heart = Heart(self.state, self.acceptor, parts, timeout=timeout, identity=identity)
         self._choose_listener()
 
     def _place_and_gate(self) -> tuple[Dispatcher | None, OpenGate]:
@@ -209,12 +204,12 @@ class WorkerServer(uvicorn.Server):
         self._hear_term_at_once()
         self.worker.watch(loop)
         await self.on_tick(0)
-        self._beat(loop)
+        self.heart.beat()
         self.worker.on_started()
         while not self.should_exit:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._told.wait(), 1.0)
-            await self.on_tick(0)  # the Date header
+            await self._told.wait()
+            self._told.clear()
+            await self.on_tick(0)
 
     def _hear_term_at_once(self) -> None:
         """Begin to drain inside the signal handler: an app that has the loop's thread keeps the loop from
@@ -229,20 +224,6 @@ class WorkerServer(uvicorn.Server):
         if callable(self._loops_handler):
             self._loops_handler(number, frame)
 
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A heartbeat. The next one is armed first: whatever fails below, the heart goes on."""
-        now = loop.time()
-        lag = now - self._beat_due if self._beat_due else 0.0
-        self._beat_due = now + (BEAT_AMONG_SIBLINGS if self.acceptor.beats_quickly else BEAT)
-        loop.call_at(self._beat_due, self._beat, loop)
-        self.row[LOOP_LAG] = worst = max(lag, self.row[LOOP_LAG] * LAG_FADES)
-        self.state.is_brisk = worst < BRISK
-        for part in (self.worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat):
-            try:
-                part()
-            except Exception as exc:  # noqa: BLE001, PERF203 - no memory, or a mistake of ours
-                self._complain(exc)
-
     def _beat_connections(self) -> None:
         self.acceptor.beat(len(self.state.connections), self.state.total_requests)
         self._choose_listener()
@@ -252,15 +233,7 @@ class WorkerServer(uvicorn.Server):
         if now >= self._sweep_due:
             self._sweep_due = now + SWEEP
             sweep(list(self.state.connections), self.state.limits, now)
-
-    def _complain(self, exc: Exception) -> None:
-        """Log what failed in a heartbeat, if that was not done a short while ago."""
-        now = time.monotonic()
-        if now >= self._complain_due:
-            self._complain_due = now + QUIET
-            trace = None if isinstance(exc, OSError) else exc
-            text = "%s a part of the heartbeat failed (%s) and is tried again"
-            logger.warning(text, self.worker.identity, exc, exc_info=trace)
+            self._told.set()  # the Date header
 
     # --- the end ---
 

@@ -249,7 +249,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def beat(self) -> None:
         now = time.monotonic()
-        self.context.row[Item.HEARTBEAT] = now
         self.on_answered()
         self.mailbox.beat()
         if now >= self._look_due:

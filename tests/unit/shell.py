@@ -187,7 +187,11 @@ class Shell:
         scoreboard = Scoreboard(8)
         self.fleet = Fleet(Options(), workers, 8)
         handover: Any = None  # of the workers; the parts only pass it on
-        cluster: Any = SimpleNamespace(mailboxes=SimpleNamespace(empty=lambda row: None))
+        self.announced = 0  # how often workers were told that there may be no primary one
+        cluster: Any = SimpleNamespace(
+            mailboxes=SimpleNamespace(empty=lambda row: None),
+            primary=SimpleNamespace(announce=self._announce),
+        )
         self.context = ArbiterContext(
             pid=ARBITER,
             log=self.log,
@@ -200,6 +204,9 @@ class Shell:
             observe=self.observe,
             system=self.os.system(),
         )
+
+    def _announce(self) -> None:
+        self.announced += 1
 
     def observe(self, observation: ev.Observation) -> None:
         self.observed.append(observation)

@@ -284,6 +284,13 @@ def test_the_last_words_of_a_worker_that_was_not_heard_are_read_at_its_end(yard:
     assert yard.observed(ev.Exited)[0].words == "boom"
 
 
+def test_whoever_ends_may_have_been_the_primary_worker(yard: Yard) -> None:
+    worker = yard.fork()
+    assert yard.shell.announced == 0
+    reap(yard, worker)
+    assert yard.shell.announced == 1, "workers that rest do not look for it"
+
+
 def test_the_fleet_knows_of_an_end_whatever_fails_afterwards(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

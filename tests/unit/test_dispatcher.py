@@ -22,7 +22,7 @@ from multicore_server.connections.dispatcher import KEPT, SENT, Dispatcher
 from multicore_server.connections.handover import Handover
 from multicore_server.connections.inboxes import BATCH, Handed, Kind, Sent
 from multicore_server.connections.placement import Candidate, Load, least_loaded
-from multicore_server.ipc.heartbeat import STALE
+from multicore_server.ipc.heartbeat import BEAT, LATE
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 
 
@@ -41,7 +41,7 @@ class Fleet:
     def dispatcher(self, slot: int, row: int, *, inline: bool = False) -> Dispatcher:
         dispatcher = Dispatcher(self.handover, slot, self.handover.scoreboard.row(row), inline=inline)
         dispatcher.open()
-        dispatcher.row[Item.HEARTBEAT] = time.monotonic()
+        dispatcher.row[Item.BEAT_DUE] = time.monotonic()
         return dispatcher
 
     def publish(self) -> None:
@@ -140,9 +140,40 @@ def test_an_unattended_inbox_is_swept(build: Build, how: str) -> None:
     elif how == "retired":
         fleet.dispatchers[2].row[Item.ACCEPTING] = 0
     else:
-        fleet.dispatchers[2].row[Item.HEARTBEAT] -= STALE
+        fleet.dispatchers[2].row[Item.BEAT_DUE] -= LATE
     assert fleet.adopt(fleet.dispatchers[0].sweep().kept) == 3
     assert fleet.waiting() == [0, 3, 0]
+
+
+def test_a_worker_that_rests_is_expected_to_wake(build: Build) -> None:
+    fleet = build(2)
+    woken: list[str] = []
+    asks, rests = fleet.dispatchers
+    asks.wake, rests.wake = lambda: woken.append("asks"), lambda: woken.append("rests")
+    asks.row[Item.IN_HAND], rests.row[Item.BEAT_DUE] = 1, time.monotonic() + 60
+    before = time.monotonic()
+    assert asks.dispatch(Kind.NEW, fleet.descriptor) is SENT
+    assert before + BEAT <= rests.row[Item.BEAT_DUE] <= time.monotonic() + BEAT
+    assert woken == ["asks"], "it is to see whether the connection is taken"
+    due = rests.row[Item.BEAT_DUE]
+    assert asks.hand_over([Sent(Kind.KEPT_ALIVE, fleet.descriptor)]) is SENT
+    assert rests.row[Item.BEAT_DUE] == due, "what is due is not put off"
+    assert fleet.take_all(rests) == 2
+    assert "rests" in woken
+
+
+def test_workers_that_rest_look_at_the_inboxes_behind_their_own(build: Build) -> None:
+    fleet = build(12)
+    for slot in range(12):
+        fleet.dispatchers[slot].row[Item.BEAT_DUE] -= LATE
+    for dispatcher in fleet.dispatchers:
+        assert len(dispatcher.siblings.unattended()) == 11
+        assert dispatcher.siblings.unattended(8) == [(dispatcher.slot + step) % 12 for step in range(1, 9)]
+    fleet.handover.inboxes.send(1, [Sent(Kind.NEW, fleet.descriptor)])
+    for slot in (2, 0):
+        fleet.dispatchers[slot].wake = lambda: None
+    assert fleet.adopt(fleet.dispatchers[2].sweep().kept) == 0
+    assert fleet.adopt(fleet.dispatchers[0].sweep().kept) == 1
 
 
 def test_the_last_worker_keeps_everything(build: Build) -> None:
@@ -314,7 +345,7 @@ def test_a_stopped_process_that_has_the_lock(build: Build) -> None:
         assert time.monotonic() - started < 0.1 + 2 * module.CLOSE_PATIENCE
         holder.kill()
     fleet.dispatchers[1].open()
-    fleet.dispatchers[1].row[Item.HEARTBEAT] = time.monotonic()
+    fleet.dispatchers[1].row[Item.BEAT_DUE] = time.monotonic()
     # The lock is released with its holder.
     assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is SENT
 
@@ -349,7 +380,7 @@ ROWS = st.tuples(
     st.integers(0, 4),  # in hand
     st.integers(0, 4),  # connections
     st.sampled_from([0.0, 0.5, 1.0]),
-    st.sampled_from([0.0, STALE / 2, 2 * STALE]),  # age of the heartbeat
+    st.sampled_from([0.0, LATE / 2, 2 * LATE]),  # age of the heartbeat
     st.integers(0, 2),  # in the inbox
 )
 
@@ -365,7 +396,7 @@ def test_the_quick_choice_is_the_pure_one(rows: list[tuple[int, int, float, floa
         ):
             row = dispatcher.row
             row[Item.IN_HAND], row[Item.CONNECTIONS] = in_hand, connections
-            row[Item.ACCEPTING], row[Item.HEARTBEAT] = accepting, now - age
+            row[Item.ACCEPTING], row[Item.BEAT_DUE] = accepting, now - age
             for _ in range(lying):
                 fleet.handover.inboxes.send(dispatcher.slot, [Sent(Kind.NEW, fleet.descriptor)])
         candidates = [

@@ -96,9 +96,10 @@ def test_a_zombie_is_gone(measure: Callable[[int], int]) -> None:
 def test_errors_while_reading(
     monkeypatch: pytest.MonkeyPatch, measure: Callable[[int], int], error: type[OSError]
 ) -> None:
-    def fail(path: Path) -> bytes:
+    def fail(path: object) -> bytes:
         raise error(path)
 
+    monkeypatch.setattr(memory, "_read", fail)
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(error):
         measure(os.getpid())

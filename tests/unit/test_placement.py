@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multicore_server.connections.placement import Candidate, Load, least_loaded
-from multicore_server.ipc.heartbeat import STALE
+from multicore_server.ipc.heartbeat import LATE
 
 NOW = 100.0
 
@@ -17,7 +17,7 @@ def worker(slot: int, in_hand: float = 0, connections: float = 0, accepting: boo
 
 
 def hung(slot: int, for_seconds: float) -> Candidate:
-    return worker(slot)._replace(heartbeat=NOW - for_seconds)
+    return worker(slot)._replace(beat_due=NOW - for_seconds)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def hung(slot: int, for_seconds: float) -> Candidate:
         (worker(0, 1, 3), [worker(1, 1, 2)], 1),  # then connections
         (worker(0, 5), [worker(1, 3), worker(2, 2), worker(3, 4)], 2),
         (worker(0, 5), [worker(1, accepting=False)], 0),
-        (worker(0, 5), [hung(1, STALE)], 0),
-        (worker(0, 5), [hung(1, STALE * 0.9)], 1),
+        (worker(0, 5), [hung(1, LATE)], 0),
+        (worker(0, 5), [hung(1, LATE * 0.9)], 1),
         (None, [worker(1, 7)], 1),
         (None, [worker(1, accepting=False), hung(2, 1.0)], None),
     ],
@@ -42,7 +42,7 @@ def test_choice(own: Candidate | None, others: list[Candidate], chosen: int | No
 
 
 loads = st.builds(Load, st.integers(0, 5), st.integers(0, 5))
-ages = st.sampled_from([0.0, STALE / 2, STALE, 10 * STALE])
+ages = st.sampled_from([0.0, LATE / 2, LATE, 10 * LATE])
 fleets = st.lists(st.tuples(loads, st.booleans(), ages), max_size=8).map(
     lambda rows: [
         Candidate(slot, load, accepting, NOW - age) for slot, (load, accepting, age) in enumerate(rows, 1)
@@ -52,7 +52,7 @@ fleets = st.lists(st.tuples(loads, st.booleans(), ages), max_size=8).map(
 
 @given(st.none() | loads.map(lambda load: Candidate(0, load, True, 0.0)), fleets)
 def test_never_to_a_dead_draining_or_stale_worker(own: Candidate | None, others: list[Candidate]) -> None:
-    able = [other for other in others if other.accepting and NOW - other.heartbeat < STALE]
+    able = [other for other in others if other.accepting and NOW - other.beat_due < LATE]
     able += [own] if own else []
     chosen = least_loaded(own, others, NOW)
     assert (chosen is None) == (not able)

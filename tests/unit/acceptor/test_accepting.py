@@ -189,7 +189,5 @@ def test_idle_connections_leave_by_balance_and_in_a_drain_all_of_them() -> None:
         assert not place.state.sheds(), "nobody was seen yet that takes them"
         place.state.moving = True
         assert place.state.sheds()
-        place.acceptor.beat(4, 0)
-        assert place.acceptor.beats_quickly
 
     play(scenario)

@@ -82,7 +82,7 @@ def test_a_protocol_that_does_not_count_leaves_no_count() -> None:
 def test_unattended_inboxes_are_swept_at_a_heartbeat() -> None:
     async def scenario(place: Workplace) -> None:
         place.wake_sibling()
-        place.sibling[Item.HEARTBEAT] -= 5
+        place.sibling[Item.BEAT_DUE] -= 5
         await place.acceptor.open([place.listener])
         client = place.send_to_inbox(slot=1)
         place.acceptor.beat(0, 0)
@@ -114,7 +114,7 @@ def test_inline_nothing_is_taken_behind_a_request_until_it_is_answered() -> None
 
 
 def test_inline_what_waits_for_long_is_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "UNATTENDED", 0.0)
+    monkeypatch.setattr(module, "LATE", 0.0)
 
     async def scenario(place: Workplace) -> None:
         await place.acceptor.open([place.listener])

@@ -43,6 +43,7 @@ class Host:
         self.interface = interface
         self.cfg = SimpleNamespace(
             threads=1,
+            timeout=30,
             max_requests=0,
             graceful_timeout=graceful_timeout,
             tmp_upload_dir=None,
@@ -64,8 +65,7 @@ class Host:
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         self.told.append("watch")
 
-    def beat(self) -> None:
-        self.context.row[Item.HEARTBEAT] = time.monotonic()
+    def beat(self) -> None: ...
 
     def on_started(self) -> None:
         self.told.append("started")
@@ -115,7 +115,7 @@ class Serving:
     def wake_sibling(self) -> None:
         board = self.host.handover.scoreboard
         board.row(ROWS_PER_SLOT)[Item.ACCEPTING] = 1
-        board.row(ROWS_PER_SLOT)[Item.HEARTBEAT] = time.monotonic()
+        board.row(ROWS_PER_SLOT)[Item.BEAT_DUE] = time.monotonic()
         board.publish(frozenset({0, ROWS_PER_SLOT}))
 
     async def start(self) -> None:

@@ -83,7 +83,7 @@ def test_a_surplus_leaves_after_its_next_response() -> None:
         await serving.start()
         client = await serving.ask()
         serving.wake_sibling()
-        serving.server._beat(asyncio.get_running_loop())
+        serving.server.heart.beat()
         assert serving.server.acceptor.dispatcher is not None
         serving.server.acceptor.dispatcher.surplus = 1
         serving.server._choose_listener()
@@ -99,8 +99,7 @@ def test_a_surplus_leaves_after_its_next_response() -> None:
 def test_the_worst_lag_fades_and_the_next_heartbeat_comes() -> None:
     async def scenario(serving: Serving) -> None:
         await serving.start()
-        loop = asyncio.get_running_loop()
-        serving.server._beat(loop)
+        serving.server.heart.beat()
         time.sleep(0.3)
         assert serving.server.state.is_brisk
         await serving.until(lambda: serving.host.context.row[Item.LOOP_LAG] > 0.1)
@@ -125,7 +124,7 @@ def test_a_heartbeat_that_fails_is_followed_by_the_next(number: int, log: pytest
 
     async def scenario(serving: Serving) -> None:
         await serving.start()
-        serving.server._beat(asyncio.get_running_loop())
+        serving.server.heart.beat()
         await serving.until(lambda: len(beats) >= 3)
         await serving.kept_alive()
         await serving.drain()

@@ -1,0 +1,101 @@
+"""A worker's heartbeat: everything that a worker does from time to time hangs on it.
+
+Where there was nothing to do for a while it beats slowly: 32 idle workers would wake 400 times a second. What
+comes to the worker's own listeners needs no beat; what comes from a sibling, or goes to one, wakes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from multicore_server.connections.acceptor import Acceptor
+from multicore_server.connections.state import ConnectionsState
+from multicore_server.ipc.heartbeat import BEAT, LATE, REST_AFTER, RESTING_BEAT
+from multicore_server.ipc.scoreboard import Item
+
+HEARTBEAT = Item.HEARTBEAT.value
+BEAT_DUE = Item.BEAT_DUE.value
+LOOP_LAG = Item.LOOP_LAG.value
+# What has changed where there was something to do.
+SIGNS = tuple(it.value for it in (Item.ACCEPTED, Item.HANDED_OVER, Item.MIGRATED, Item.MESSAGES_RECEIVED))
+
+BRISK = 0.01  # seconds of lag
+LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
+QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
+
+logger = logging.getLogger("gunicorn.error")
+
+
+class Heart:
+    """``parts`` are called at each beat. ``timeout``: seconds without one after which the arbiter takes the
+    worker for hung, 0 for never. ``identity`` names it in the log."""
+
+    def __init__(
+        self,
+        state: ConnectionsState,
+        acceptor: Acceptor,
+        parts: Sequence[Callable[[], object]],
+        *,
+        timeout: float,
+        identity: Callable[[], str],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._state = state
+        self._row = state.row
+        self._acceptor = acceptor
+        self._parts = parts
+        self._slowest = min(RESTING_BEAT, timeout / 4) if timeout else RESTING_BEAT
+        self._identity = identity
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._seen = 0.0  # the sum of the signs of something to do, at the last beat
+        self._busy_at = self._loop.time()
+        self._complain_due = 0.0
+
+    def beat(self) -> None:
+        """The next one is armed first: whatever fails below, the heart goes on."""
+        now = self._loop.time()
+        lag = now - self._due if self._due else 0.0
+        rests = self._rests(now)
+        interval = self._slowest if rests else BEAT
+        self._due = now + interval
+        self._timer = self._loop.call_at(self._due, self.beat)
+        self._acceptor.wake_by(self.wake if rests else None)
+        row, moment = self._row, time.monotonic()
+        row[HEARTBEAT], row[BEAT_DUE] = moment, moment + interval
+        row[LOOP_LAG] = worst = max(lag, row[LOOP_LAG] * LAG_FADES)
+        self._state.is_brisk = worst < BRISK
+        for part in self._parts:
+            try:
+                part()
+            except Exception as exc:  # noqa: BLE001, PERF203 - no memory, or a mistake of ours
+                self._complain(exc)
+
+    def wake(self) -> None:
+        """There is something to do: beat soon, and quickly from now on. May be called in the middle of it."""
+        self._acceptor.wake_by(None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._busy_at = self._due = self._loop.time()
+        self._timer = self._loop.call_at(self._due, self.beat)
+
+    def _rests(self, now: float) -> bool:
+        """Whether there was nothing to do for a while. Where siblings passed it over lately, they may have to
+        do so again, and are to see it soon."""
+        row = self._row
+        seen = self._state.total_requests + sum([row[sign] for sign in SIGNS])
+        if seen != self._seen or row[LOOP_LAG] > LATE or not self._acceptor.may_rest:
+            self._seen, self._busy_at = seen, now
+        return now - self._busy_at > REST_AFTER
+
+    def _complain(self, exc: Exception) -> None:
+        """Log what failed in a heartbeat, if that was not done a short while ago."""
+        now = time.monotonic()
+        if now >= self._complain_due:
+            self._complain_due = now + QUIET
+            trace = None if isinstance(exc, OSError) else exc
+            text = "%s a part of the heartbeat failed (%s) and is tried again"
+            logger.warning(text, self._identity(), exc, exc_info=trace)

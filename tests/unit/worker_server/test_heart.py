@@ -1,0 +1,105 @@
+"""How often a worker's heart beats: quickly where there is something to do, else slowly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from multicore_server.connections.inboxes import Kind, Sent
+from multicore_server.ipc.heartbeat import BEAT, RESTING_BEAT
+from multicore_server.ipc.scoreboard import Item
+from multicore_server.worker import heart as module
+from tests.unit.worker_server.serving import Host, Serving, play
+
+
+@pytest.fixture(autouse=True)
+def _soon_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REST_AFTER", 0.0)
+
+
+def ahead(serving: Serving) -> float:
+    """Seconds until the next heartbeat is due, as siblings see it."""
+    return serving.host.context.row[Item.BEAT_DUE] - time.monotonic()
+
+
+async def at_rest(serving: Serving) -> None:
+    await serving.start()
+    serving.wake_sibling()
+    serving.server.heart.beat()
+    await serving.until(lambda: ahead(serving) > BEAT)
+
+
+def test_a_worker_with_nothing_to_do_rests() -> None:
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        assert ahead(serving) == pytest.approx(RESTING_BEAT, abs=0.3)
+        await serving.drain()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("timeout", "slowest"), [(0, RESTING_BEAT), (30, RESTING_BEAT), (2, 0.5)])
+def test_one_that_rests_is_not_taken_for_hung(timeout: int, slowest: float) -> None:
+    host = Host()
+    host.cfg.timeout = timeout
+
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        assert ahead(serving) == pytest.approx(slowest, abs=0.2)
+        await serving.drain()
+
+    play(scenario, host)
+
+
+def in_hand(serving: Serving) -> None:
+    serving.host.context.row[Item.IN_HAND] = 1
+
+
+def accepted(serving: Serving) -> None:
+    serving.host.context.row[Item.ACCEPTED] += 1
+
+
+def answered(serving: Serving) -> None:
+    serving.server.state.total_requests += 1
+
+
+def message(serving: Serving) -> None:
+    serving.host.context.row[Item.MESSAGES_RECEIVED] += 1
+
+
+def lag(serving: Serving) -> None:
+    serving.host.context.row[Item.LOOP_LAG] = 5.0
+
+
+def draining(serving: Serving) -> None:
+    serving.server.begin_to_drain()
+
+
+@pytest.mark.parametrize("to_do", [in_hand, accepted, answered, message, lag, draining])
+def test_one_that_has_something_to_do_beats_quickly(to_do: Callable[[Serving], None]) -> None:
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        to_do(serving)
+        if to_do is lag:
+            serving.server.heart.beat()
+        serving.server.heart.beat()
+        assert ahead(serving) <= BEAT
+        serving.host.context.row[Item.IN_HAND] = 0
+        await serving.drain()
+
+    play(scenario)
+
+
+def test_a_connection_from_a_sibling_wakes_it() -> None:
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        beats = serving.host.context.row[Item.HEARTBEAT]
+        serving.host.handover.inboxes.send(0, [Sent(Kind.NEW, serving.listener.fileno())])
+        began = time.monotonic()
+        await serving.until(lambda: serving.host.context.row[Item.HEARTBEAT] > beats)
+        assert time.monotonic() - began < RESTING_BEAT / 2
+        await serving.drain()
+
+    play(scenario)
