@@ -58,7 +58,10 @@ class BeginningHttpTools:
         )
         self.cycle = cycle
         if before is None or before.response_complete:
-            cycle.state = self.server_state
+            state = cycle.state = self.server_state
+            if state.direct is not None:
+                state.direct.begin(cycle, self.app)
+                return
             task = self.loop.create_task(cycle.run_asgi(self.app))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)

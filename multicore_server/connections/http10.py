@@ -13,6 +13,7 @@ def for_http_1_0(cycle: Any) -> Any:
     class Http10(cycle):  # type: ignore[misc]  # a class that is chosen when it runs
         keep_alive: bool
         ends_by_close = False
+        answers_whole = False
 
         def send(self, message: Any) -> Any:
             if message["type"] == "http.response.start" and not self.response_started:

@@ -49,9 +49,15 @@ class ConnectionsState(ServerState):
         self.limits = Limits()
         self.lingering: set[Any] = set()  # transports whose clients still send, and nobody reads
         self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
+        self.direct: Any = None  # begins requests whose app needs no task
         self.is_brisk = True  # the loop was not blocked lately: what is done in one turn takes milliseconds
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections
+
+    @property
+    def has_several(self) -> bool:
+        """Whether more requests than one are in progress."""
+        return len(self.tasks) > 1 or (self.direct is not None and self.direct.scheduled > 0)
 
     def descriptors(self) -> Iterator[int]:
         """Of all connections, WebSockets too."""

@@ -63,9 +63,10 @@ class Held:
         self._cycles: list[Any] = []
         self.since = 0.0  # of perf_counter: when the first of their requests began
 
-    def add(self, cycle: Any) -> None:
+    def add(self, cycle: Any, loop: Any = None) -> None:
+        """``loop`` is the running one, where it does not seem to run."""
         if not self._cycles:
-            get_running_loop().call_soon(self.release)
+            (loop or get_running_loop()).call_soon(self.release)
             self.since = cycle.began
         self._cycles.append(cycle)
 
@@ -130,6 +131,7 @@ class JoinedCycle:
     began = 0.0  # of perf_counter
     took = 0.0  # seconds
     state: Any = None  # of the connections, where responses may wait for each other
+    answers_whole = True  # by `answer`
     scope: Any
     transport: Any
     flow: Any
@@ -150,7 +152,7 @@ class JoinedCycle:
     _held: Held
 
     async def run_asgi(self, app: Any) -> None:
-        self.began = perf_counter()
+        self.began = self.began or perf_counter()
         try:
             outcome = await app(self.scope, self.receive, self.send)
             if outcome is not None or not (self.response_complete or self.ends or self.disconnected):
@@ -188,6 +190,27 @@ class JoinedCycle:
                 return
         self.release()
         await self._send(message)
+
+    def answer(self, status: int, headers: Iterable[Any], body: bytes) -> bool:
+        """Send a whole response, whose length is known. False: nothing was done, `send` is to do it."""
+        if self.flow.write_paused or self.disconnected or self.response_started:
+            return False
+        head = self._make_head(self, status, headers)
+        if head is None:
+            return False
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.expected_content_length = 0
+        self.took = self._count(self, status)
+        self.head = head
+        if QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
+            self._held.add(self, self.state.direct.loop)
+            self._wait(body)
+        else:
+            self._write_with_head(body)
+            self._complete()
+            self.on_response = _nothing
+        return True
 
     def _start(self, status: Any, headers: Iterable[Any]) -> bool:
         """Whether the head is made: it waits for the body."""
@@ -232,7 +255,7 @@ class JoinedCycle:
         state = self.state
         return (
             state is not None
-            and len(state.tasks) > 1
+            and state.has_several
             and state.is_brisk
             and self.keep_alive
             and len(body) <= JOINED

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple, TextIO
 
 from gunicorn import sock
@@ -20,7 +21,6 @@ from uvicorn.config import (
     create_ssl_context,
 )
 from uvicorn.middleware.asgi2 import ASGI2Middleware
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from multicore_server.connections.factory import movable
 from multicore_server.connections.limits import WHOLE_HEAD
@@ -32,7 +32,10 @@ from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
+from multicore_server.worker.metrics_path import MetricsPath
+from multicore_server.worker.proxied import Proxied
 from multicore_server.wsgi.bridge import WSGIBridge
+from multicore_server.wsgi.direct import Direct
 
 # uvicorn's name -> gunicorn's, taken where the user has set it: gunicorn's defaults are for its own workers
 # (1000 worker_connections would silently cap WebSockets).
@@ -45,9 +48,6 @@ WHEN_SET = {
 }
 
 
-FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
-
-
 class Engine(NamedTuple):
     """A loaded configuration, and how functions of the app are called outside of a request: None is in the
     event loop."""
@@ -55,6 +55,7 @@ class Engine(NamedTuple):
     config: Config
     interface: Interface
     apart: Callable[[Callable[[], None]], Awaitable[None]] | None
+    direct: Callable[[set[Any]], Direct] | None = None  # made with the server's tasks, in a running loop
 
 
 def make_config(
@@ -83,15 +84,16 @@ def make_config(
     trusted = options.pop("forwarded_allow_ips", cfg.forwarded_allow_ips)
     trusted = trusted if _wants_proxy_headers(options) else None
     password = options.pop("ssl_keyfile_password", None)
-    apart = None
+    bridge = None
     if interface == "wsgi":
         options |= {"lifespan": "off", "ws": "none"}
-        app = _bridge(cfg, log, app, options.get("root_path", ""))
-        apart = app.between_requests
+        app = bridge = _bridge(cfg, log, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
+    inner = _surround(app, cfg, log, trusted)
+    outer = surround(inner, options.get("root_path", ""))
     config = Config(
-        surround(_surround(app, cfg, log, trusted), options.get("root_path", "")),
+        outer,
         interface="asgi3",
         headers=headers,
         **{**_from_gunicorn(cfg, head), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
@@ -105,7 +107,28 @@ def make_config(
         config.ssl = _ssl_context(cfg, password)
         if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2
             config.ssl.set_alpn_protocols(alpn)
-    return Engine(config, interface, apart)
+    if bridge is None:
+        return Engine(config, interface, None)
+    # With trace logs, uvicorn wraps the app once more.
+    is_direct = bridge.is_direct and config.loaded_app is outer and not wants_access_log(cfg, log)
+    direct = partial(Direct, bridge, _detours(inner, outer)) if is_direct else None
+    return Engine(config, interface, bridge.between_requests, direct)
+
+
+def _detours(inner: Any, outer: Any) -> Callable[[Any], bool]:
+    """Return what tells which requests of a WSGI app are not for the app alone; it does what is to be done
+    for the others."""
+    apply = inner.apply if isinstance(inner, Proxied) else None
+    takes = outer.takes if isinstance(outer, MetricsPath) else None
+
+    def detours(scope: Any) -> bool:
+        if takes is not None and takes(scope):
+            return True
+        if apply is not None:
+            apply(scope)
+        return False
+
+    return detours
 
 
 def _wants_proxy_headers(options: dict[str, Any]) -> bool:
@@ -159,7 +182,7 @@ def _surround(app: Any, cfg: Any, log: Any, trusted: Any) -> Any:
         app = AccessLog(app, log)
     if trusted is None:
         return _plain(app)
-    return _Proxied(app, trusted)
+    return Proxied(app, trusted)
 
 
 def wants_access_log(cfg: Any, log: Any) -> bool:
@@ -189,41 +212,6 @@ class _Errors(io.TextIOBase):
             handler for handler in self._logger.handlers if isinstance(handler, logging.StreamHandler)
         ]
         return [handler.stream for handler in handlers] or [sys.stderr]
-
-
-class _Proxied:
-    """uvicorn's proxy headers middleware; as in gunicorn, the peer of a unix socket is trusted.
-
-    That trust is for the nearest hop alone: the addresses that it names are judged by the list. A request
-    without these headers does not pay for the middleware.
-    """
-
-    def __init__(self, app: Any, trusted: Any) -> None:
-        self.app = app
-        self.by_address = ProxyHeadersMiddleware(app, trusted)
-        self.by_unix_socket = ProxyHeadersMiddleware(app, trusted)
-        trusted_hosts: Any = _AnyPeer(self.by_unix_socket.trusted_hosts)
-        self.by_unix_socket.trusted_hosts = trusted_hosts
-
-    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
-        for name, _ in scope.get("headers", ()):
-            if name in FORWARDED:
-                through = self.by_unix_socket if scope["client"] is None else self.by_address
-                return through(scope, receive, send)
-        return self.app(scope, receive, send)
-
-
-class _AnyPeer:
-    """uvicorn's list of trusted hosts, for the middleware's question about its peer: any is trusted."""
-
-    def __init__(self, hosts: Any) -> None:
-        self._hosts = hosts
-
-    def __contains__(self, host: object) -> bool:
-        return True
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._hosts, name)  # what walks the chain asks the list itself
 
 
 def _plain(app: Any) -> Any:

@@ -43,10 +43,14 @@ class MetricsPath:
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        if scope.get("path") == self.path and scope.get("method") in ("GET", "HEAD"):
+        if self.takes(scope):
             return self._answer(scope, send)
         passed: Awaitable[None] = self.app(scope, receive, send)
         return passed
+
+    def takes(self, scope: Any) -> bool:
+        """Whether a request is not the app's."""
+        return scope.get("path") == self.path and scope.get("method") in ("GET", "HEAD")
 
     async def _answer(self, scope: Any, send: Any) -> None:
         try:

@@ -43,6 +43,8 @@ class Host(Protocol):
     cfg: Any  # gunicorn's settings
     context: WorkerContext
     interface: str  # of the app: asgi3, asgi2, wsgi
+    # Called with the server's tasks: makes what asks a WSGI app without a detour. None: the app is ASGI, say.
+    direct: Any
 
     @property
     def identity(self) -> str:
@@ -94,6 +96,8 @@ class WorkerServer(uvicorn.Server):
         self.state.limits = limits_of(worker.cfg, worker.context.settings)
         if worker.interface == "wsgi":
             self.state.spools = Spools(spool_directories(worker.cfg))
+        if worker.direct is not None:
+            self.state.direct = worker.direct(self.state.tasks)
         scoreboard = worker.context.handover.scoreboard
         self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
         self._protocols: ProtocolFactory | None = None

@@ -60,6 +60,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
+        self.direct: Callable[[set[Any]], Any] | None = None  # how a WSGI app is asked without a detour
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
         self._forked = ForkedChildren(self._own_descriptors)
@@ -151,9 +152,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         self._lend_logger()
         limits = limits_of(self.cfg, self.context.settings)
-        config, self.interface, self._apart = make_config(
-            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head
-        )
+        engine = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head)
+        config, self.interface, self._apart, self.direct = engine
         self.count_requests(config)
         if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)

@@ -25,6 +25,7 @@ from multicore_server.wsgi.environ import environ, fill
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
+from multicore_server.wsgi.turn import Turn
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -34,6 +35,7 @@ __all__ = ["ENVIRON_WANTED", "WSGIBridge", "environ"]
 # The access log puts this key into a scope. The bridge then stores the environ there, with the app's changes.
 ENVIRON_WANTED = "multicore_server.environ"
 AT_ONCE = 64 * 1024  # bytes of a body that are read before the app is called, in threads too
+Steps: TypeAlias = Generator[Batch, None, None]
 HeaderMap: TypeAlias = Literal["drop", "refuse", "dangerous"]
 
 logger = logging.getLogger("gunicorn.error")
@@ -74,13 +76,13 @@ class WSGIBridge:
         header_map: HeaderMap = "drop",
         spool_dirs: Sequence[str | None] = (None,),
     ) -> None:
-        self._app = app
+        self.app = app
         self._before_body: Any = getattr(app, "before_body", None)
         self._script_name = script_name
         self._drop_underscores = header_map != "dangerous"
         self._refuse_underscores = header_map == "refuse"
         self._spool_dirs = spool_dirs
-        self._turn = asyncio.Lock()
+        self.turn = Turn()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
         self._base: dict[str, Any] = {
             "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's, because apps (for example httpbin) check it
@@ -102,12 +104,7 @@ class WSGIBridge:
         if self._refuse_underscores and any(b"_" in name for name, _ in scope["headers"]):
             await refuse(send, HTTPStatus.BAD_REQUEST)
             return
-        env = fill(
-            self._base.copy(),
-            scope,
-            script_name=self._script_name,
-            drop_underscores=self._drop_underscores,
-        )
+        env = self.environ(scope)
         if self._before_body is not None and _has_body(env, scope):
             exchange = Exchange(receive, send)
             exchange.body_is_complete = lambda: False
@@ -124,7 +121,18 @@ class WSGIBridge:
             return
         if ENVIRON_WANTED in scope:
             scope[ENVIRON_WANTED] = env
-        await self._call(self._app, env, Exchange(receive, send), body)
+        await self._call(self.app, env, Exchange(receive, send), body)
+
+    def environ(self, scope: Scope) -> dict[str, Any]:
+        """The environ of a request, but for its body."""
+        return fill(
+            self._base.copy(), scope, script_name=self._script_name, drop_underscores=self._drop_underscores
+        )
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether requests can be served without a detour: inline, and nobody looks at them before."""
+        return self._pool is None and self._before_body is None and not self._refuse_underscores
 
     async def between_requests(self, call: Callable[[], None]) -> None:
         """Call a function of the app's where it may run: inline, when no request is in progress; otherwise in
@@ -132,7 +140,7 @@ class WSGIBridge:
         if self._pool is not None:
             await asyncio.to_thread(call)
             return
-        async with self._turn:
+        async with self.turn:
             with HiddenLoop().hidden():
                 call()
 
@@ -170,9 +178,11 @@ class WSGIBridge:
 
     async def _inline(self, response: Response, exchange: Exchange, body: BinaryIO) -> None:
         try:
-            async with self._turn:
-                await _run_inline(response, exchange)
+            async with self.turn:
+                steps = response.run()
+                await go_on(steps, _step_hidden(steps, exchange), exchange)
         finally:
+            exchange.end()
             body.close()
 
     async def _in_thread(
@@ -207,25 +217,24 @@ def _has_body(env: dict[str, Any], scope: Scope) -> bool:
     return "HTTP_TRANSFER_ENCODING" in env or scope["http_version"][0] != "1"
 
 
-async def _run_inline(response: Response, exchange: Exchange) -> None:
-    steps = response.run()
-    batch: Batch | None = []
+async def go_on(steps: Steps, batch: Batch | None, exchange: Exchange) -> None:
+    """Send what the app has given, and what it gives from now on; None: it has given all."""
     try:
-        while (batch := _step_hidden(steps, exchange)) is not None:
+        while batch is not None:
             if exchange.suspended is not None:
                 await exchange.settle()
             await exchange.transmit(batch)
             if exchange.gone:
                 break
+            batch = _step_hidden(steps, exchange)
         if exchange.suspended is not None:
             await exchange.settle()
     finally:
         if batch is not None:  # the response ended early: close() is still to be called
-            _close_hidden(steps, exchange)
-        exchange.end()
+            close_hidden(steps, exchange)
 
 
-def _step_hidden(steps: Generator[Batch, None, None], exchange: Exchange) -> Batch | None:
+def _step_hidden(steps: Steps, exchange: Exchange) -> Batch | None:
     """Run the app to its next block, with the running loop hidden.
 
     Otherwise Django's ORM and asgiref refuse to work.
@@ -237,7 +246,8 @@ def _step_hidden(steps: Generator[Batch, None, None], exchange: Exchange) -> Bat
         exchange.show_loop()
 
 
-def _close_hidden(steps: Generator[Batch, None, None], exchange: Exchange) -> None:
+def close_hidden(steps: Steps, exchange: Exchange) -> None:
+    """Let the app call close() and what else is to be done at the end. Idempotent."""
     exchange.hide_loop()
     try:
         steps.close()

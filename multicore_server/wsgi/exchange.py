@@ -32,8 +32,8 @@ class Exchange(HiddenLoop):
         "suspended",
     )
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        super().__init__()
+    def __init__(self, receive: Receive, send: Send, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(loop)
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[None] | None = None

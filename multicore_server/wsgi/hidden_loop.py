@@ -14,12 +14,12 @@ from typing import Any
 
 
 class HiddenLoop:
-    """To be made while the loop runs."""
+    """To be made while the loop runs, or with that loop."""
 
     __slots__ = ("_loop", "_task")
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
 
     def hide_loop(self) -> None:

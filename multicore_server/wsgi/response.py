@@ -30,7 +30,28 @@ logger = logging.getLogger("gunicorn.error")
 _STATUS = re.compile(r"([1-5][0-9]{2})(?: [ \t\x21-\x7e\x80-\xff]*)?")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[ \t\x21-\x7e\x80-\xff]*")
-_KNOWN = 512  # at most so many names and statuses are remembered, because apps can invent new ones
+_KNOWN = 512  # at most so many names, headers and statuses are remembered: apps can invent new ones
+_SHORT = 96  # characters of a value that is worth remembering
+
+
+class _Fields(dict[tuple[str, str], tuple[bytes, bytes]]):
+    """Maps a response header to the bytes that are sent; the name is empty for a hop-by-hop header.
+
+    A header is checked once, because an app sends the same ones every time.
+    """
+
+    def __missing__(self, header: tuple[str, str]) -> tuple[bytes, bytes]:
+        name, value = header
+        key = _NAMES[name]
+        if not isinstance(value, str):
+            raise TypeError(f"the value of header {name!r} is not a string")
+        if not _VALUE.fullmatch(value):
+            raise ValueError(f"control or wide characters in the value of header {name!r}")
+        # RFC 9110 5.5: white space around it is not part of the value.
+        field = key, value.strip(" \t").encode("latin-1")
+        if len(self) < _KNOWN and len(value) <= _SHORT and key != b"content-length":
+            self[header] = field
+        return field
 
 
 class _HeaderNames(dict[str, bytes]):
@@ -68,6 +89,7 @@ class _Statuses(dict[str, int]):
 
 
 _NAMES = _HeaderNames()
+_FIELDS = _Fields()
 _STATUSES = _Statuses()
 
 
@@ -76,18 +98,13 @@ def _check_headers(headers: Iterable[tuple[str, str]]) -> tuple[Headers, int | N
     checked: Headers = []
     length: int | None = None
     for name, value in headers:
-        key = _NAMES[name]
-        if not isinstance(value, str):
-            raise TypeError(f"the value of header {name!r} is not a string")
-        if not _VALUE.fullmatch(value):
-            raise ValueError(f"control or wide characters in the value of header {name!r}")
-        value = value.strip(" \t")  # noqa: PLW2901 - RFC 9110 5.5: not part of the value
-        if key == b"content-length":
-            if length is not None or not (value.isascii() and value.isdigit()):
+        field = _FIELDS[name, value]
+        if field[0] == b"content-length":
+            if length is not None or not field[1].isdigit():
                 raise ValueError(f"repeated or invalid Content-Length {value!r}")
-            length = int(value)
-        if key:
-            checked.append((key, value.encode("latin-1")))
+            length = int(field[1])
+        if field[0]:
+            checked.append(field)
     return checked, length
 
 

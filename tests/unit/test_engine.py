@@ -16,6 +16,7 @@ from uvicorn import Config
 from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.settings.table import SettingError
 from multicore_server.worker import engine
+from multicore_server.worker.proxied import Proxied
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None: ...
@@ -181,7 +182,7 @@ def address(client: Any, trusted: Any, *headers: tuple[bytes, bytes]) -> tuple[A
         found.append((scope["client"], scope["scheme"]))
 
     scope = {"type": "http", "client": client, "scheme": "http", "headers": list(headers)}
-    asyncio.run(engine._plain(engine._Proxied(inner, trusted))(scope, None, None))
+    asyncio.run(engine._plain(Proxied(inner, trusted))(scope, None, None))
     seen: tuple[Any, str] = found[0]
     return seen
 

@@ -1,0 +1,171 @@
+"""A WSGI request without the detour over ASGI: from the parser to the app and back in one call.
+
+Where the app runs inline, most requests need no task, no messages and no waiting: the request is there in
+whole, and the app gives its whole response at once. What needs more (a body that is still arriving, a stream,
+another request that has the app) goes the usual way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Any, Protocol
+
+from multicore_server.wsgi.bridge import WSGIBridge, close_hidden, go_on
+from multicore_server.wsgi.exchange import Exchange
+from multicore_server.wsgi.hidden_loop import HiddenLoop
+from multicore_server.wsgi.response import Batch, Response
+
+AT_ONCE = 64 * 1024  # bytes of a body that are handled in this way
+WHOLE = 2  # messages: a start, and a body behind it
+
+
+class Cycle(Protocol):
+    """One request and its response: uvicorn's, with what ours adds."""
+
+    scope: Any
+    body: bytearray
+    more_body: bool
+    disconnected: bool
+    waiting_for_100_continue: bool
+    began: float
+    receive: Any
+    send: Any
+
+    def answer(self, status: int, headers: Iterable[Any], body: bytes) -> bool:
+        """Send a whole response; False, and nothing was done, where it is to be sent in messages."""
+        ...
+
+    def run_asgi(self, app: Any) -> Any: ...
+
+
+class Direct:
+    """``detours`` tells which requests are to go the usual way, though they need not; it may change the
+    scope, as a middleware would. ``tasks`` are those of the server."""
+
+    def __init__(
+        self, bridge: WSGIBridge, detours: Callable[[Any], bool], tasks: set[asyncio.Task[Any]]
+    ) -> None:
+        self._bridge = bridge
+        self._detours = detours
+        self._tasks = tasks
+        self.loop = asyncio.get_running_loop()
+        self._hidden = HiddenLoop()
+        self.scheduled = 0  # requests that are served in this turn of the loop or the next
+
+    def begin(self, cycle: Cycle, app: Callable[..., Awaitable[None]]) -> None:
+        """Serve a request in the loop's next turn: what has come with it is read by then. ``app`` is the
+        bridge with what surrounds it: the usual way."""
+        self.scheduled += 1
+        self.loop.call_soon(self._serve, cycle, app)
+
+    def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]]) -> None:
+        self.scheduled -= 1
+        turn = self._bridge.turn
+        if not turn.take():
+            self._in_task(cycle, app)
+            return
+        request = self._request(cycle)
+        if request is None:
+            turn.give()
+            self._in_task(cycle, app)
+            return
+        cycle.began = perf_counter()
+        failed: BaseException | None = None
+        self._hidden.hide_loop()
+        try:
+            ended = request.run()
+        except BaseException as exc:  # noqa: BLE001 - as in a task, where uvicorn answers 500 and logs it
+            failed, ended = exc, False
+        finally:
+            self._hidden.show_loop()
+        if ended:
+            turn.give()
+        else:
+            self._in_task(cycle, request.rest(failed)).add_done_callback(request.end)
+
+    def _request(self, cycle: Cycle) -> _Request | None:
+        """None where it is to go the usual way, or goes wrong: then it does so there too, and is answered."""
+        try:
+            if self._may_serve(cycle) and not self._detours(cycle.scope):
+                return _Request(self._bridge, cycle, self.loop)
+        except Exception:  # noqa: BLE001 - as above
+            return None
+        return None
+
+    def _may_serve(self, cycle: Cycle) -> bool:
+        return (
+            getattr(cycle, "answers_whole", False)
+            and not (cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue)
+            and len(cycle.body) <= AT_ONCE
+        )
+
+    def _in_task(self, cycle: Cycle, app: Any) -> asyncio.Task[Any]:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class _Request:
+    """Of an app that has the thread, while no loop seems to run."""
+
+    __slots__ = ("_batch", "_body", "_bridge", "_cycle", "_exchange", "_loop", "_response", "_steps")
+
+    def __init__(self, bridge: WSGIBridge, cycle: Cycle, loop: asyncio.AbstractEventLoop) -> None:
+        self._bridge = bridge
+        self._cycle = cycle
+        self._loop = loop
+        self._exchange: Exchange | None = None
+        self._batch: Batch | None = None
+        env = bridge.environ(cycle.scope)
+        body = cycle.body
+        self._body = env["wsgi.input"] = io.BytesIO(body)
+        if body:
+            env["CONTENT_LENGTH"] = str(len(body))
+        self._response = Response(bridge.app, env, self._push)
+        self._steps = self._response.run()
+
+    def run(self) -> bool:
+        """Call the app; whether its whole response is sent, and its close() has been called."""
+        self._cycle.body = bytearray()
+        steps = self._steps
+        self._batch = batch = next(steps, None)
+        if batch is None or len(batch) != WHOLE or not self._response.complete:
+            return False
+        start, body = batch
+        if not self._cycle.answer(start["status"], start["headers"], body["body"]):
+            return False
+        next(steps, None)
+        return True
+
+    def _push(self, batch: Batch) -> None:
+        """The app has called write()."""
+        self._made_exchange().push_inline(batch)
+
+    def _made_exchange(self) -> Exchange:
+        if self._exchange is None:
+            self._exchange = Exchange(self._cycle.receive, self._cycle.send, self._loop)
+        return self._exchange
+
+    def rest(self, failed: BaseException | None) -> Callable[..., Awaitable[None]]:
+        """The rest of it, as an ASGI app."""
+
+        async def app(*_: object) -> None:
+            if failed is not None:
+                raise failed
+            await go_on(self._steps, self._batch, self._made_exchange())
+
+        return app
+
+    def end(self, _: object) -> None:
+        """It is over, well or not: the app has called close(), and the next request can have it."""
+        exchange = self._made_exchange()
+        try:
+            close_hidden(self._steps, exchange)
+        finally:
+            exchange.end()
+            self._body.close()
+            self._bridge.turn.give()
