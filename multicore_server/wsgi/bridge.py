@@ -21,7 +21,7 @@ from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
 from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
-from multicore_server.wsgi.environ import environ, fill
+from multicore_server.wsgi.environ import ALWAYS, environ, fill
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
@@ -85,6 +85,7 @@ class WSGIBridge:
         self.turn = Turn()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
         self._base: dict[str, Any] = {
+            **dict.fromkeys(ALWAYS, ""),  # a dictionary that has its size already is filled faster
             "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's, because apps (for example httpbin) check it
             "wsgi.version": (1, 0),
             "wsgi.errors": errors if errors is not None else sys.stderr,

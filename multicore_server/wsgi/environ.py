@@ -11,6 +11,9 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import Scope
 
+# What `fill` sets for each request.
+ALWAYS = ("REQUEST_METHOD", "SERVER_PROTOCOL", "wsgi.url_scheme", "REMOTE_ADDR", "SCRIPT_NAME", "PATH_INFO",
+          "QUERY_STRING", "RAW_URI", "SERVER_NAME", "SERVER_PORT")  # fmt: skip
 # Real traffic uses a few dozen header names. The limit is for clients that invent new ones.
 _KNOWN_NAMES = 512
 

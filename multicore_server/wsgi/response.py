@@ -162,7 +162,22 @@ class Response:
         must be closed. Raises ClientLeft or BodyLost where the app does not catch them.
         """
         try:
-            yield from self._blocks()
+            result = self._app(self._environ, self.start_response)
+            if result is None and self._may_pass and not self._status:
+                self.passed = True
+                return
+            try:
+                alone = _is_one_block(result)
+                for block in result:
+                    # Content-Length is reached: "should stop iterating". One more next() lets a generator run
+                    # the code after its last yield, as under other servers.
+                    if self.complete:
+                        break
+                    yield self._emit(block, alone)
+                if not self.complete:
+                    yield self._end()
+            finally:
+                self._close(result)
         except (ClientLeft, BodyLost):
             raise
         except Exception:
@@ -204,24 +219,6 @@ class Response:
             raise ValueError("write() past the response's Content-Length")
         if batch := self._emit(data):
             self._push(batch)
-
-    def _blocks(self) -> Generator[Batch, None, None]:
-        result = self._app(self._environ, self.start_response)
-        if result is None and self._may_pass and not self._status:
-            self.passed = True
-            return
-        try:
-            alone = _is_one_block(result)
-            for block in result:
-                # Content-Length is reached: "should stop iterating". One more next() lets a generator run the
-                # code after its last yield, as under other servers.
-                if self.complete:
-                    break
-                yield self._emit(block, alone)
-            if not self.complete:
-                yield self._end()
-        finally:
-            self._close(result)
 
     def _emit(self, data: bytes, alone: bool = False) -> Batch:
         """Return the messages for one block. An empty block has no messages and does not send the headers."""
