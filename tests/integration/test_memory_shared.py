@@ -27,7 +27,7 @@ import json, sys
 
 async def app(scope, receive, send):
     assert scope["type"] == "http"
-    body = json.dumps(sorted(sys.modules.keys() - sys.inherited)).encode()
+    body = json.dumps(sorted(sys.modules.keys() - sys.inherited - sys.stdlib_module_names)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
 """
