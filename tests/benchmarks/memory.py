@@ -37,7 +37,7 @@ from tests.benchmarks.common import (
     poll,
     provide,
     serving,
-)  # fmt: skip
+)
 
 MIB = 1024  # KiB
 SETTLED = 4.0  # seconds after its start, in which the monitor and every heartbeat have come
