@@ -292,8 +292,8 @@ def check() -> None:
 def losses() -> Iterator[str]:
     """One line for each feature that the server does without."""
     for feature in Feature:
-        gone = [each for each in missing() if each.row.feature is feature]
-        if gone:
+        if lacks(feature):
+            gone = [each for each in missing() if each.row.feature is feature]
             what, host = ", ".join(map(str, gone)), _installed(gone[0].row.host)
             yield f"{feature.value}: {host} lacks {what}; {_tested()}"
 

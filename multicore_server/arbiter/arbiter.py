@@ -43,6 +43,7 @@ from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
 from multicore_server.settings.gunicorn import without_effect
 from multicore_server.settings.sources import environment, unknown_environment
+from multicore_server.worker.engine import import_ahead
 
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
 
@@ -84,13 +85,13 @@ class Arbiter(ParentArbiter):
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
-        if self.cfg.preload_app:
-            gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every worker
-            gc.freeze()
         for line in unknown_environment(environment(self.cfg), self.settings):
             self.log.warning("%s", line)
         for line in (*without_effect(self.cfg), *hosts.losses()):
             self.log.warning("%s", line)
+        import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
+        gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
+        gc.freeze()
 
     def _make_parts(self) -> None:
         context = self.context

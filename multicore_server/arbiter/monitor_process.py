@@ -23,6 +23,9 @@ from multicore_server.ipc.messages import Answer, Command
 from multicore_server.ipc.scoreboard import Head
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app import directory as app_directory
+from multicore_server.metrics.app.merge import AppMetrics
+from multicore_server.metrics.definitions import TAKEN
+from multicore_server.monitor.process import MonitorContext, run
 from multicore_server.monitor.signals import HANDLED
 
 START_WITHIN = 1.0  # seconds that workers have the CPUs for themselves at the start
@@ -131,11 +134,6 @@ class MonitorProcess:
             context.system.exit(status)
 
     def _serve(self, channel: MonitorChannel) -> int:
-        # Here, and not above: the arbiter has no use for what the monitor imports (Starlette, uvicorn).
-        from multicore_server.metrics.app.merge import AppMetrics
-        from multicore_server.metrics.definitions import TAKEN
-        from multicore_server.monitor.process import MonitorContext, run
-
         directory = app_directory.current()
         monitor = MonitorContext(
             scoreboard=self._context.scoreboard,

@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import psutil
-
 from multicore_server.ipc.scoreboard import Head, Row
+from multicore_server.machine import memory
+from multicore_server.machine.process import start_time
 
 INTERVAL = 1.0  # seconds
 # struct tcp_info of linux/tcp.h: of a listener, tcpi_unacked is how many connections wait to be accepted.
@@ -24,10 +24,9 @@ _UNACKED = struct.Struct("=24xI")
 class Vitals:
     def __init__(self, head: Row) -> None:
         self._head = head
-        self._process = psutil.Process()
         self._started = time.time()
-        with contextlib.suppress(OSError, psutil.Error):  # systemd's ProcSubset=pid hides when Linux booted
-            self._started = self._process.create_time()
+        with contextlib.suppress(OSError):
+            self._started = start_time()
         self._due = 0.0
 
     def sample(self, listeners: Iterable[Any], now: float) -> None:
@@ -35,15 +34,14 @@ class Vitals:
         if now < self._due:
             return
         self._due = now + INTERVAL
-        with contextlib.suppress(OSError, psutil.Error):  # no descriptor is left, say: it shows what it has
+        with contextlib.suppress(OSError):  # no descriptor is left, say: it shows what it has
             self._measure(listeners)
 
     def _measure(self, listeners: Iterable[Any]) -> None:
         head = self._head
         head[Head.LISTEN_BACKLOG] = sum(backlog(getattr(each, "sock", each)) for each in listeners)
         head[Head.CPU_SECONDS] = time.process_time()
-        memory = self._process.memory_info()
-        head[Head.RESIDENT_MEMORY], head[Head.VIRTUAL_MEMORY] = memory.rss, memory.vms
+        head[Head.VIRTUAL_MEMORY], head[Head.RESIDENT_MEMORY] = memory.sizes(os.getpid())
         head[Head.OPEN_FDS] = _open_descriptors()
         head[Head.MAX_FDS] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         head[Head.START_TIME] = self._started  # last: from now on the others are shown

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from multicore_server.machine.cgroup import memory_limit
 
@@ -20,14 +21,29 @@ _PRIVATE = re.compile(rb"^Private_(?:Clean|Dirty|Hugetlb): *([0-9]+) kB$", re.MU
 _TOTAL = re.compile(rb"^MemTotal: *([0-9]+) kB$", re.MULTILINE)
 
 
+class Sizes(NamedTuple):
+    """In bytes."""
+
+    virtual: int
+    resident: int
+
+
 def rss(pid: int, proc: Path = Path("/proc")) -> int:
     """Return the resident memory of a process in bytes, including pages that it shares with others.
 
-    The value is the second field of /proc/PID/statm, in pages. Raises ProcessLookupError if the process
+    Raises the same exceptions as `sizes`.
+    """
+    return sizes(pid, proc).resident
+
+
+def sizes(pid: int, proc: Path = Path("/proc")) -> Sizes:
+    """Return the address space of a process, and how much of it is in memory.
+
+    The values are the first two fields of /proc/PID/statm, in pages. Raises ProcessLookupError if the process
     has exited (also for a zombie, which has no memory left), and PermissionError if access is denied.
     """
     if not _LINUX:
-        return _rss_by_psutil(pid)
+        return _sizes_by_psutil(pid)
     try:
         size, resident = _read(f"{proc}/{pid}/statm").split()[:2]
     except FileNotFoundError:  # read() itself fails with ESRCH, which already is ProcessLookupError
@@ -35,7 +51,8 @@ def rss(pid: int, proc: Path = Path("/proc")) -> int:
     # Do not test `resident`: proc(5) calls it inaccurate, because the kernel counts in per-CPU batches.
     if not int(size):
         raise ProcessLookupError(f"process {pid} has exited")
-    return int(resident) * os.sysconf("SC_PAGE_SIZE")
+    page = os.sysconf("SC_PAGE_SIZE")
+    return Sizes(int(size) * page, int(resident) * page)
 
 
 def _read(path: str) -> bytes:
@@ -89,11 +106,15 @@ def _mappings(process: Path) -> bytes | None:
     return None
 
 
-def _rss_by_psutil(pid: int) -> int:
+# psutil is imported where there is no /proc alone: it takes a megabyte in every process.
+
+
+def _sizes_by_psutil(pid: int) -> Sizes:
     import psutil
 
     with _psutil_errors():
-        return psutil.Process(pid).memory_info().rss
+        info = psutil.Process(pid).memory_info()
+        return Sizes(info.vms, info.rss)
 
 
 def _uss_by_psutil(pid: int) -> int:

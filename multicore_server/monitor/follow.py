@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from multicore_server.ipc.report import EventReport
 from multicore_server.monitor.view import ReportView
@@ -30,7 +30,7 @@ class Follower:
         self._seen = events
         return [] if events is seen else new_since(seen, events)
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         yield b": the events of this server\n\n"  # at once: the client sees that it is connected
         events, quiet_since = self._backlog, time.monotonic()
         while True:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from multicore_server.monitor.asgi import Request, Response, Route
 
 # The page may load its own files and ask this address, and nothing else; nobody may put it into a frame.
 # An app's texts are shown as texts: with trusted types, the browser refuses to take any for HTML.
@@ -15,13 +13,13 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
 
 _KINDS = {
-    "index.html": "text/html",
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "figures.js": "text/javascript",
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "figures.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 # Read at import, so that an update of the package does not mix old and new files.
@@ -35,6 +33,6 @@ def routes() -> list[Route]:
 
 def _route(path: str, name: str) -> Route:
     async def endpoint(_: Request) -> Response:
-        return Response(_FILES[name], media_type=_KINDS[name], headers=HEADERS)
+        return Response(_FILES[name], kind=_KINDS[name], headers=HEADERS)
 
     return Route(path, endpoint)

@@ -1,17 +1,11 @@
-"""The monitor's Starlette apps: a read-only one, and one with commands for the command socket."""
+"""The monitor's apps: a read-only one, and one with commands for the command socket."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from collections.abc import Mapping
 
 from multicore_server.ipc.report import MonitorStatus, unready
 from multicore_server.ipc.scoreboard import Scoreboard
@@ -19,6 +13,7 @@ from multicore_server.metrics import exposition
 from multicore_server.monitor import actions, live
 from multicore_server.monitor.actions import WorkerClient
 from multicore_server.monitor.allowed_hosts import AllowedHosts
+from multicore_server.monitor.asgi import Endpoint, Request, Response, Route, Stream, app_of, line
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
 from multicore_server.monitor.follow import MAX_DIGITS, Follower
 from multicore_server.monitor.gate import Gate
@@ -27,8 +22,7 @@ from multicore_server.monitor.status import status
 from multicore_server.monitor.view import ReportView
 
 MAX_COMMAND = 16384  # bytes
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+EVENTS = "text/event-stream; charset=utf-8"
 
 
 class ReadOnly:
@@ -43,11 +37,11 @@ class ReadOnly:
 
     def app(self, hosts: AllowedHosts | None = None) -> Gate:
         """``hosts`` may stand in the Host header; None: any."""
-        return _app(self.routes(), hosts)
+        return Gate(app_of(self.routes()), hosts)
 
     def metrics_app(self) -> Gate:
         """The metrics alone, for the app's own port."""
-        return _app([Route("/metrics", self.metrics)], None)
+        return Gate(app_of([Route("/metrics", self.metrics)]))
 
     def routes(self) -> list[Route]:
         return [
@@ -59,13 +53,12 @@ class ReadOnly:
         ]
 
     async def metrics(self, request: Request) -> Response:
-        chosen = exposition.choose(_header(request, "accept"))
-        gzipped = exposition.wants_gzip(_header(request, "accept-encoding"))
+        chosen = exposition.choose(request.header(b"accept"))
+        gzipped = exposition.wants_gzip(request.header(b"accept-encoding"))
         body = await self.snapshots.take(Form(chosen is exposition.OPENMETRICS, gzipped))
-        headers = {"content-type": chosen.content_type, "vary": "accept, accept-encoding"}
-        if gzipped:
-            headers["content-encoding"] = "gzip"
-        return Response(body, headers=headers)
+        encoding = ((b"content-encoding", b"gzip"),) if gzipped else ()
+        vary = (b"vary", b"accept, accept-encoding")
+        return Response(body, kind=chosen.content_type, headers=(vary, *encoding))
 
     async def status(self, request: Request) -> Response:
         report = self.view.report
@@ -77,12 +70,12 @@ class ReadOnly:
     async def healthz(self, request: Request) -> Response:
         # A process whose parent has ended gets another one.
         if os.getppid() != self.arbiter_pid:
-            return _line("the arbiter has ended", 503)
-        return _line("ok")
+            return line("the arbiter has ended", 503)
+        return line("ok")
 
     async def readyz(self, request: Request) -> Response:
         why = unready(self.view.report)
-        return _line("ok") if why is None else _line(why, 503)
+        return line("ok") if why is None else line(why, 503)
 
 
 class Full(ReadOnly):
@@ -101,14 +94,14 @@ class Full(ReadOnly):
         self.workers = workers
 
     def routes(self) -> list[Route]:
-        commands = [Route(f"/commands/{it}", self.command(it), methods=["POST"]) for it in COMMANDS]
-        actions = Route("/actions", self.actions, methods=["POST"])
+        commands = [Route(f"/commands/{it}", self.command(it), methods=("POST",)) for it in COMMANDS]
+        actions = Route("/actions", self.actions, methods=("POST",))
         return [*super().routes(), *commands, actions, Route("/events", self.events)]
 
     def command(self, name: str) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             try:
-                command = parse(name, await _body(request))
+                command = parse(name, await request.body(MAX_COMMAND))
             except ValueError as exc:
                 return _outcome(400, str(exc))
             try:
@@ -125,55 +118,19 @@ class Full(ReadOnly):
     async def actions(self, request: Request) -> Response:
         """What each worker says to an action of the app's, or a built-in one."""
         try:
-            answers = await self.workers.ask(actions.parse(await _body(request)))
+            answers = await self.workers.ask(actions.parse(await request.body(MAX_COMMAND)))
         except ValueError as exc:
             return _outcome(400, str(exc))
         return _json({"ok": all(it["ok"] for it in answers), "workers": answers})
 
-    async def events(self, request: Request) -> Response:
+    async def events(self, request: Request) -> Response | Stream:
         """Server-sent events: the ``last`` ones that there were, then each new one."""
-        last = request.query_params.get("last", "0")
+        last = request.argument("last", "0")
         if not (last.isascii() and last.isdecimal() and len(last) <= MAX_DIGITS):
             return _outcome(400, "last: give a number of events")
-        follower = Follower(self.view, int(last))
         if request.method == "HEAD":
-            return Response(media_type="text/event-stream")
-        return StreamingResponse(follower.stream(), media_type="text/event-stream")
-
-
-def _app(routes: list[Route], hosts: AllowedHosts | None) -> Gate:
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, ClientDisconnect: _too_late})
-    app.router.redirect_slashes = False  # its redirects repeat the Host header
-    return Gate(app, hosts)
-
-
-async def _refuse(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)
-    text = {404: "not found; / lists what there is", 405: "this method is not accepted here"}
-    return _line(text.get(exc.status_code, "refused"), exc.status_code, exc.headers)
-
-
-async def _too_late(_: Request, __: Exception) -> Response:
-    """The client left before its body was complete."""
-    return _line("the request is incomplete", 400)
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_COMMAND:
-            raise ValueError(f"the body is longer than {MAX_COMMAND} bytes")
-    return body
-
-
-def _header(request: Request, name: str) -> str | None:
-    """Return the values of all fields with this name, joined; None if there is none."""
-    return ",".join(request.headers.getlist(name)) or None
-
-
-def _line(text: str, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return PlainTextResponse(text + "\n", status_code, headers)
+            return Response(b"", kind=EVENTS)
+        return Stream(Follower(self.view, int(last)).stream(), EVENTS)
 
 
 def _outcome(status_code: int, text: str, **values: int) -> Response:
@@ -181,5 +138,5 @@ def _outcome(status_code: int, text: str, **values: int) -> Response:
 
 
 def _json(document: Mapping[str, object], status_code: int = 200) -> Response:
-    """In ASCII: an exception's text may have half a surrogate pair, which Starlette's JSON cannot."""
-    return Response(json.dumps(document), status_code, media_type="application/json")
+    """In ASCII: an exception's text may have half a surrogate pair, which UTF-8 cannot."""
+    return Response(json.dumps(document).encode("ascii"), status_code, "application/json")

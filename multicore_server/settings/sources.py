@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import os
 import sys
@@ -101,8 +100,10 @@ def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
 
 
 def _hint(name: str, form: Literal["environment", "name"]) -> str:
+    from difflib import get_close_matches  # here alone: for a mistake, at a start
+
     # The prefix is removed first, because it makes any two variables look similar.
-    nearest = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), TABLE, n=1)
+    nearest = get_close_matches(name.removeprefix(PREFIX).lower(), TABLE, n=1)
     return "".join(f": did you mean {getattr(TABLE[found], form)}?" for found in nearest)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -26,8 +26,12 @@ GUNICORN_HAS = frozenset({
 })  # fmt: skip
 
 
-# The options that take a name or an import string.
-KNOWN: dict[str, Collection[str]] = {"http": HTTP_PROTOCOLS, "ws": WS_PROTOCOLS, "loop": LOOP_FACTORIES}
+# The options that take a name or an import string, with where uvicorn has what it knows by name.
+KNOWN: dict[str, Mapping[str, str | None]] = {
+    "http": HTTP_PROTOCOLS,
+    "ws": WS_PROTOCOLS,
+    "loop": LOOP_FACTORIES,
+}
 
 
 def uvicorn_environment() -> dict[str, Any]:

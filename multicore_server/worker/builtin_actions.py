@@ -18,7 +18,8 @@ FRAMES = 1  # that tracemalloc keeps of each allocation: more cost more
 
 
 async def collect() -> dict[str, Any]:
-    """``gc``: a full collection, and how many objects it has found and left."""
+    """``gc``: a full collection, and how many objects it has found and left; it passes over the frozen ones,
+    which the worker shares with the arbiter."""
     before = gc.get_count()
     collected = gc.collect()
     return {

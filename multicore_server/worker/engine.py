@@ -5,12 +5,14 @@ uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any, NamedTuple, TextIO
 
 from gunicorn import sock
@@ -28,7 +30,7 @@ from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.ipc.names import Interface
 from multicore_server.settings.gunicorn import is_set, spool_directories
-from multicore_server.settings.uvicorn import uvicorn_environment
+from multicore_server.settings.uvicorn import KNOWN, uvicorn_environment
 from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
@@ -74,9 +76,7 @@ def make_config(
     is the largest head of a request, in bytes. Raises ValueError where the app's interface is unclear,
     SettingError for a bad UVICORN_* variable.
     """
-    options = uvicorn_environment()
-    options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
-    options |= getattr(cfg, "uvicorn_options", {}) | overrides
+    options = _options(cfg, overrides)
     app, interface = resolve(app, options.pop("interface", "auto"), options.pop("factory", False))
     headers = list(options.pop("headers", None) or [])
     if cfg.keepalive == 0:
@@ -129,6 +129,29 @@ def _detours(inner: Any, outer: Any) -> Callable[[Any], bool]:
         return False
 
     return detours
+
+
+def _options(cfg: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Those of uvicorn's that were set, by their names in ``uvicorn.Config``; see `make_config`."""
+    options = uvicorn_environment()
+    options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
+    return options | getattr(cfg, "uvicorn_options", {}) | overrides
+
+
+def import_ahead(cfg: Any, overrides: dict[str, Any]) -> None:
+    """Import the loop and the protocols of uvicorn's that this configuration names.
+
+    To be called in the arbiter before its first fork, so that the workers share the memory. What the user
+    has named by an import string is left alone: a reload would find it loaded already. What cannot be
+    imported is the worker's to say.
+    """
+    options = _options(cfg, overrides)
+    for name, known in KNOWN.items():
+        with contextlib.suppress(Exception):
+            if place := known.get(options.get(name, "auto")):
+                found = resolve_name(place)
+                if name == "loop":
+                    found(use_subprocess=False)  # imports the loop, and returns its class
 
 
 def _wants_proxy_headers(options: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -100,10 +100,19 @@ def modules_of(protocol: type) -> tuple[ModuleType, ...]:
 
     These are its own modules and those beside them, also of a protocol that is newer than this package.
     """
-    packages = {cls.__module__.rpartition(".")[0] for cls in protocol.__mro__} - {""}
-    beside = [module for name, module in list(sys.modules.items()) if name.rpartition(".")[0] in packages]
+    packages = {cls.__module__.rpartition(".")[0] for cls in protocol.__mro__} - {"", "asyncio"}
+    beside = [module for package in packages for module in _loaded_in(package)]
     own = [sys.modules[cls.__module__] for cls in protocol.__mro__ if cls.__module__ in sys.modules]
     return tuple({id(module): module for module in (*own, *beside) if _can_be_counted(module)}.values())
+
+
+def _loaded_in(package: str) -> Iterator[ModuleType]:
+    """Its modules. Without a walk through `sys.modules`: to look at an object is to write to it, and the
+    worker would get a copy of every page that holds a module."""
+    for name in list(vars(sys.modules[package])) if package in sys.modules else ():
+        module = sys.modules.get(f"{package}.{name}")
+        if module is not None:
+            yield module
 
 
 def _can_be_counted(module: ModuleType) -> bool:

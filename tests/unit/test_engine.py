@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,3 +228,45 @@ def test_a_peer_that_is_not_trusted_is_not_believed() -> None:
 
 def test_without_proxy_headers_nothing_changes() -> None:
     assert address(None, "127.0.0.1") == (None, "http")
+
+
+# --- what the arbiter imports ahead
+
+AHEAD = """
+import json, sys
+from gunicorn.config import Config
+from multicore_server.worker.engine import import_ahead
+before = set(sys.modules)
+import_ahead(Config(), json.loads(sys.argv[1]))
+print(json.dumps(sorted(sys.modules.keys() - before)))
+"""
+
+
+def imported_ahead(overrides: dict[str, Any], environ: dict[str, str]) -> set[str]:
+    command = [sys.executable, "-c", AHEAD, json.dumps(overrides)]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_what_every_worker_would_import_is_imported_ahead() -> None:
+    found = imported_ahead({}, {})
+    assert {"uvloop", "websockets", "uvicorn.loops.uvloop", "uvicorn.protocols.http.auto"} <= found
+
+
+def test_what_this_configuration_does_not_use_is_not() -> None:
+    assert not {"uvloop", "websockets"} & imported_ahead({"ws": "none"}, {"UVICORN_LOOP": "asyncio"})
+
+
+@pytest.mark.parametrize("name", ["http", "ws", "loop"])
+def test_what_the_user_has_named_is_left_to_the_worker(tmp_path: Path, name: str) -> None:
+    (tmp_path / "theirs.py").write_text("class Theirs: ...")
+    environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    found = imported_ahead({name: "theirs:Theirs"}, environ)
+    assert found
+    assert "theirs" not in found
+
+
+def test_what_cannot_be_imported_is_the_workers_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn.loops.auto", None)
+    monkeypatch.setitem(sys.modules, "uvicorn.protocols.websockets.auto", None)
+    engine.import_ahead(gunicorn_config(), {"http": ["not", "a", "name"]})

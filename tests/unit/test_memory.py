@@ -70,6 +70,16 @@ def test_what_a_child_allocates_is_its_own_and_what_it_inherits_is_not() -> None
 
 
 @pytest.mark.parametrize("backend", ["proc", "psutil"])
+def test_sizes(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    if backend == "psutil":
+        monkeypatch.setattr(memory, "_LINUX", False)
+    info, sizes = psutil.Process().memory_info(), memory.sizes(os.getpid())
+    assert sizes.virtual == pytest.approx(info.vms, rel=0.01)
+    assert sizes.resident == pytest.approx(info.rss, rel=0.05)
+    assert sizes.resident < sizes.virtual
+
+
+@pytest.mark.parametrize("backend", ["proc", "psutil"])
 @pytest.mark.parametrize("measure", [memory.rss, memory.uss])
 def test_a_process_that_is_gone(
     monkeypatch: pytest.MonkeyPatch, backend: str, measure: Callable[[int], int]

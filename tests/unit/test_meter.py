@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -290,3 +292,39 @@ def test_installing_is_undone() -> None:
     with cycle.installed(Scoreboard(1).row(0)):
         assert [module.RequestResponseCycle for module in meter.MODULES] != before
     assert [module.RequestResponseCycle for module in meter.MODULES] == before
+
+
+# --- which cycles are counted
+
+
+def test_the_cycles_beside_a_protocol_are_counted_without_a_walk_through_all_modules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A newer protocol may use a cycle of a module beside its own."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.scope, self.disconnected = {}, False  # type: ignore[var-annotated]
+
+        async def run_asgi(self) -> None: ...
+
+        async def send(self) -> None: ...
+
+    package, own, beside, elsewhere = (
+        ModuleType(f"newer{name}") for name in ("", ".impl", ".cycles", "_other")
+    )
+    package.impl, package.cycles = own, beside  # type: ignore[attr-defined]
+    for module in (beside, elsewhere):
+        module.RequestResponseCycle = Cycle  # type: ignore[attr-defined]
+    for module in (package, own, beside, elsewhere):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    protocol = type("Protocol", (asyncio.Protocol,), {"__module__": "newer.impl"})
+
+    class Modules(dict[str, ModuleType]):
+        def items(self) -> Any:
+            raise AssertionError("each of them is written to")
+
+        values = items
+
+    monkeypatch.setattr(sys, "modules", Modules(sys.modules))
+    assert meter.modules_of(protocol) == (beside,)

@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from multicore_server.monitor import guard
+from multicore_server.monitor.asgi import Request, Response, Route, app_of, line
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.guard import MonitorLimits
 from multicore_server.monitor.process import MonitorServer
@@ -57,16 +54,16 @@ class Site:
         self.released = asyncio.Event()
         paths = ("/metrics", "/healthz", "/readyz")
         routes = [Route(path, self._answer) for path in paths] + [Route("/slow", self._wait)]
-        self.server = MonitorServer(Gate(Starlette(routes=routes)), limits, asyncio.Event())
+        self.server = MonitorServer(Gate(app_of(routes)), limits, asyncio.Event())
         self.server.config.load()
         self.transports: list[Transport] = []
 
     async def _answer(self, _: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        return line("ok")
 
     async def _wait(self, _: Request) -> Response:
         await self.released.wait()
-        return PlainTextResponse("at last\n")
+        return line("at last")
 
     def connect(self, data: bytes = b"", *, later: float = 0.0) -> Transport:
         self.clock.now += later

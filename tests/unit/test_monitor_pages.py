@@ -79,6 +79,7 @@ def pages() -> Iterator[Pages]:
     yield found
     found.snapshots.close()
     found.mailboxes.close()
+    found.loop.run_until_complete(found.loop.shutdown_asyncgens())  # httpx's, of a body that was not read
     found.loop.close()
 
 

@@ -6,12 +6,14 @@ import os
 import resource
 import socket
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from multicore_server.arbiter import vitals
 from multicore_server.arbiter.vitals import INTERVAL, Vitals, backlog
 from multicore_server.ipc.scoreboard import Head, Scoreboard
 from multicore_server.machine.descriptors import raise_descriptor_limit
@@ -72,13 +74,23 @@ def test_the_arbiters_own_process() -> None:
         assert abs(head[Head.OPEN_FDS] - process.num_fds()) <= 2
 
 
+def test_where_the_machine_hides_when_it_was_started_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hides() -> float:
+        raise PermissionError
+
+    monkeypatch.setattr(vitals, "start_time", hides)
+    head, before = Scoreboard(1).head, time.time()
+    Vitals(head).sample([], 1.0)
+    assert before <= head[Head.START_TIME] <= time.time()
+
+
 def test_once_a_second() -> None:
     head = Scoreboard(1).head
-    vitals = Vitals(head)
-    vitals.sample([], 10.0)
+    measuring = Vitals(head)
+    measuring.sample([], 10.0)
     for moment, measured in ((10.0 + INTERVAL * 0.9, False), (10.0 + INTERVAL, True)):
         head[Head.START_TIME] = 0
-        vitals.sample([], moment)
+        measuring.sample([], moment)
         assert bool(head[Head.START_TIME]) is measured
 
 
@@ -86,15 +98,15 @@ def test_once_a_second() -> None:
 def test_without_descriptors_it_shows_what_it_had() -> None:
     """And never raises: its caller is the arbiter's loop."""
     head = Scoreboard(1).head
-    vitals = Vitals(head)
-    vitals.sample([], 1.0)
+    measuring = Vitals(head)
+    measuring.sample([], 1.0)
     resident = head[Head.RESIDENT_MEMORY]
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-            vitals.sample([], 1.0 + INTERVAL)
+            measuring.sample([], 1.0 + INTERVAL)
             status = 0
         finally:
             os._exit(status)

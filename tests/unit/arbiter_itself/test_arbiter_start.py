@@ -25,6 +25,11 @@ def test_gunicorns_arbiter_becomes_ours_before_anything_is_bound(made: Arbiter) 
     assert len(made.LISTENERS) == 1
 
 
+def test_what_there_is_before_the_first_fork_is_frozen(made: Arbiter) -> None:
+    assert gc.get_freeze_count() > 10_000
+    assert made.context.scoreboard not in gc.get_objects()
+
+
 def test_other_worker_classes_are_left_alone() -> None:
     started: list[Any] = []
     start = takeover._taking_over(started.append)

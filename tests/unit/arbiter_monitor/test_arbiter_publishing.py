@@ -88,7 +88,7 @@ def test_the_monitor_is_given_what_it_needs(watch: Watch, monkeypatch: pytest.Mo
         seen.append(context)
         return 0
 
-    monkeypatch.setattr("multicore_server.monitor.process.run", run)
+    monkeypatch.setattr("multicore_server.arbiter.monitor_process.run", run)
     channel = watch.shell.context.system.monitor_channel()
     assert watch.monitor._serve(channel) == 0
     assert (seen[0].shared_report, seen[0].lifeline) == ("the report", shell.PIPE[0])
