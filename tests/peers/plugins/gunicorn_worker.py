@@ -1,0 +1,28 @@
+"""A pytest plugin: the gunicorn processes that tests start have our worker class in the place of theirs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+OURS = "multicore_server.Worker"
+FLAG = "--worker-class"
+
+
+def with_our_worker(command: Any) -> Any:
+    if not isinstance(command, Sequence) or FLAG not in command:
+        return command
+    position = command.index(FLAG) + 1
+    return [*command[:position], OURS, *command[position + 1 :]]
+
+
+class Popen(subprocess.Popen):  # type: ignore[type-arg]  # of bytes and of text
+    def __init__(self, args: Any, *rest: Any, **options: Any) -> None:
+        super().__init__(with_our_worker(args), *rest, **options)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    subprocess.Popen = Popen  # type: ignore[misc]  # that is what this is for
