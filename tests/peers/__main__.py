@@ -2,9 +2,9 @@
 
     python -m tests.peers [uvicorn|gunicorn] [--suite NAME] [--loop uvloop] [-k EXPRESSION]
 
-The tests are taken from the package index when they are first asked for, and kept in the user's cache. What is
-expected to fail stands in `differences.py`. The exit status is 1 for anything else that fails, and where an
-expected difference is none any more.
+The tests are taken from the package index when they are first asked for, and kept in the user's cache. What
+is expected to fail stands in `differences.py`. The exit status is 1 for anything else that fails, and where
+an expected difference is none any more.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.peers.verdict import Result, Verdict, described, judge, matches
 
 LOOPS = ("uvloop", "asyncio")
 PATIENCE = 60  # seconds for one test
+PASSED, FAILED, NONE = 0, 1, 5  # pytest's exit statuses; `-k` may choose none
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests"  # they are called `peers` there: `tests` is the name of uvicorn's own
 
@@ -62,8 +63,10 @@ def carried_out(suite: Suite, loop: str, args: argparse.Namespace) -> Verdict:
         report = Path(directory) / "report"
         with suite.services(folder, loop) as services:
             ours = {"PEERS_REPORT": str(report), "PEERS_LOOP": loop, "PEERS_SOURCES": str(sources)}
-            pytest(suite, args, folder, {**environment(), **services, **ours})
+            status = pytest(suite, args, folder, {**environment(), **services, **ours})
         results = list(read(report, name))
+    if status not in (PASSED, FAILED, NONE):
+        results.append(Result(name, "all tests", "failed", f"pytest has ended with status {status}"))
     known = [difference for difference in DIFFERENCES if matches(difference.suite, name)]
     return judge(results, known, whole=not args.k)
 
@@ -73,13 +76,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def pytest(suite: Suite, args: argparse.Namespace, folder: Path, environment: dict[str, str]) -> None:
+def pytest(suite: Suite, args: argparse.Namespace, folder: Path, environment: dict[str, str]) -> int:
     plugins = [part for name in ("report", *suite.plugins) for part in ("-p", f"peers.plugins.{name}")]
     at_once = ["-n", args.n] if suite.at_once else ["-p", "no:xdist"]
     own = ["-o", "addopts=", "--timeout", str(PATIENCE), "-q"]
     command = [sys.executable, "-m", "pytest", *plugins, *at_once, *own, *suite.options, *suite.paths]
     output = None if args.v else subprocess.DEVNULL
-    subprocess.run([*command, *(["-k", args.k] if args.k else [])], cwd=folder, env=environment, stdout=output)
+    some = ["-k", args.k] if args.k else []
+    ended = subprocess.run([*command, *some], check=False, cwd=folder, env=environment, stdout=output)
+    return ended.returncode
 
 
 def read(report: Path, suite: str) -> Iterator[Result]:

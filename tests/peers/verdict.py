@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        return not self.unexpected and not self.gone and self.passed > 0
+        return not self.unexpected and not self.gone
 
 
 def matches(pattern: str, text: str) -> bool:
@@ -53,7 +53,7 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def merged(results: Iterable[Result]) -> list[Result]:
-    """One result for each test: what is said of its set-up, call and end is one, and the worst of it counts."""
+    """One result for each test: of what is said of its set-up, call and end the worst counts."""
     worst: dict[tuple[str, str], Result] = {}
     for result in results:
         known = worst.setdefault((result.suite, result.test), result)
@@ -71,6 +71,8 @@ def judge(results: Iterable[Result], differences: Sequence[Difference], *, whole
         if difference is not None:
             covered[difference].append(result)
         _count(verdict, result, difference)
+    if whole and not verdict.passed:
+        verdict.unexpected.append(Result("*", "*", "failed", "not one test has passed"))
     for difference, found in covered.items():
         passed = [result for result in found if result.outcome == "passed"]
         if passed or (whole and not found):

@@ -1,4 +1,5 @@
-"""An app that remembers each request that it gets, by the port of its client; /seen?PORT tells."""
+"""An app that remembers each request that it gets, by the port of its client; /seen?PORT tells, and
+forgets them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ seen: dict[int, list[dict[str, Any]]] = defaultdict(list)
 async def app(scope: Any, receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
     if scope["path"] == "/seen":
-        answer = json.dumps(seen[int(scope["query_string"])]).encode()
+        answer = json.dumps(seen.pop(int(scope["query_string"]), [])).encode()
     else:
         await remember(scope, receive)
         answer = b"ok"
@@ -28,10 +29,9 @@ async def remember(scope: Any, receive: Any) -> None:
         "query": scope["query_string"].decode("latin-1"),
         "version": scope["http_version"],
         "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
-        "client": scope["client"],
         "body": "",
     }
-    seen[int(dict(scope["headers"]).get(b"x-port", scope["client"][1]))].append(request)
+    seen[scope["client"][1]].append(request)
     while True:
         message = await receive()
         request["body"] += message.get("body", b"").decode("latin-1")

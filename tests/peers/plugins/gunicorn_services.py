@@ -1,5 +1,7 @@
-"""A pytest plugin: the servers that tests expect in containers are the ones that $PEERS_SERVICES names, a JSON
-object of their names and URLs."""
+"""A pytest plugin: the servers that tests expect in containers are those that $PEERS_SERVICES names.
+
+It is a JSON object of their names and URLs.
+"""
 
 from __future__ import annotations
 

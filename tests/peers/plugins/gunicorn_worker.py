@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 OURS = "multicore_server.Worker"
 FLAG = "--worker-class"
+SETTINGS = {
+    "MULTICORE_METRICS_BIND": "none",  # all of them have the same default address
+    "MULTICORE_RELOAD_SURGE": "8",  # tests wait as long as gunicorn needs, which replaces all workers at once
+}
 
 
 def with_our_worker(command: Any) -> Any:
-    if not isinstance(command, Sequence) or FLAG not in command:
+    if not isinstance(command, list | tuple) or FLAG not in command:
         return command
     position = command.index(FLAG) + 1
     return [*command[:position], OURS, *command[position + 1 :]]
@@ -25,4 +29,5 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]  # of bytes and of text
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.update(SETTINGS)
     subprocess.Popen = Popen  # type: ignore[misc]  # that is what this is for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -13,7 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-import uvicorn.main
 import uvicorn.server
 from gunicorn.config import Config as GunicornConfig
 
@@ -26,7 +26,6 @@ from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.server import SIGNALS, WorkerServer
 
 from . import uvicorn_classes
-from .uvicorn_classes import pytest_collection_finish as pytest_collection_finish  # a hook of this one too
 
 UVICORNS = uvicorn.Server
 PATIENCE = 3  # seconds of a drain, where the configuration says nothing: uvicorn waits as long as it takes
@@ -135,7 +134,10 @@ def signals_put_back() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+pytest_collection_finish = uvicorn_classes.pytest_collection_finish  # a hook of this plugin's too
+
+
 def pytest_configure(config: pytest.Config) -> None:
     uvicorn_classes.pytest_configure(config)
-    for module in (uvicorn, uvicorn.server, uvicorn.main):
-        module.Server = Server  # type: ignore[attr-defined]  # that is what this is for
+    for name in ("uvicorn", "uvicorn.server", "uvicorn.main"):
+        vars(importlib.import_module(name))["Server"] = Server  # that is what this is for
