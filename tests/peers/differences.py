@@ -54,6 +54,15 @@ TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ),
         "max_requests is the worker's, which is replaced and loses no request",
     ),
+    (
+        "uvicorn server *",
+        (
+            "tests/middleware/test_logging.py::test_default_logging[*",
+            "tests/middleware/test_logging.py::test_running_log_using_fd",
+            "tests/middleware/test_logging.py::test_server_start_with_port_zero",
+        ),
+        "the arbiter binds the addresses and says where it listens; a worker's server has none of its own",
+    ),
     # --- gunicorn: processes ---
     (
         "gunicorn processes *",
@@ -191,10 +200,23 @@ TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 
+# Where a quiet machine may see no difference.
+SOMETIMES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (
+        "gunicorn processes *",
+        ("tests/test_control_socket_integration.py::TestControlSocketReloadLeak::*",),
+        "old workers serve until the new ones are ready: on a busy machine longer than the test waits",
+    ),
+)
+
+
 def differences() -> Iterator[Difference]:
     for suite, tests, reason in TABLE:
         for test in tests:
             yield Difference(suite, test, reason)
+    for suite, tests, reason in SOMETIMES:
+        for test in tests:
+            yield Difference(suite, test, reason, always=False)
 
 
 DIFFERENCES = tuple(differences())

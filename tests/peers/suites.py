@@ -28,7 +28,7 @@ class Suite:
     folder: str = "."
     options: tuple[str, ...] = ()
     services: Services = no_services
-    at_once: bool = True  # tests of a suite that has its own servers follow each other
+    at_once: bool = True  # or one test after the other
     is_ours: bool = False  # a module of ours, with what the peer's are made of
 
 

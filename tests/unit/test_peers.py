@@ -70,6 +70,12 @@ def test_an_expected_difference_that_is_none_is_an_error() -> None:
     assert not verdict.is_good
 
 
+def test_a_difference_that_is_there_sometimes_may_be_none() -> None:
+    sometimes = Difference("http *", "test_a[*", "the machine is busy", always=False)
+    assert judge([result("test_a[b-1]", "passed")], [sometimes], whole=True).is_good
+    assert judge([result("test_a[b-1]", "failed")], [sometimes], whole=False).is_good
+
+
 def test_an_expected_difference_that_covers_no_test_is_an_error_where_all_were_run() -> None:
     results = [result("test_b", "passed")]
     assert judge(results, [KNOWN], whole=True).gone == [(KNOWN, [])]

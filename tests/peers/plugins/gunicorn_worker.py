@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 OURS = "multicore_server.Worker"
 FLAG = "--worker-class"
+ROOM = 1024 * 1024  # bytes in the pipe of a server's log: this one says more than gunicorn
 SETTINGS = {
     "MULTICORE_METRICS_BIND": "none",  # all of them have the same default address
     "MULTICORE_RELOAD_SURGE": "8",  # tests wait as long as gunicorn needs, which replaces all workers at once
@@ -26,6 +28,9 @@ def with_our_worker(command: Any) -> Any:
 class Popen(subprocess.Popen):  # type: ignore[type-arg]  # of bytes and of text
     def __init__(self, args: Any, *rest: Any, **options: Any) -> None:
         super().__init__(with_our_worker(args), *rest, **options)
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:  # some tests do not read it before the end
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, ROOM)
 
 
 def pytest_configure(config: pytest.Config) -> None:
