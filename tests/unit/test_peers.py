@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.peers.sources import unpack
 from tests.peers.suites import SUITES
 from tests.peers.verdict import Difference, Outcome, Result, described, judge, matches, merged
 
+ROOT = Path(__file__).parents[2]
 LOOPS = ("asyncio", "uvloop")
 KNOWN = Difference("http *", "test_a[*-1]", "it has to be so")
 
@@ -119,6 +121,11 @@ def test_each_difference_is_of_a_suite_that_is_run() -> None:
 
 def test_no_difference_is_listed_twice() -> None:
     assert len({(it.suite, it.test) for it in DIFFERENCES}) == len(DIFFERENCES)
+
+
+def test_the_docs_name_each_suite() -> None:
+    rows = re.findall(r"^\| ([a-z ]+) \|", (ROOT / "docs/testing.md").read_text(), re.MULTILINE)
+    assert rows[1:] == [suite.name for suite in SUITES]
 
 
 # --- what is put in the place of what ---
