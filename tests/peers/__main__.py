@@ -2,6 +2,8 @@
 
     python -m tests.peers [uvicorn|gunicorn] [--suite NAME] [--loop uvloop] [-k EXPRESSION]
 
+multicore_server has to be installed, with the dependency group `peers`: `tox -e peers` sees to that.
+
 The tests are taken from the package index when they are first asked for, and kept in the user's cache. What
 is expected to fail stands in `differences.py`. The exit status is 1 for anything else that fails, and where
 an expected difference is none any more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -30,9 +31,10 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]  # of bytes and of text
         super().__init__(with_our_worker(args), *rest, **options)
         for stream in (self.stdout, self.stderr):
             if stream is not None:  # some tests do not read it before the end
-                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, ROOM)
+                with contextlib.suppress(PermissionError):  # so much is for few pipes of a user
+                    fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, ROOM)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS, UVICORN_LOOP=os.environ["PEERS_LOOP"])
     subprocess.Popen = Popen  # type: ignore[misc]  # that is what this is for
