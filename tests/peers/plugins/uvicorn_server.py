@@ -34,6 +34,7 @@ PATIENCE = 3  # seconds of a drain, where the configuration says nothing: uvicor
 class Host:
     """A worker that has no arbiter, and one server."""
 
+    direct = None
     identity = "instance=0"
     interface = "asgi3"
     waits_for_app = False
