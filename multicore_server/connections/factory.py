@@ -6,15 +6,15 @@ import contextlib
 import functools
 from collections import deque
 from functools import partial
-from inspect import get_annotations
 from typing import Any
 
 from httptools import HttpRequestParser
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from multicore_server.connections.lean import LeanHttpTools
+from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
+from multicore_server.connections.room import make_room
 from multicore_server.connections.strict import strict
 from multicore_server.hosts import Feature, lacks
 
@@ -56,37 +56,28 @@ class ProtocolFactory:
     """Called for each connection. ``given`` is what uvicorn's constructor gets.
 
     That finds out, for each connection, what is the same for all of them. Two instances show what is not: if
-    that is what was known when this was written, the next ones get a copy of the rest. All that is set on an
-    instance later is in that copy too: an instance that grows beyond 30 attributes is made anew by Python.
+    that is what was known when this was written, the rest becomes the class's.
     """
 
     def __init__(self, protocol: Any, **given: Any) -> None:
-        self._class = protocol
         self._make = partial(protocol, **given)
-        self._shared: dict[str, Any] = {}
+        self._class: Any = None
+        self._app: Any = None
         if issubclass(protocol, LeanHttpTools):
             one, other = vars(self._make()), vars(self._make())
             if {name for name in one if one[name] is not other.get(name)} == OWN:
-                self._shared = {**_set_later(protocol), **one}
+                shared = {name: value for name, value in one.items() if name not in {*OWN, "app"}}
+                self._class = type(protocol.__name__, (protocol,), shared)
+                self._app = one["app"]  # a function would be a method in a class
+                make_room(self._class.__new__(self._class), ATTRIBUTES)
 
     def __call__(self) -> Any:
-        if not self._shared:
+        if self._class is None:
             return self._make()
         made = self._class.__new__(self._class)
-        made.__dict__ = self._shared.copy()
+        made.app = self._app
         made.parser = parser = HttpRequestParser(made)
         with contextlib.suppress(AttributeError):  # httptools before 0.6.3, as in uvicorn
             parser.set_dangerous_leniencies(lenient_data_after_close=True)
         made.pipeline = deque()
         return made
-
-
-def _set_later(protocol: Any) -> dict[str, Any]:
-    """The plain attributes of our classes, and their defaults."""
-    found: dict[str, Any] = {}
-    for base in reversed(protocol.__mro__):
-        if base.__module__.startswith(f"{__package__}."):
-            annotated = get_annotations(base)
-            values = list(vars(base).items())
-            found |= {name: it for name, it in values if name in annotated or isinstance(it, int | float)}
-    return found

@@ -10,6 +10,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from multicore_server.connections.addresses import addresses
 from multicore_server.connections.protocol import MovableHttpTools
 
+# What a connection has of its own; what a slow client or a sweep adds to it is rare.
+ATTRIBUTES = (
+    "parser", "pipeline", "app", "row", "phase", "transport", "flow", "server", "client", "scheme", "heard",
+    "progress", "size", "rests_until", "scope", "url", "headers", "expect_100_continue", "cycle", "hosts",
+    "unfinished", "timeout_keep_alive_task", "answered_at", "handed", "local", "flowed", "moved", "_before",
+)  # fmt: skip
+
 
 class LeanHttpTools(MovableHttpTools):
     """Not for a subclass of uvicorn's: that may have its own way with what is done here."""

@@ -14,12 +14,14 @@ from __future__ import annotations
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
 
+from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Row
 from multicore_server.worker.meter import COUNTED, MODULES, counting, metered
@@ -32,6 +34,7 @@ BODILESS = (204, 304)  # statuses
 # Seconds that a request takes whose response may wait for others: below, its client is awake anyway; above,
 # the others may take as long.
 QUICK = (10e-6, 1e-3)
+SET_LATER = ("status", "head", "ends", "began", "took", "state")  # after the constructor
 MOST_HELD = 2e-3  # seconds that a response waits at most, and the call in progress
 
 
@@ -302,7 +305,9 @@ def joined(theirs: Any, row: Row) -> Any:
         "_make_head": staticmethod(Heads().make),
         "_held": Held(),
     }
-    return type(theirs.__name__, (JoinedCycle, theirs), own)
+    made: Any = type(theirs.__name__, (JoinedCycle, theirs), own)
+    make_room(made(**dict.fromkeys(list(signature(theirs).parameters))), SET_LATER)
+    return made
 
 
 def install(row: Row, modules: Iterable[ModuleType] = MODULES) -> None:

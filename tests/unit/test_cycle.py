@@ -21,7 +21,7 @@ from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.worker import cycle as module
 from multicore_server.worker import meter
-from multicore_server.worker.cycle import JOINED, installed
+from multicore_server.worker.cycle import JOINED, SET_LATER, installed
 from tests.unit.fake_transport import GET
 from tests.unit.rows import cell
 
@@ -434,3 +434,20 @@ def test_a_request_behind_it_waits_until_it_is_sent() -> None:
     transports = together.play()
     assert together.state.total_requests == 6
     assert [b"".join(it.writes).count(b"HTTP/1.1 200 OK") for it in transports] == [2, 2, 2]
+
+
+def test_there_is_room_for_what_a_request_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[str] = set()
+    with installed(Scoreboard(1).row(0)):
+        made: Any = httptools_impl.RequestResponseCycle
+        complete = made._complete
+
+        def note(cycle: Any) -> None:
+            found.update(vars(cycle))
+            complete(cycle)
+
+        monkeypatch.setattr(made, "_complete", note)
+        assert play([start(200, (b"content-length", b"2")), body(b"ok")]).transport.writes
+        given: Any = vars(THEIRS(*[None] * 11))  # type: ignore[arg-type]
+    assert found - set(SET_LATER) <= given.keys()
+    assert len(found | set(SET_LATER)) <= 30, "Python makes room for no more"
