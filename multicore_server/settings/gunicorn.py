@@ -57,3 +57,9 @@ def spool_directories(cfg: Any) -> list[str | None]:
         None,
         cfg.worker_tmp_dir or str(SHARED_MEMORY),
     ]  # a container may have one writable directory alone
+
+
+def reference() -> str:
+    """Return the table of settings without effect in Markdown, for the docs."""
+    rows = [f"| `{name}` | {why} |" for name, why in NO_EFFECT.items()]
+    return "\n".join(["| setting | why, and what to use |", "| --- | --- |", *rows])

@@ -165,6 +165,11 @@ def above_zero(value: object) -> float:
     return seconds
 
 
+def boot_time(value: object) -> float | None:
+    """Parse a duration. Returns seconds, or None for "timeout": what follows from gunicorn's setting."""
+    return None if str(value).strip().lower() == "timeout" else duration(value)
+
+
 def worker_count(value: object) -> int:
     """Parse a number of workers. 0 (also "max") means one per usable CPU, -1 means one fewer."""
     text = str(value).strip().lower()

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError, Settings
 
+BOOT_TIME = 60.0  # seconds that a boot may take at least, unless listen_timeout says otherwise
+
 
 class Given(NamedTuple):
     """A value as its source has it, and the words that name the source in a message."""
@@ -57,7 +59,10 @@ def resolve(
     )
     given = ChainMap({"workers": next(filter(None, workers))}, chosen, variables, file, defaults)
     values = {name: _read(row, given[name]) for name, row in TABLE.items()}
-    settings = Settings(**values | {"workers": _count(values["workers"], cpus)})
+    values["workers"] = _count(values["workers"], cpus)
+    if values["listen_timeout"] is None:
+        values["listen_timeout"] = _boot_time(cfg.timeout)
+    settings = Settings(**values)
     _check_together(settings, given)
     return settings
 
@@ -83,6 +88,11 @@ def _read(row: Setting, given: Given) -> Any:
 
 def _count(workers: int, cpus: Callable[[], int]) -> int:
     return workers if workers > 0 else max(1, cpus() + workers)
+
+
+def _boot_time(timeout: float) -> float:
+    """Whoever allows a worker more time, for a slow boot most often, means its boot too."""
+    return max(BOOT_TIME, timeout) if timeout else 0.0
 
 
 def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:

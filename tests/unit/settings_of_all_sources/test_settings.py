@@ -172,6 +172,22 @@ def test_values_that_do_not_go_together(options: dict[str, Any], message: str) -
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("timeout", "options", "expected"),
+    [
+        (5, {}, 60.0),
+        (600, {}, 600.0),
+        (0, {}, 0.0),
+        (600, {"listen_timeout": "9s"}, 9.0),
+        (30, {"listen_timeout": 0}, 0.0),
+    ],
+)
+def test_a_boot_has_the_time_of_gunicorns_timeout(
+    gunicorn: Load, timeout: int, options: dict[str, Any], expected: float
+) -> None:
+    assert settings(gunicorn("--timeout", str(timeout)), options).listen_timeout == expected
+
+
 def test_limits_of_two_kinds_are_compared_by_no_one() -> None:
     found = settings(options={"max_memory_restart": "80%", "max_memory_kill": "200M"})
     assert found.max_memory_kill == Size(200 * MB)
