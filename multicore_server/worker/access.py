@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from http import HTTPStatus
 from time import perf_counter
@@ -10,6 +12,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from multicore_server.worker.loggers import access_line
 from multicore_server.wsgi.bridge import ENVIRON_WANTED, environ
 
 # What uvicorn answers, after this log line is written, where an app raised before its headers.
@@ -36,7 +39,7 @@ class AccessLog:
         if scope["type"] != "http" or not self._wanted():
             await self._app(scope, receive, send)
             return
-        entry = _Entry(self._log, scope, receive, send)
+        entry = _Entry(self._log, self._always, scope, receive, send)
         try:
             await self._app(scope, entry.receive, entry.send)
         finally:
@@ -76,8 +79,9 @@ class _Response:
 class _Entry:
     """Collects what one line of the log needs while the messages between server and app pass."""
 
-    def __init__(self, log: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, log: Any, always: bool, scope: Scope, receive: Receive, send: Send) -> None:
         self._log = log
+        self._always = always
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -126,13 +130,35 @@ class _Entry:
         seen["REMOTE_ADDR"] = self._environ["REMOTE_ADDR"]
         elapsed = timedelta(seconds=perf_counter() - self._started)
         response = _Response(self._status, self._headers, self._sent)
-        self._log.access(response, self._request, seen, elapsed)
+        self._write(response, seen, elapsed)
+
+    def _write(self, response: _Response, seen: dict[str, Any], elapsed: timedelta) -> None:
+        """As the app wants it that has set up uvicorn's access logger."""
+        admitted, line = access_line.judge(self._scope, response.status_code)
+        if line is not None and not self._always:
+            self._log.access_log.info("%s", line)
+        elif admitted:
+            self._log.access(response, self._request, seen, elapsed)
+        elif self._always:
+            with _silenced(self._log):
+                self._log.access(response, self._request, seen, elapsed)
 
     def _lost(self) -> bool:
         # uvicorn silently drops what is sent to a client that left. Its cycle, to which its send() is bound,
         # knows that; with any other server, only receive() tells.
         cycle = getattr(self._send, "__self__", None)
         return self._left or bool(getattr(cycle, "disconnected", False))
+
+
+@contextmanager
+def _silenced(log: Any) -> Iterator[None]:
+    """No line is written meanwhile."""
+    logger, before = log.access_log, log.access_log.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _text(headers: Any) -> list[tuple[str, str]]:

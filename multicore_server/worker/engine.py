@@ -130,7 +130,7 @@ def unknown_protocol(config: Config) -> str:
 def _from_gunicorn(cfg: Any, head: int) -> dict[str, Any]:
     return {
         "log_config": None,
-        "access_log": False,  # gunicorn's own is written instead
+        "access_log": True,  # for an app's own handlers, where gunicorn's is not written
         "timeout_keep_alive": cfg.keepalive,
         "timeout_graceful_shutdown": cfg.graceful_timeout,
         "backlog": cfg.backlog,

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NoReturn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
-from multicore_server import cluster, hosts
+from multicore_server import cluster
 from multicore_server.cluster.calls import Apart
 from multicore_server.cluster.messaging import descriptors_of, encoded
 from multicore_server.connections.limits import limits_of
@@ -29,9 +29,9 @@ from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
-from multicore_server.worker import cycle, failures, loop, meter
+from multicore_server.worker import cycle, failures, loggers, loop, meter
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.engine import make_config, unknown_protocol
+from multicore_server.worker.engine import make_config, unknown_protocol, wants_access_log
 from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
@@ -63,6 +63,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
         self._forked = ForkedChildren(self._own_descriptors)
+        self._stacks: int | None = None  # where they are written to: a descriptor
         self._look_due = 0.0
         self._memory_due = 0.0
         self._used_before = 0.0  # seconds of CPU, by the row's former owners
@@ -97,6 +98,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._lifeline.watch()
         self._forked.watch()
         try:
+            loggers.set_up(self.log, self.cfg, access=wants_access_log(self.cfg, self.log))
             post_fork()
             self.init_process()
         except Exception as exc:  # noqa: BLE001 - whatever the app raises
@@ -142,14 +144,22 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         for handler in self.log.error_log.handlers:
             if isinstance(handler, logging.StreamHandler):
                 try:
-                    faulthandler.enable(handler.stream)
+                    descriptor = os.dup(
+                        handler.stream.fileno()
+                    )  # an app's log configuration closes the log's
                 except (OSError, ValueError):  # a stream without a file descriptor
                     continue
+                self._write_stacks(descriptor)
                 return
         faulthandler.enable()
 
+    def _write_stacks(self, descriptor: int) -> None:
+        faulthandler.enable(descriptor)
+        if self._stacks is not None:
+            os.close(self._stacks)
+        self._stacks = descriptor
+
     def run(self) -> None:
-        self._lend_logger()
         limits = limits_of(self.cfg, self.context.settings)
         config, self.interface, self._apart = make_config(
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head
@@ -182,14 +192,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if not self.server.started:
             self.context.channel.last_words("the app's lifespan startup failed (see its traceback)")
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    def _lend_logger(self) -> None:
-        """uvicorn logs to gunicorn's error log; its own start-up chatter would repeat ours."""
-        ours = self.log.error_log
-        for name in hosts.uvicorn_loggers():
-            logger = logging.getLogger(name)
-            logger.parent, logger.handlers, logger.propagate = ours, [], True
-            logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
 
     @property
     def _listeners(self) -> list[socket.socket]:
