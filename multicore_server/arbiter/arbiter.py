@@ -44,6 +44,7 @@ from multicore_server.machine.descriptors import raise_descriptor_limit
 from multicore_server.settings.gunicorn import without_effect
 from multicore_server.settings.sources import environment, unknown_environment
 
+ENDING = ("TERM", "QUIT")  # signals that come with an order
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
 
 
@@ -284,6 +285,9 @@ class Arbiter(ParentArbiter):
         self.worker_processes.fork(fork)
 
     def _send(self, action: ev.Signal) -> None:
+        worker = self.WORKERS.get(action.pid)
+        if worker is not None and action.name in ENDING:  # the app may have taken the signal
+            worker.context.channel.order_end(quick=action.name == "QUIT")
         self.kill_worker(action.pid, getattr(signal, f"SIG{action.name}"))
 
     def _scaled(self, scaled: ev.Scaled) -> None:
