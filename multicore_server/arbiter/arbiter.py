@@ -32,6 +32,7 @@ from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.statsd import Statsd
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.connections.handover import Handover
@@ -80,6 +81,7 @@ class Arbiter(ParentArbiter):
         self.inspection = Inspection(self.fleet, scoreboard)
         self.inspection.configure(self.settings, self.cfg)
         self.vitals = Vitals(scoreboard.head)
+        self._statsd = Statsd()
         app_metrics.obey(self.settings, self.cfg)
         logs.say_failures_once(self.log)
         self._make_parts()
@@ -209,6 +211,7 @@ class Arbiter(ParentArbiter):
         now = time.monotonic()
         with self.guarded("the arbiter's own figures"):
             self.vitals.sample(self.LISTENERS, now)
+            self._statsd.tell(self.log, self.cfg, len(self.fleet.serving_rows()), self.LISTENERS, now)
         with self.guarded("the monitor"):
             self.monitor.tick(now)
         if self._changed:

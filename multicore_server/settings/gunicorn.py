@@ -31,8 +31,6 @@ NO_EFFECT = {
     "http2_cleartext": _HTTP2,
     "sendfile": "responses go through the event loop",
     "asgi_disconnect_grace_period": "uvicorn tells the app of a disconnect at once",
-    "pre_request": "the hook is not called; use middleware",
-    "post_request": "the hook is not called; use middleware",
 }
 
 

@@ -32,6 +32,7 @@ from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
+from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.wsgi.bridge import WSGIBridge
 
 # uvicorn's name -> gunicorn's, taken where the user has set it: gunicorn's defaults are for its own workers
@@ -64,14 +65,15 @@ def make_config(
     overrides: dict[str, Any],
     surround: Callable[[Any, str], Any],
     head: int = WHOLE_HEAD,
+    hooks: RequestHooks | None = None,
 ) -> Engine:
     """Return the loaded uvicorn configuration of a worker, with the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
     ``surround`` is called with the app and the root path and returns the app that uvicorn is given. ``head``
-    is the largest head of a request, in bytes. Raises ValueError where the app's interface is unclear,
-    SettingError for a bad UVICORN_* variable.
+    is the largest head of a request, in bytes; ``hooks`` are called around each. Raises ValueError where the
+    app's interface is unclear, SettingError for a bad UVICORN_* variable.
     """
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
@@ -91,7 +93,7 @@ def make_config(
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
     config = Config(
-        surround(_surround(app, cfg, log, trusted), options.get("root_path", "")),
+        surround(_surround(app, cfg, log, trusted, hooks), options.get("root_path", "")),
         interface="asgi3",
         headers=headers,
         **{**_from_gunicorn(cfg, head), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
@@ -150,13 +152,13 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
-def _surround(app: Any, cfg: Any, log: Any, trusted: Any) -> Any:
-    """Wrap the app in the access log and the proxy headers.
+def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None) -> Any:
+    """Wrap the app in the access log, the hooks and the proxy headers.
 
     ``trusted`` are the addresses whose proxy headers count; None: nobody's count.
     """
-    if wants_access_log(cfg, log):
-        app = AccessLog(app, log)
+    if hooks or wants_access_log(cfg, log):
+        app = AccessLog(app, log, hooks)
     if trusted is None:
         return _plain(app)
     return _Proxied(app, trusted)

@@ -71,6 +71,34 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or not record.pathname.startswith(CHATTER)
 
 
+class _Upgrades:
+    """Says once, and in one line, what uvicorn says wrongly at each WebSocket request to a WSGI app."""
+
+    FIRST, SECOND = "Unsupported upgrade request.", "No supported WebSocket library detected."
+    TEXT = (
+        "a WSGI app has got a WebSocket request, and no socket for it (gunicorn.socket, which Flask-Sock "
+        "wants): serve these from an ASGI app (Quart, Starlette), or this app with gunicorn -k gthread"
+    )
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if text.startswith(self.FIRST) and not self._said:
+            self._said = True
+            record.msg = self.TEXT
+            return True
+        return not text.startswith((self.FIRST, self.SECOND))
+
+
+def explain_upgrades() -> None:
+    """For a worker with a WSGI app."""
+    explain = _Upgrades()
+    for name in hosts.uvicorn_loggers():
+        logging.getLogger(name).addFilter(explain)
+
+
 # --- the access log
 
 

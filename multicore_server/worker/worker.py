@@ -38,6 +38,7 @@ from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
+from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
@@ -166,8 +167,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         limits = limits_of(self.cfg, self.context.settings)
         config, self.interface, self._apart = make_config(
-            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head
+            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
         )
+        if self.interface == "wsgi":
+            loggers.explain_upgrades()
         self.count_requests(config)
         if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
