@@ -98,11 +98,15 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
 
     def run(self) -> None:
         if self.cfg.check_config:
-            try:
-                resolve_settings(self)
-            except SettingError as exc:
-                sys.exit(f"Error: {exc}")
+            self._check()
         super().run()
+
+    def _check(self) -> None:
+        """Our settings, before gunicorn loads the app and exits."""
+        try:
+            resolve_settings(self)
+        except SettingError as exc:
+            sys.exit(f"Error: {exc}")
 
     def load(self) -> Any:
         return util.import_app(self.app_uri) if self.app_uri else self.app

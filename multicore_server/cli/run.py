@@ -18,6 +18,8 @@ from uvicorn.main import main as uvicorn_command
 
 import multicore_server
 from multicore_server.application import Application
+from multicore_server.cli.app_name import mistake_in
+from multicore_server.cli.uvicorn_help import correct
 from multicore_server.settings.quantities import boolean
 from multicore_server.settings.table import TABLE, Setting, SettingError
 from multicore_server.settings.translation import DEFAULTS, RENAMED, translate
@@ -34,6 +36,7 @@ FROM_GUNICORN = {
     "limit_request_line": "bytes of a request line  [default: 64K for a whole head]",
     "limit_request_fields": "header fields of a request  [default: as above]",
     "limit_request_field_size": "bytes of a header field  [default: as above]",
+    "check_config": "check the settings and import the app, and exit",
     "preload_app": "import the app once, before the workers are forked",
     "threads": "threads for a WSGI app, in each worker  [default: 1]",
     "pidfile": "write the server's pid to this file",
@@ -79,6 +82,7 @@ class Run(click.Command):
 def _uvicorns() -> Iterator[click.Parameter]:
     for param in uvicorn_command.params:
         own = copy.copy(param)
+        correct(own)
         if own.name == "version":
             own.callback = _print_versions
         if own.name == "workers":
@@ -142,6 +146,7 @@ def _serve(**_: Any) -> None:
         raise click.UsageError(str(exc)) from None
     gunicorns = {name: given[name] for name in FROM_GUNICORN if name in given}
     _prepare(ctx)
+    _check_app(ctx.params["app"], given)
     everything = translated.gunicorn | gunicorns | _ours(given)
     Application(ctx.params["app"], everything, defaults=DEFAULTS, uvicorn=translated.uvicorn).run()
 
@@ -181,6 +186,11 @@ def _flag(name: str) -> str:
     """--headers is spelt --header."""
     params = {param.name: param for param in click.get_current_context().command.params}
     return max(params[name].opts, key=len) if name in params else name
+
+
+def _check_app(app: str, given: dict[str, Any]) -> None:
+    if "chdir" not in given and "pythonpath" not in given and (said := mistake_in(app)):
+        raise click.UsageError(said)
 
 
 def _prepare(ctx: click.Context) -> None:

@@ -7,6 +7,7 @@ at the app's first frame, below those of the server and of the import system.
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import gunicorn
 import uvicorn
 from gunicorn.errors import AppImportError
 
+USUAL = ("app", "application", "api", "asgi", "wsgi")  # names of apps
 # The frames between the worker and the app's own code.
 OURS = (
     *(str(Path(str(module.__file__)).parent) for module in (gunicorn, uvicorn, importlib)),
@@ -28,10 +30,19 @@ def explain(exc: BaseException, app_uri: str) -> str:
     if isinstance(exc, SystemExit):
         return f"{app_uri} ended the process (sys.exit({exc.code!r})) while it was loaded"
     if isinstance(exc, AppImportError):
-        return f"{app_uri}: {_first_line(exc)}; check the name after the colon"
+        return f"{app_uri}: {_first_line(exc)}; {_what_to_check(app_uri)}"
     if is_missing_app(exc, app_uri):
         return f"no module named {_name(exc)!r}; check {app_uri!r}, --chdir and --pythonpath"
     return f"{app_uri} could not be loaded: {_described(exc)}"
+
+
+def _what_to_check(app_uri: str) -> str:
+    """gunicorn takes a module without a name for ``module:application``."""
+    module, _, name = app_uri.partition(":")
+    found = [usual for usual in USUAL if callable(getattr(sys.modules.get(module), usual, None))]
+    if not name and found:
+        return f"did you mean {module}:{found[0]}?"
+    return "check the name after the colon"
 
 
 def one_line(exc: BaseException) -> str:

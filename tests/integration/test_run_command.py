@@ -206,6 +206,7 @@ def refused(server: Server, status: int, said: str, *options: str, **more: Any) 
         (["--max-memory-restart", "lots"], BAD_SETTING, "--max-memory-restart) is not a size; give"),
         (["--timeout", "-1"], BAD_SETTING, "timeout: -1 (from run's options) cannot be used"),
         (["--timeout", "soon"], USAGE, "Invalid value for '-t' / '--timeout': 'soon' is not a valid integer"),
+        (["--check-config", "--min-uptime", "soon"], BAD_SETTING, "--min-uptime) is not a duration"),
         (["--fd", "77"], BAD_SETTING, "cannot listen on fd://77: Bad file descriptor"),
         (["--config", "missing.py"], BAD_SETTING, "missing.py' doesn't exist"),
         (["--ssl-certfile", "missing.pem"], BAD_SETTING, "'missing.pem' does not exist"),
@@ -218,6 +219,21 @@ def test_bad_options(server: Server, options: list[str], status: int, said: str)
 def test_taken_port(server: Server) -> None:
     with socket.create_server(("127.0.0.1", server.port)):
         refused(server, BAD_SETTING, "the address is in use")
+
+
+@pytest.mark.parametrize("app", ["app.py", "./app.py", "app", "app.py:app"])
+def test_an_app_that_is_no_module_and_name(make_server: MakeServer, app: str) -> None:
+    server = make_server(PLAIN)
+    refused(server, USAGE, "give ", app=app)
+    assert server.logged("Error: .*[; ]give .*app:app$")
+    assert not server.logged("Starting|Shutting down")
+
+
+def test_check_config(make_server: MakeServer) -> None:
+    server = make_server(PLAIN)
+    start(server, "--check-config", "--max-memory-restart", "80%", ready=None, workers="")
+    assert server.wait_exit() == 0
+    assert server.log == ""
 
 
 @pytest.mark.parametrize("app", ["missing:app", "app:missing"])

@@ -49,6 +49,15 @@ def test_a_wrong_name_behind_the_colon_gets_one_line() -> None:
     assert failures.app_traceback(exc, "a:ap") == ""
 
 
+def test_a_module_alone_is_told_the_name_of_its_app(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module("def app(): ...", "named_app")
+    import_module("named_app")
+    exc = AppImportError("Failed to find attribute 'application' in 'named_app'.")
+    assert failures.explain(exc, "named_app").endswith("; did you mean named_app:app?")
+    assert failures.explain(exc, "named_app:x").endswith("; check the name after the colon")
+    monkeypatch.delitem(sys.modules, "named_app")
+
+
 @pytest.mark.parametrize(("uri", "name"), [("no_such:app", "no_such"), ("no_such.sub:app", "no_such")])
 def test_a_module_that_does_not_exist_gets_advice(uri: str, name: str) -> None:
     exc = caught(import_module, uri.partition(":")[0])
