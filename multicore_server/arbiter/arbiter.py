@@ -42,8 +42,6 @@ from multicore_server.fleet.fleet import Fleet
 from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
 from multicore_server.machine.descriptors import raise_descriptor_limit
-from multicore_server.settings.gunicorn import without_effect
-from multicore_server.settings.sources import environment, unknown_environment
 
 ENDING = ("TERM", "QUIT")  # signals that come with an order
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
@@ -90,9 +88,7 @@ class Arbiter(ParentArbiter):
         if self.cfg.preload_app:
             gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every worker
             gc.freeze()
-        for line in unknown_environment(environment(self.cfg), self.settings):
-            self.log.warning("%s", line)
-        for line in (*without_effect(self.cfg), *hosts.losses()):
+        for line in (*deployment.doubts(self.app, self.settings), *hosts.losses()):
             self.log.warning("%s", line)
 
     def _make_parts(self) -> None:

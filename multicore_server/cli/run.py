@@ -20,9 +20,10 @@ import multicore_server
 from multicore_server.application import Application
 from multicore_server.cli.app_name import mistake_in
 from multicore_server.cli.uvicorn_help import correct
-from multicore_server.settings.quantities import boolean
-from multicore_server.settings.table import TABLE, Setting, SettingError
-from multicore_server.settings.translation import DEFAULTS, RENAMED, translate
+from multicore_server.settings.gunicorn import DURATIONS
+from multicore_server.settings.quantities import boolean, whole_seconds
+from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError
+from multicore_server.settings.translation import ADDRESS, DEFAULTS, RENAMED, translate
 from multicore_server.settings.uvicorn import GUNICORN_HAS
 
 # gunicorn's settings that uvicorn has no option for, by gunicorn's names; the flags are gunicorn's too.
@@ -50,6 +51,13 @@ FROM_GUNICORN = {
     "access_log_format": "format of its lines, as in gunicorn",
     "errorlog": "file of the error log, - for stderr  [default: -]",
 }
+# uvicorn's options -> gunicorn's settings
+GUNICORNS_NAMES = {
+    **RENAMED,
+    **dict.fromkeys(ADDRESS, "bind"),
+    "log_level": "loglevel",
+    "access_log": "accesslog",
+}
 EXPLICIT = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT})
 
 
@@ -61,6 +69,18 @@ class Section(click.Option):
     ) -> None:
         super().__init__(flags, allow_from_autoenv=allow_from_autoenv, **attrs)
         self.heading = heading
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # not generic in older ones
+    """Whole seconds, with or without a unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return whole_seconds(value)
+        except ValueError as exc:
+            self.fail(f"{value!r} {exc}; give whole seconds, or 2s, 10m, 24h", param, ctx)
 
 
 class Run(click.Command):
@@ -85,6 +105,8 @@ def _uvicorns() -> Iterator[click.Parameter]:
         correct(own)
         if own.name == "version":
             own.callback = _print_versions
+        if RENAMED.get(str(own.name)) in DURATIONS:
+            own.type = Seconds()
         if own.name == "workers":
             own = _setting(TABLE["workers"], "-w", allow_from_autoenv=True)
         yield own
@@ -109,6 +131,8 @@ def _gunicorns(taken: set[str]) -> Iterator[Section]:
         setting = settings[name]
         flags = [flag for flag in setting.cli if flag not in taken]
         attrs: dict[str, Any] = {"type": setting.type or str, "metavar": setting.meta or "VALUE"}
+        if name in DURATIONS:
+            attrs["type"] = Seconds()
         if setting.action == "store_true":
             attrs = {"is_flag": True, "default": None}
         yield Section([*flags, name], help=text, heading="As in gunicorn", **attrs)
@@ -140,6 +164,7 @@ def _serve(**_: Any) -> None:
     uvicorns = {str(param.name) for param in uvicorn_command.params}
     # What the workers read from the environment by themselves is left to them.
     options = {name: given[name] for name in uvicorns & given.keys() if _is_for_here(ctx, name)}
+    options = {name: value for name, value in options.items() if not _is_outranked(ctx, name)}
     try:
         translated = translate(options, _flag)
     except SettingError as exc:
@@ -153,6 +178,12 @@ def _serve(**_: Any) -> None:
 
 def _is_for_here(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE or name in GUNICORN_HAS
+
+
+def _is_outranked(ctx: click.Context, name: str) -> bool:
+    """Whether a UVICORN_* variable says what a MULTICORE_* variable says of gunicorn's setting."""
+    variable = PREFIX + GUNICORNS_NAMES.get(name, "").upper()
+    return ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT and variable in os.environ
 
 
 def _refuse_contradictions(given: dict[str, Any]) -> None:

@@ -89,6 +89,27 @@ def test_config_files(server: Server) -> None:
     assert server.logged('RuntimeError|"GET') == []
 
 
+def test_gunicorns_settings_from_the_environment(make_server: MakeServer) -> None:
+    """Weaker than the command line, stronger than UVICORN_* and the config file."""
+    server = make_server(SCOPE)
+    server.write("conf.py", "timeout = '1m'\ngraceful_timeout = '7s'\nkeepalive = 1\n")
+    env = {
+        "MULTICORE_CONFIG": "conf.py",
+        "MULTICORE_BIND": f"127.0.0.1:{server.port}",
+        "MULTICORE_TIMEOUT": "2m",
+        "MULTICORE_MAX_REQUESTS": "1",
+        "MULTICORE_ACCESSLOG": "access.log",
+        "MULTICORE_ACCESS_LOG_FORMAT": "LINE %(m)s %(U)s",
+        "MULTICORE_PRELOAD_APP": "true",
+        "UVICORN_PORT": "1",
+    }
+    start(server, "--max-requests", "0", env=env, elsewhere=True)
+    for _ in range(3):
+        server.get("/x")
+    assert not server.logged("no setting|not a setting|max_requests")
+    wait_for(lambda: (server.directory / "access.log").read_text() == "LINE GET /x\n" * 3, "the access log")
+
+
 def test_unix_socket(server: Server) -> None:
     start(server, "--uds", "s.sock", elsewhere=True)
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.directory / "s.sock"))) as client:
@@ -204,8 +225,8 @@ def refused(server: Server, status: int, said: str, *options: str, **more: Any) 
     [
         (["--uds", "s.sock", "--fd", "3"], USAGE, "--fd and --uds are two addresses; give one of them"),
         (["--max-memory-restart", "lots"], BAD_SETTING, "--max-memory-restart) is not a size; give"),
-        (["--timeout", "-1"], BAD_SETTING, "timeout: -1 (from run's options) cannot be used"),
-        (["--timeout", "soon"], USAGE, "Invalid value for '-t' / '--timeout': 'soon' is not a valid integer"),
+        (["--timeout", "-1"], USAGE, "'--timeout': '-1' is not a duration; give whole seconds"),
+        (["--timeout", "soon"], USAGE, "'--timeout': 'soon' is not a duration; give whole seconds"),
         (["--check-config", "--min-uptime", "soon"], BAD_SETTING, "--min-uptime) is not a duration"),
         (["--fd", "77"], BAD_SETTING, "cannot listen on fd://77: Bad file descriptor"),
         (["--config", "missing.py"], BAD_SETTING, "missing.py' doesn't exist"),
