@@ -14,6 +14,7 @@ from gunicorn.errors import ConfigError
 from uvicorn.main import main as uvicorn_command
 
 from multicore_server.arbiter.deployment import resolve_settings
+from multicore_server.arbiter.launch import Launch, launch
 from multicore_server.settings.gunicorn import DURATIONS, from_environment
 from multicore_server.settings.quantities import whole_seconds
 from multicore_server.settings.table import TABLE, SettingError
@@ -80,6 +81,7 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         self.multicore_options = {name: value for name, value in options.items() if name in TABLE}
         self.options = {name: value for name, value in options.items() if name not in TABLE}
         self.directory = util.getcwd()
+        self.launch: Launch | None = None  # somebody waits for the server to be ready
         super().__init__()
 
     def load_default_config(self) -> None:
@@ -116,7 +118,14 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
     def run(self) -> None:
         if self.cfg.check_config:
             self._check()
-        super().run()
+        elif self.cfg.daemon and "GUNICORN_FD" not in os.environ:  # not USR2's
+            self.launch = launch()
+        try:
+            super().run()
+        except SystemExit as exc:
+            if self.launch is not None:
+                self.launch.ended(exc.code)
+            raise
 
     def _check(self) -> None:
         """Our settings, before gunicorn loads the app and exits."""

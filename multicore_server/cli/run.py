@@ -41,7 +41,7 @@ FROM_GUNICORN = {
     "preload_app": "import the app once, before the workers are forked",
     "threads": "threads for a WSGI app, in each worker  [default: 1]",
     "pidfile": "write the server's pid to this file",
-    "daemon": "run in the background",
+    "daemon": "run in the background; returns when the server is ready, or says why it is not",
     "user": "run the workers as this user",
     "group": "run the workers as this group",
     "umask": "for the files that workers write  [default: 0]",

@@ -163,14 +163,34 @@ def test_limits(server: Server) -> None:
 def test_pid_name_and_daemon(server: Server, ending: list[int]) -> None:
     start(server, "--daemon", "--pid", "pid", "--error-logfile", "err", ready=None, workers="")
     assert server.wait_exit() == 0
-    pid = int(
-        wait_for(lambda: (p := server.directory / "pid").exists() and p.read_text().strip(), "a pidfile")
-    )
+    pid = int((server.directory / "pid").read_text())
     ending.append(pid)
-    wait_for(lambda: "ready after" in (server.directory / "err").read_text(), "a worker")
+    assert "ready after" in (server.directory / "err").read_text()  # it has waited for that
     assert server.get().status_code == 200
+    assert server.log == ""
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not (server.directory / "pid").exists(), "the end")
+
+
+@pytest.mark.parametrize("log", [[], ["--error-logfile", "err"]])
+@pytest.mark.parametrize(
+    ("app", "options", "status", "said"),
+    [
+        ("import databse", [], NO_BOOT, "Reason: no worker could boot: no module named 'databse'|databse"),
+        (PLAIN, ["--metrics-bind", "nonsense"], BAD_SETTING, "metrics_bind: 'nonsense' .* is not an address"),
+        (PLAIN, ["--user", "root", "--pid", "no/pid"], BAD_SETTING, "cannot start|pid"),
+        ("import os; os._exit(5)", ["--preload"], 1, "the server has ended while it started"),
+    ],
+    ids=["no app", "a bad setting", "no pidfile", "a sudden end"],
+)
+def test_a_daemon_says_why_it_does_not_run(
+    make_server: MakeServer, app: str, options: list[str], status: int, said: str, log: list[str]
+) -> None:
+    server = make_server(app)
+    start(server, "--daemon", *options, *log, ready=None, workers="")
+    assert server.wait_exit() == status
+    assert server.logged(said)
+    wait_for(lambda: processes_in(server.directory) == [], "the end of what was started")
 
 
 def test_log_config(make_server: MakeServer) -> None:

@@ -34,6 +34,9 @@ def error_log() -> Iterator[logging.Logger]:
     """gunicorn's error log, with one handler; all loggers are put back."""
     found = [logging.getLogger(name) for name in NAMES]
     before = [{name: copy(getattr(logger, name)) for name in ATTRIBUTES} for logger in found]
+    loggers_of_all = logging.Logger.manager.loggerDict.values()
+    everybody = [each for each in loggers_of_all if isinstance(each, logging.Logger)]
+    enabled = [logger for logger in everybody if not logger.disabled]
     ours = found[0]
     ours.handlers, ours.propagate = [Kept()], False
     ours.setLevel(logging.INFO)
@@ -42,6 +45,8 @@ def error_log() -> Iterator[logging.Logger]:
         logger.setLevel(logging.NOTSET)
     yield ours
     access_line.lent, access_line.formatter = False, None
+    for logger in enabled:
+        logger.disabled = False
     for logger, values in zip(found, before, strict=True):
         for name, value in values.items():
             setattr(logger, name, value)
