@@ -6,6 +6,7 @@ at the app's first frame, below those of the server and of the import system.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import traceback
@@ -43,6 +44,18 @@ def _what_to_check(app_uri: str) -> str:
     if not name and found:
         return f"did you mean {module}:{found[0]}?"
     return "check the name after the colon"
+
+
+def about_addresses(exc: BaseException, metrics_bind: str) -> str:
+    """What to add where the app could not listen at an address of its own: it does not say at which."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno == errno.EADDRINUSE:
+            other = "(set metrics_bind to another one, or to none)"
+            own = f"{metrics_bind} is the server's own {other}, and " if metrics_bind else ""
+            return f"; {own}every worker runs this code: only one of them can have an address"
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def one_line(exc: BaseException) -> str:

@@ -120,6 +120,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             sys.exit(1)
         app = getattr(self.app, "app_uri", None) or "the app"
         words = failures.explain(exc, app) if self._loading else failures.one_line(exc)
+        words += failures.about_addresses(exc, self.context.settings.metrics_bind)
         self.context.channel.last_words(words, failures.app_traceback(exc, app))
         sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
