@@ -34,13 +34,17 @@ from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
 from multicore_server.arbiter.statsd import Statsd
 from multicore_server.arbiter.vitals import Vitals
+from multicore_server.arbiter.worker_number import WorkerNumber, need_of, oom_line
 from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.connections.handover import Handover
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.slots import State
 from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
+from multicore_server.machine import cgroup, memory
+from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.descriptors import raise_descriptor_limit
 
 ENDING = ("TERM", "QUIT")  # signals that come with an order
@@ -61,7 +65,11 @@ class Arbiter(ParentArbiter):
         self._quiet_until = {}
         capacity = slots_for(self.settings.workers)
         scoreboard = Scoreboard(capacity)
-        self.fleet = Fleet(deployment.fleet_options(self.settings, self.cfg), self.settings.workers, capacity)
+        limit = cgroup.memory_limit()
+        self._number = WorkerNumber(self.settings.workers, self.cfg.workers_given, limit)
+        self.log.info("%s", self._number.reason(usable_cpus(), cgroup.cpu_quota()))
+        options = deployment.fleet_options(self.settings, self.cfg)
+        self.fleet = Fleet(options, self._number.first, capacity)
         selector = selectors.DefaultSelector()
         selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
         self.context = ArbiterContext(
@@ -88,7 +96,7 @@ class Arbiter(ParentArbiter):
         if self.cfg.preload_app:
             gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every worker
             gc.freeze()
-        for line in (*deployment.doubts(self.app, self.settings), *hosts.losses()):
+        for line in filter(None, (oom_line(), *deployment.doubts(self.app, self.settings), *hosts.losses())):
             self.log.warning("%s", line)
 
     def _make_parts(self) -> None:
@@ -168,6 +176,8 @@ class Arbiter(ParentArbiter):
         with self.guarded("what workers say"):
             self._forgive(self._lateness.check(time.monotonic()))
             self.worker_processes.hear_all()
+        with self.guarded("the number of workers"):
+            self._start_the_others()
         with self.guarded("the reload"):
             self.reloader.tick(time.monotonic())
         with self.guarded("what dead workers have left"):
@@ -187,6 +197,17 @@ class Arbiter(ParentArbiter):
         with self.guarded("the report"):
             self._publish_serving()
             self._show()
+
+    def _start_the_others(self) -> None:
+        """Where the first worker was to show how many have room."""
+        ready = next((process for process in self.fleet.processes() if process.state is State.READY), None)
+        if not self._number.tries or ready is None:
+            return
+        others = sum(memory.rss(pid) for pid in (self.pid, self.monitor.pid) if pid)
+        number, line = self._number.learn(need_of(ready.pid), others)
+        if line:
+            self.log.warning("%s", line)
+        self.observe(ev.Scale(number))
 
     def _decide(self) -> list[Action]:
         """What is to be done now; nothing more is found in the next call."""

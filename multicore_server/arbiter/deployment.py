@@ -100,6 +100,7 @@ def resolve_settings(app: Any) -> Settings:
     options = getattr(app, "multicore_options", None)
     argv = sys.argv[1:] if options is None else ()  # with options, the command line is not gunicorn's
     settings = resolve(cfg, options, cpus=usable_cpus, argv=argv)
+    cfg.workers_given = given_values(cfg, options, argv=argv)["workers"]  # before it is written back
     uvicorn_environment()
     checks.check(cfg)
     adopt(cfg)
