@@ -103,5 +103,5 @@ def spool_directories(cfg: Any) -> list[str | None]:
 
 def reference() -> str:
     """Return the table of settings without effect in Markdown, for the docs."""
-    rows = [f"| `{name}` | {why} |" for name, why in NO_EFFECT.items()]
+    rows = [f"| `{name}` | {why} |".replace("h11|", "h11\\|") for name, why in NO_EFFECT.items()]
     return "\n".join(["| setting | why, and what to use |", "| --- | --- |", *rows])
