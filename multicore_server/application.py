@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from typing import Any
 
-from gunicorn import util
+from gunicorn import config, util
 from gunicorn.app import base
 from gunicorn.config import make_settings
 from gunicorn.errors import ConfigError
 from uvicorn.main import main as uvicorn_command
 
 from multicore_server.arbiter.deployment import resolve_settings
+from multicore_server.arbiter.launch import Launch, launch
+from multicore_server.settings.gunicorn import DURATIONS, from_environment
+from multicore_server.settings.quantities import whole_seconds
 from multicore_server.settings.table import TABLE, SettingError
 from multicore_server.settings.translation import translate
 from multicore_server.worker.worker import Worker
@@ -52,6 +56,13 @@ def _check_names(options: dict[str, Any]) -> None:
         raise TypeError(f"run() got an unknown option {name!r}{nearest}")
 
 
+class Config(config.Config):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's configuration, with durations in the forms that the other settings take."""
+
+    def set(self, name: str, value: object) -> None:
+        super().set(name, whole_seconds(value) if name in DURATIONS else value)
+
+
 class Application(base.Application):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's application, with options in place of a command line.
 
@@ -70,7 +81,11 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         self.multicore_options = {name: value for name, value in options.items() if name in TABLE}
         self.options = {name: value for name, value in options.items() if name not in TABLE}
         self.directory = util.getcwd()
+        self.launch: Launch | None = None  # somebody waits for the server to be ready
         super().__init__()
+
+    def load_default_config(self) -> None:
+        self.cfg = Config(self.usage, prog=self.prog)
 
     def load_config(self) -> None:
         """Apply all sources of settings, the weakest first. Runs again at each HUP."""
@@ -82,27 +97,42 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
             self._set(name, value)
         if self.app_uri:
             self._set("default_proc_name", self.app_uri)
-        if self.options.get("config"):
-            self.load_config_from_file(self.options["config"])
+        variables = from_environment(os.environ)
+        file = self.options.get("config") or (variables["config"].value if "config" in variables else None)
+        if file:
+            self.load_config_from_file(file)
+        for name, given in variables.items():
+            self._set(name, given.value, given.source)
         for name, value in self.options.items():
             self._set(name, value)
         if not issubclass(self.cfg.worker_class, Worker):
             raise ConfigError(f"worker_class: {self.cfg.worker_class_str!r} is not {WORKER_CLASS}")
         self.chdir()
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: Any, source: str = "from run's options") -> None:
         try:
             self.cfg.set(name, value)
         except Exception as exc:
-            raise ConfigError(f"{name}: {value!r} (from run's options) cannot be used: {exc}") from exc
+            raise ConfigError(f"{name}: {value!r} ({source}) cannot be used: {exc}") from exc
 
     def run(self) -> None:
         if self.cfg.check_config:
-            try:
-                resolve_settings(self)
-            except SettingError as exc:
-                sys.exit(f"Error: {exc}")
-        super().run()
+            self._check()
+        elif self.cfg.daemon and "GUNICORN_FD" not in os.environ:  # not USR2's
+            self.launch = launch()
+        try:
+            super().run()
+        except SystemExit as exc:
+            if self.launch is not None:
+                self.launch.ended(exc.code)
+            raise
+
+    def _check(self) -> None:
+        """Our settings, before gunicorn loads the app and exits."""
+        try:
+            resolve_settings(self)
+        except SettingError as exc:
+            sys.exit(f"Error: {exc}")
 
     def load(self) -> Any:
         return util.import_app(self.app_uri) if self.app_uri else self.app

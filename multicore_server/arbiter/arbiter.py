@@ -32,19 +32,23 @@ from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.statsd import Statsd
 from multicore_server.arbiter.vitals import Vitals
+from multicore_server.arbiter.worker_number import WorkerNumber, need_of, oom_line
 from multicore_server.arbiter.worker_processes import WorkerProcesses
 from multicore_server.connections.handover import Handover
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet
+from multicore_server.fleet.slots import State
 from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
+from multicore_server.machine import cgroup, memory
+from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.descriptors import raise_descriptor_limit
-from multicore_server.settings.gunicorn import without_effect
-from multicore_server.settings.sources import environment, unknown_environment
 from multicore_server.worker.engine import import_ahead
 
+ENDING = ("TERM", "QUIT")  # signals that come with an order
 LONGEST_WAIT = 60.0  # seconds: the wall clock of cron_restart may jump meanwhile
 
 
@@ -62,7 +66,11 @@ class Arbiter(ParentArbiter):
         self._quiet_until = {}
         capacity = slots_for(self.settings.workers)
         scoreboard = Scoreboard(capacity)
-        self.fleet = Fleet(deployment.fleet_options(self.settings, self.cfg), self.settings.workers, capacity)
+        limit = cgroup.memory_limit()
+        self._number = WorkerNumber(self.settings.workers, self.cfg.workers_given, limit)
+        self.log.info("%s", self._number.reason(usable_cpus(), cgroup.cpu_quota()))
+        options = deployment.fleet_options(self.settings, self.cfg)
+        self.fleet = Fleet(options, self._number.first, capacity)
         selector = selectors.DefaultSelector()
         selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
         self.context = ArbiterContext(
@@ -80,14 +88,13 @@ class Arbiter(ParentArbiter):
         self.inspection = Inspection(self.fleet, scoreboard)
         self.inspection.configure(self.settings, self.cfg)
         self.vitals = Vitals(scoreboard.head)
+        self._statsd = Statsd()
         app_metrics.obey(self.settings, self.cfg)
         logs.say_failures_once(self.log)
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
-        for line in unknown_environment(environment(self.cfg), self.settings):
-            self.log.warning("%s", line)
-        for line in (*without_effect(self.cfg), *hosts.losses()):
+        for line in filter(None, (oom_line(), *deployment.doubts(self.app, self.settings), *hosts.losses())):
             self.log.warning("%s", line)
         import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
         gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
@@ -170,6 +177,8 @@ class Arbiter(ParentArbiter):
         with self.guarded("what workers say"):
             self._forgive(self._lateness.check(time.monotonic()))
             self.worker_processes.hear_all()
+        with self.guarded("the number of workers"):
+            self._start_the_others()
         with self.guarded("the reload"):
             self.reloader.tick(time.monotonic())
         with self.guarded("what dead workers have left"):
@@ -190,6 +199,17 @@ class Arbiter(ParentArbiter):
             self._publish_serving()
             self._show()
 
+    def _start_the_others(self) -> None:
+        """Where the first worker was to show how many have room."""
+        ready = next((process for process in self.fleet.processes() if process.state is State.READY), None)
+        if not self._number.tries or ready is None:
+            return
+        others = sum(memory.rss(pid) for pid in (self.pid, self.monitor.pid) if pid)
+        number, line = self._number.learn(need_of(ready.pid), others)
+        if line:
+            self.log.warning("%s", line)
+        self.observe(ev.Scale(number))
+
     def _decide(self) -> list[Action]:
         """What is to be done now; nothing more is found in the next call."""
         actions: list[Action] = []
@@ -209,6 +229,7 @@ class Arbiter(ParentArbiter):
         now = time.monotonic()
         with self.guarded("the arbiter's own figures"):
             self.vitals.sample(self.LISTENERS, now)
+            self._statsd.tell(self.log, self.cfg, len(self.fleet.serving_rows()), self.LISTENERS, now)
         with self.guarded("the monitor"):
             self.monitor.tick(now)
         if self._changed:
@@ -285,6 +306,9 @@ class Arbiter(ParentArbiter):
         self.worker_processes.fork(fork)
 
     def _send(self, action: ev.Signal) -> None:
+        worker = self.WORKERS.get(action.pid)
+        if worker is not None and action.name in ENDING:  # the app may have taken the signal
+            worker.context.channel.order_end(quick=action.name == "QUIT")
         self.kill_worker(action.pid, getattr(signal, f"SIG{action.name}"))
 
     def _scaled(self, scaled: ev.Scaled) -> None:

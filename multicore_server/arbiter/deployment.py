@@ -23,8 +23,10 @@ from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.settings import checks
+from multicore_server.settings.doubts import milliseconds, unknown_names
+from multicore_server.settings.gunicorn import variables, without_effect
 from multicore_server.settings.hooks import adopt
-from multicore_server.settings.sources import resolve
+from multicore_server.settings.sources import environment, given_values, resolve, unknown_environment
 from multicore_server.settings.table import SettingError, Settings
 from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker.worker import Worker
@@ -98,12 +100,22 @@ def resolve_settings(app: Any) -> Settings:
     options = getattr(app, "multicore_options", None)
     argv = sys.argv[1:] if options is None else ()  # with options, the command line is not gunicorn's
     settings = resolve(cfg, options, cpus=usable_cpus, argv=argv)
+    cfg.workers_given = given_values(cfg, options, argv=argv)["workers"]  # before it is written back
     uvicorn_environment()
     checks.check(cfg)
     adopt(cfg)
     cfg.set("workers", settings.workers)
     _keep_threads_out(cfg)
     return settings
+
+
+def doubts(app: Any, settings: Settings) -> list[str]:
+    """One line for each thing in the configuration that can be used, and is perhaps not meant."""
+    options = getattr(app, "multicore_options", None)
+    ours = options is not None
+    given = given_values(app.cfg, options, argv=() if ours else None)
+    unread = unknown_environment(environment(app.cfg), settings, variables(), run=ours)
+    return [*unread, *milliseconds(given), *unknown_names(app.cfg), *without_effect(app.cfg)]
 
 
 def _keep_threads_out(cfg: Any) -> None:
@@ -179,6 +191,8 @@ def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
         settings = _settings(app)
         if settings.app_metrics != current.settings.app_metrics:
             log.warning("app_metrics = %s takes effect with USR2 or the next start", settings.app_metrics)
+        for line in doubts(app, settings):
+            log.warning("%s", line)
         _check_worker_class(app.cfg)
         _check_bind(app.cfg)
     finally:

@@ -16,6 +16,7 @@ import gunicorn.arbiter
 
 from multicore_server.arbiter import deployment, listeners
 from multicore_server.arbiter.hooks import HookError
+from multicore_server.arbiter.launch import launch_of
 from multicore_server.settings.table import SettingError, Settings
 
 
@@ -25,6 +26,8 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
     settings: Settings
 
     def start(self) -> None:
+        if (launch := launch_of(self)) is not None:
+            launch.begin()
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]  # sys.argv has lost a -m
         self.START_CTX["cwd"] = self.cfg.settings["chdir"].default  # --chdir is relative to it, in USR2's too
         try:

@@ -19,7 +19,7 @@ from gunicorn.app.base import BaseApplication
 
 from multicore_server.arbiter import app_metrics, hooks, logs, systemd
 from multicore_server.arbiter.arbiter import Arbiter
-from multicore_server.worker import failures
+from multicore_server.worker import failures, loggers
 from multicore_server.worker.worker import Worker
 
 _installed = False
@@ -72,6 +72,7 @@ def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, in
     def wrap_and_set(arbiter: Any, number: int) -> None:
         if issubclass(arbiter.worker_class, Worker):
             hooks.wrap(arbiter.cfg, arbiter.log)
+            loggers.keep_enabled(loggers.ERROR, loggers.ACCESS)  # a preloaded app's configuration, too
             app_metrics.prepare(arbiter.cfg)
         set_number(arbiter, number)
 

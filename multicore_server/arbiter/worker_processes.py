@@ -17,6 +17,7 @@ from multicore_server.arbiter import app_metrics, logs, systemd
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
+from multicore_server.arbiter.launch import launch_of
 from multicore_server.cluster.messaging import Message
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.aftermath import reason_of, why_ended
@@ -212,6 +213,8 @@ class WorkerProcesses:
             return
         self._announced = True
         systemd.notify("READY=1\nSTATUS=Serving", self._context.log)
+        if (launch := launch_of(self._server)) is not None:
+            launch.ready()
         threads = self._in_force().cfg.threads
         if self._interface != "wsgi" and threads > 1:
             text = "the app is ASGI and brings its own concurrency"

@@ -18,9 +18,12 @@ from uvicorn.main import main as uvicorn_command
 
 import multicore_server
 from multicore_server.application import Application
-from multicore_server.settings.quantities import boolean
-from multicore_server.settings.table import TABLE, Setting, SettingError
-from multicore_server.settings.translation import DEFAULTS, RENAMED, translate
+from multicore_server.cli.app_name import mistake_in
+from multicore_server.cli.uvicorn_help import correct
+from multicore_server.settings.gunicorn import DURATIONS
+from multicore_server.settings.quantities import boolean, whole_seconds
+from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError
+from multicore_server.settings.translation import ADDRESS, DEFAULTS, RENAMED, translate
 from multicore_server.settings.uvicorn import GUNICORN_HAS
 
 # gunicorn's settings that uvicorn has no option for, by gunicorn's names; the flags are gunicorn's too.
@@ -34,10 +37,11 @@ FROM_GUNICORN = {
     "limit_request_line": "bytes of a request line  [default: 64K for a whole head]",
     "limit_request_fields": "header fields of a request  [default: as above]",
     "limit_request_field_size": "bytes of a header field  [default: as above]",
+    "check_config": "check the settings and import the app, and exit",
     "preload_app": "import the app once, before the workers are forked",
     "threads": "threads for a WSGI app, in each worker  [default: 1]",
     "pidfile": "write the server's pid to this file",
-    "daemon": "run in the background",
+    "daemon": "run in the background; returns when the server is ready, or says why it is not",
     "user": "run the workers as this user",
     "group": "run the workers as this group",
     "umask": "for the files that workers write  [default: 0]",
@@ -46,6 +50,13 @@ FROM_GUNICORN = {
     "accesslog": "file of the access log, - for stdout  [default: -]",
     "access_log_format": "format of its lines, as in gunicorn",
     "errorlog": "file of the error log, - for stderr  [default: -]",
+}
+# uvicorn's options -> gunicorn's settings
+GUNICORNS_NAMES = {
+    **RENAMED,
+    **dict.fromkeys(ADDRESS, "bind"),
+    "log_level": "loglevel",
+    "access_log": "accesslog",
 }
 EXPLICIT = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT})
 
@@ -58,6 +69,18 @@ class Section(click.Option):
     ) -> None:
         super().__init__(flags, allow_from_autoenv=allow_from_autoenv, **attrs)
         self.heading = heading
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # not generic in older ones
+    """Whole seconds, with or without a unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return whole_seconds(value)
+        except ValueError as exc:
+            self.fail(f"{value!r} {exc}; give whole seconds, or 2s, 10m, 24h", param, ctx)
 
 
 class Run(click.Command):
@@ -79,8 +102,11 @@ class Run(click.Command):
 def _uvicorns() -> Iterator[click.Parameter]:
     for param in uvicorn_command.params:
         own = copy.copy(param)
+        correct(own)
         if own.name == "version":
             own.callback = _print_versions
+        if RENAMED.get(str(own.name)) in DURATIONS:
+            own.type = Seconds()
         if own.name == "workers":
             own = _setting(TABLE["workers"], "-w", allow_from_autoenv=True)
         yield own
@@ -105,6 +131,8 @@ def _gunicorns(taken: set[str]) -> Iterator[Section]:
         setting = settings[name]
         flags = [flag for flag in setting.cli if flag not in taken]
         attrs: dict[str, Any] = {"type": setting.type or str, "metavar": setting.meta or "VALUE"}
+        if name in DURATIONS:
+            attrs["type"] = Seconds()
         if setting.action == "store_true":
             attrs = {"is_flag": True, "default": None}
         yield Section([*flags, name], help=text, heading="As in gunicorn", **attrs)
@@ -136,18 +164,26 @@ def _serve(**_: Any) -> None:
     uvicorns = {str(param.name) for param in uvicorn_command.params}
     # What the workers read from the environment by themselves is left to them.
     options = {name: given[name] for name in uvicorns & given.keys() if _is_for_here(ctx, name)}
+    options = {name: value for name, value in options.items() if not _is_outranked(ctx, name)}
     try:
         translated = translate(options, _flag)
     except SettingError as exc:
         raise click.UsageError(str(exc)) from None
     gunicorns = {name: given[name] for name in FROM_GUNICORN if name in given}
     _prepare(ctx)
+    _check_app(ctx.params["app"], given)
     everything = translated.gunicorn | gunicorns | _ours(given)
     Application(ctx.params["app"], everything, defaults=DEFAULTS, uvicorn=translated.uvicorn).run()
 
 
 def _is_for_here(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE or name in GUNICORN_HAS
+
+
+def _is_outranked(ctx: click.Context, name: str) -> bool:
+    """Whether a UVICORN_* variable says what a MULTICORE_* variable says of gunicorn's setting."""
+    variable = PREFIX + GUNICORNS_NAMES.get(name, "").upper()
+    return ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT and variable in os.environ
 
 
 def _refuse_contradictions(given: dict[str, Any]) -> None:
@@ -181,6 +217,11 @@ def _flag(name: str) -> str:
     """--headers is spelt --header."""
     params = {param.name: param for param in click.get_current_context().command.params}
     return max(params[name].opts, key=len) if name in params else name
+
+
+def _check_app(app: str, given: dict[str, Any]) -> None:
+    if "chdir" not in given and "pythonpath" not in given and (said := mistake_in(app)):
+        raise click.UsageError(said)
 
 
 def _prepare(ctx: click.Context) -> None:

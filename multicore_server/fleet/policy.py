@@ -113,7 +113,7 @@ class Options:
     random number in [0, 1), None for no limit."""
 
     policy: RestartPolicy = field(default_factory=RestartPolicy)
-    listen_timeout: float = 60.0
+    listen_timeout: float = 60.0  # 0: any time
     graceful_timeout: float = 30.0
     shutdown_delay: float = 0.0
     reload_surge: int = 1

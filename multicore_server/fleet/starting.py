@@ -92,7 +92,8 @@ class Starting:
             self._make_room(slot)
             return False
         process = slot.add_process(self.state.now, row, self._reloads.version_for(slot))
-        process.deadline = self.state.now + self.state.options.listen_timeout
+        if self.state.options.listen_timeout:
+            process.deadline = self.state.now + self.state.options.listen_timeout
         self.state.act(ev.Fork(slot.instance, process.generation, row, self._reloads.on_trial(process)))
         return True
 

@@ -19,6 +19,7 @@ from multicore_server.ipc.messages import (
     Answer,
     AppMessage,
     Command,
+    EndOrder,
     LastWords,
     M,
     Message,
@@ -87,11 +88,25 @@ class Channel(Generic[M]):
 class WorkerChannel(Channel[WorkerMessage]):
     """A worker's channel: "I am ready", "replace me", why a boot failed, and what the app tells the arbiter.
 
-    The arbiter sends nothing on it. It sends signals, and messages by the worker's mailbox.
+    The arbiter sends one thing on it, the order to end; a signal wakes the worker, and anybody may send that.
     """
 
     def __init__(self) -> None:
         super().__init__(WorkerReady, RetireRequest, LastWords, AppMessage)
+
+    def order_end(self, *, quick: bool) -> None:
+        _send(self.arbiter_end, EndOrder(quick))
+
+    def orders(self) -> Iterator[EndOrder]:
+        """In the worker: the orders that have come. Raises EOFError where the arbiter is gone."""
+        while True:
+            try:
+                data = self.child_end.recv(MAX_MESSAGE)
+            except OSError:
+                return
+            if not data:
+                raise EOFError
+            yield decode(data, EndOrder)
 
     def ready(self, interface: Interface) -> None:
         _send(self.child_end, WorkerReady(interface))

@@ -61,6 +61,16 @@ class AppMessage:
 WorkerMessage = WorkerReady | RetireRequest | LastWords | AppMessage
 
 
+# --- from the arbiter to a worker ---
+
+
+@dataclass(frozen=True, slots=True)
+class EndOrder:
+    """The worker is to end: with the requests in hand answered, or ``quick``, without."""
+
+    quick: bool
+
+
 # --- from the monitor to the arbiter, and back ---
 
 
@@ -112,7 +122,7 @@ class Answer:
     workers: int | None = None
 
 
-Message = WorkerMessage | Command | Answer
+Message = WorkerMessage | EndOrder | Command | Answer
 M = TypeVar("M", bound=Message)
 
 

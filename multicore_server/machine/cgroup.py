@@ -64,6 +64,15 @@ def oom_kills(proc: Path = Path("/proc")) -> int | None:
     return None
 
 
+def oom_group(proc: Path = Path("/proc")) -> bool:
+    """Return whether the OOM killer ends all processes of this process's group at once.
+
+    It is read from `memory.oom.group` (version 2) of the group and its ancestors, as far as they are mounted.
+    """
+    groups = (group for lineage in _lineages("memory", proc) for group in lineage if group.unified)
+    return any(_number(_read(group.directory / "memory.oom.group")) == 1 for group in groups)
+
+
 def _tightest(controller: str, limit: Callable[[_Group], float | None], proc: Path) -> float | None:
     limits = (limit(group) for lineage in _lineages(controller, proc) for group in lineage)
     return min((value for value in limits if value is not None), default=None)

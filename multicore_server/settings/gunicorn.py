@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gunicorn.config import make_settings
+
 from multicore_server.machine.directories import SHARED_MEMORY
+from multicore_server.settings.quantities import boolean
+from multicore_server.settings.sources import Given
+from multicore_server.settings.table import PREFIX, TABLE, SettingError
 
 _PARSER = "uvicorn's parser has its own limits"
 
@@ -31,9 +36,46 @@ NO_EFFECT = {
     "http2_cleartext": _HTTP2,
     "sendfile": "responses go through the event loop",
     "asgi_disconnect_grace_period": "uvicorn tells the app of a disconnect at once",
-    "pre_request": "the hook is not called; use middleware",
-    "post_request": "the hook is not called; use middleware",
 }
+
+
+# Whole seconds, to gunicorn; with a unit, too, where this package reads them.
+DURATIONS = frozenset({
+    "timeout", "graceful_timeout", "keepalive", "asgi_disconnect_grace_period", "dirty_timeout",
+    "dirty_graceful_timeout",
+})  # fmt: skip
+# Not read from the environment: other ways to name the app, and what is the environment itself.
+ELSEWHERE = frozenset({"wsgi_app", "paste", "raw_paste_global_conf", "raw_env", "print_config"})
+
+
+def variables() -> dict[str, str]:
+    """gunicorn's settings that have an option, by their environment variables."""
+    names = (name for name, setting in make_settings().items() if setting.cli)
+    return {PREFIX + name.upper(): name for name in names if name not in ELSEWHERE and name not in TABLE}
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """What MULTICORE_* variables say of gunicorn's settings, by name. Raises SettingError."""
+    found: dict[str, Given] = {}
+    settings = make_settings()
+    for variable, name in variables().items():
+        if variable in environ:
+            given = Given(environ[variable], f"from the environment, {variable}")
+            found[name] = given._replace(value=_value(settings[name], given))
+    return found
+
+
+def _value(setting: Any, given: Given) -> object:
+    """In the form that gunicorn's own check of this setting takes."""
+    text = str(given.value)
+    if setting.action == "append":
+        return [each.strip() for each in text.split(",") if each.strip()]
+    if str(setting.action).startswith("store_"):
+        try:
+            return boolean(text)
+        except ValueError as exc:
+            raise SettingError(f"{given.of(setting.name)} {exc}; give true or false") from None
+    return text or None
 
 
 def without_effect(cfg: Any) -> Iterator[str]:
@@ -57,3 +99,9 @@ def spool_directories(cfg: Any) -> list[str | None]:
         None,
         cfg.worker_tmp_dir or str(SHARED_MEMORY),
     ]  # a container may have one writable directory alone
+
+
+def reference() -> str:
+    """Return the table of settings without effect in Markdown, for the docs."""
+    rows = [f"| `{name}` | {why} |".replace("h11|", "h11\\|") for name, why in NO_EFFECT.items()]
+    return "\n".join(["| setting | why, and what to use |", "| --- | --- |", *rows])

@@ -165,6 +165,19 @@ def above_zero(value: object) -> float:
     return seconds
 
 
+def whole_seconds(value: object) -> int:
+    """Parse a duration of whole seconds."""
+    seconds = duration(value)
+    if seconds != int(seconds):
+        raise ValueError("is not a number of whole seconds")
+    return int(seconds)
+
+
+def boot_time(value: object) -> float | None:
+    """Parse a duration. Returns seconds, or None for "timeout": what follows from gunicorn's setting."""
+    return None if str(value).strip().lower() == "timeout" else duration(value)
+
+
 def worker_count(value: object) -> int:
     """Parse a number of workers. 0 (also "max") means one per usable CPU, -1 means one fewer."""
     text = str(value).strip().lower()

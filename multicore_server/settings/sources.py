@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError, Settings
 
+BOOT_TIME = 60.0  # seconds that a boot may take at least, unless listen_timeout says otherwise
+
 
 class Given(NamedTuple):
     """A value as its source has it, and the words that name the source in a message."""
@@ -40,6 +42,24 @@ def resolve(
     name. ``cpus`` counts the usable CPUs. ``environ`` and ``argv`` default to those of this process. Raises
     SettingError for the first value that cannot be used.
     """
+    given = given_values(cfg, options, environ=environ, argv=argv)
+    values = {name: _read(row, given[name]) for name, row in TABLE.items()}
+    values["workers"] = _count(values["workers"], cpus)
+    if values["listen_timeout"] is None:
+        values["listen_timeout"] = _boot_time(cfg.timeout)
+    settings = Settings(**values)
+    _check_together(settings, given)
+    return settings
+
+
+def given_values(
+    cfg: Any,
+    options: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    argv: Sequence[str] | None = None,
+) -> Mapping[str, Given]:
+    """Return the value of each setting from its strongest source, as for `resolve`."""
     environ = environment(cfg, environ)
     chosen, variables, file = _options(options or {}), _variables(environ), in_config_file(cfg, TABLE)
     defaults = {row.name: Given(row.default, "the default") for row in TABLE.values()}
@@ -54,11 +74,7 @@ def resolve(
         _web_concurrency(environ),
         defaults["workers"],
     )
-    given = ChainMap({"workers": next(filter(None, workers))}, chosen, variables, file, defaults)
-    values = {name: _read(row, given[name]) for name, row in TABLE.items()}
-    settings = Settings(**values | {"workers": _count(values["workers"], cpus)})
-    _check_together(settings, given)
-    return settings
+    return ChainMap({"workers": next(filter(None, workers))}, chosen, variables, file, defaults)
 
 
 def environment(cfg: Any, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -66,11 +82,22 @@ def environment(cfg: Any, environ: Mapping[str, str] | None = None) -> dict[str,
     return {**(os.environ if environ is None else environ), **cfg.env}
 
 
-def unknown_environment(environ: Mapping[str, str], settings: Settings) -> list[str]:
-    """Return one warning line for each MULTICORE_ variable that is not a setting. Most are misspelt."""
-    known = {settings.instance_var, *(row.environment for row in TABLE.values())}
+def unknown_environment(
+    environ: Mapping[str, str], settings: Settings, gunicorns: Mapping[str, str], *, run: bool
+) -> list[str]:
+    """Return one warning line for each MULTICORE_ variable that is not read. Most are misspelt.
+
+    ``gunicorns`` are the variables of gunicorn's own settings, by variable; ``run`` reads them.
+    """
+    known = {settings.instance_var, *(row.environment for row in TABLE.values()), *(gunicorns if run else ())}
     strange = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
-    return [f"{name} is not a setting and is ignored{_hint(name, 'environment')}" for name in strange]
+    return [_why_not_read(name, gunicorns) for name in strange]
+
+
+def _why_not_read(name: str, gunicorns: Mapping[str, str]) -> str:
+    if name in gunicorns:
+        return f"{name} is read by multicore-server run alone and is ignored: use gunicorn's own option"
+    return f"{name} is not a setting and is ignored{_hint(name, 'environment')}"
 
 
 def _read(row: Setting, given: Given) -> Any:
@@ -84,6 +111,11 @@ def _count(workers: int, cpus: Callable[[], int]) -> int:
     return workers if workers > 0 else max(1, cpus() + workers)
 
 
+def _boot_time(timeout: float) -> float:
+    """Whoever allows a worker more time, for a slow boot most often, means its boot too."""
+    return max(BOOT_TIME, timeout) if timeout else 0.0
+
+
 def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
     """Raise SettingError for values that are valid alone and conflict with each other."""
 
@@ -94,7 +126,9 @@ def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
     if hard and soft and hard.below(soft):
         refuse("max_memory_kill", "is below", "max_memory_restart", "at least as much")
     if settings.exp_backoff_restart_delay > settings.max_restart_delay:
-        refuse("exp_backoff_restart_delay", "is above", "max_restart_delay", "at most as much")
+        bare = str(given["exp_backoff_restart_delay"].value).replace(".", "", 1).isdigit()
+        advice = "at most as much" + ("; a bare number is seconds, not PM2's milliseconds" if bare else "")
+        refuse("exp_backoff_restart_delay", "is above", "max_restart_delay", advice)
     if settings.instance_var in {row.environment for row in TABLE.values()}:
         raise SettingError(f"{given['instance_var'].of('instance_var')} is a setting; give another name")
 
@@ -127,6 +161,12 @@ def _variable(environ: Mapping[str, str], name: str) -> Given:
 def in_config_file(cfg: Any, names: Iterable[str]) -> dict[str, Given]:
     """Return what gunicorn's config file has of these names. gunicorn itself drops those that it does not
     know."""
+    path, found = config_file(cfg)
+    return {name: Given(found[name], f"from the config file, {path}") for name in names if name in found}
+
+
+def config_file(cfg: Any) -> tuple[str, dict[str, Any]]:
+    """The config file's path, or python:MODULE, and what it has by name."""
     location = cfg.settings["config"].get() or ""
     if location.startswith("python:"):
         module = sys.modules.get(location.removeprefix("python:"))
@@ -136,9 +176,8 @@ def in_config_file(cfg: Any, names: Iterable[str]) -> dict[str, Given]:
         location = getattr(module, "__file__", None) or location
         # The module is left over from before a HUP: the file was removed meanwhile and not replaced.
         if implicit and not Path(location).exists():
-            return {}
-    found = vars(module) if module else {}
-    return {name: Given(found[name], f"from the config file, {location}") for name in names if name in found}
+            return location, {}
+    return location, vars(module) if module else {}
 
 
 def _workers_flag(cfg: Any, arguments: Sequence[str], source: str) -> Given | None:

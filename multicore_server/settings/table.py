@@ -133,8 +133,15 @@ class Settings:
         "five cron fields such as 0 4 * * *, or none",
         "at these local times a rolling restart runs, never of all workers at once",
     )
-    listen_timeout: float = setting(
-        "60s", read.above_zero, _SOME_TIME, "time from fork to ready, after which the boot has failed"
+    listen_timeout: float = field(  # the default's: what "timeout" means is known with gunicorn's setting
+        default=60.0,
+        metadata=_row(
+            "timeout",
+            read.boot_time,
+            f"{_TIME}; 0: any time; or timeout",
+            "time from fork to ready, after which the boot has failed; timeout: 60 s, or gunicorn's timeout "
+            "where that is longer, or any time where that is 0",
+        ),
     )
     wait_ready: bool = setting(
         "false", read.boolean, "true or false", "a worker is ready only when the app calls cluster.ready()"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from http import HTTPStatus
 from time import perf_counter
@@ -10,6 +12,8 @@ from typing import Any
 from gunicorn.glogging import Logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from multicore_server.worker.loggers import access_line
+from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.wsgi.bridge import ENVIRON_WANTED, environ
 
 # What uvicorn answers, after this log line is written, where an app raised before its headers.
@@ -20,27 +24,52 @@ _STATUS_LINES[_CLIENT_CLOSED] = f"{_CLIENT_CLOSED} Client Closed Request"
 
 
 class AccessLog:
-    """Write one line to `log` (a gunicorn ``glogging.Logger``) for every HTTP request to `app`.
+    """Write one line to `log` (a gunicorn ``glogging.Logger``) for every HTTP request to `app`, and call
+    gunicorn's hooks around it.
 
     Outside of uvicorn's ProxyHeadersMiddleware, ``%(h)s`` is the peer, as in gunicorn. Inside of it, it is
     the client that a trusted proxy names.
     """
 
-    def __init__(self, app: ASGIApp, log: Any) -> None:
+    def __init__(self, app: ASGIApp, log: Any, hooks: RequestHooks | None = None) -> None:
         self._app = app
         self._log = log
+        self._hooks = hooks
         # A logger class of its own (statsd, a user's) does more in access() than write the line.
         self._always = type(log).access is not Logger.access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._wanted():
+        if scope["type"] != "http" or not (self._hooks or self._wanted()):
             await self._app(scope, receive, send)
             return
-        entry = _Entry(self._log, scope, receive, send)
+        entry = _Entry(self._ended, scope, receive, send)
+        if self._hooks:
+            self._hooks.before(entry.request)
         try:
             await self._app(scope, entry.receive, entry.send)
         finally:
             entry.finish()
+
+    def _ended(
+        self, scope: Scope, request: _Request, response: _Response, seen: dict[str, Any], elapsed: timedelta
+    ) -> None:
+        if self._wanted():
+            self._write(scope, request, response, seen, elapsed)
+        if self._hooks:
+            self._hooks.after(request, seen, response)
+
+    def _write(
+        self, scope: Scope, request: _Request, response: _Response, seen: dict[str, Any], elapsed: timedelta
+    ) -> None:
+        """As the app wants it that has set up uvicorn's access logger."""
+        admitted, line = access_line.judge(scope, response.status_code)
+        if line is not None and not self._always:
+            self._log.access_log.info("%s", line)
+        elif admitted:
+            self._log.access(response, request, seen, elapsed)
+        elif self._always:
+            with _silenced(self._log):
+                self._log.access(response, request, seen, elapsed)
 
     def _wanted(self) -> bool:
         # gunicorn 25 has no such property: there access() itself looks at the settings.
@@ -48,9 +77,9 @@ class AccessLog:
 
 
 class _Request:
-    """What `Logger.atoms`, and loggers derived from it, read of gunicorn's request."""
+    """What `Logger.atoms`, loggers derived from it, and hooks read of gunicorn's request."""
 
-    __slots__ = ("headers", "method", "path", "query", "uri", "version")
+    __slots__ = ("headers", "method", "path", "peer_addr", "query", "remote_addr", "scheme", "uri", "version")
 
     def __init__(self, scope: Scope, env: dict[str, Any]) -> None:
         self.method = env["REQUEST_METHOD"]
@@ -58,6 +87,8 @@ class _Request:
         self.path = self.uri.partition("?")[0]
         self.query = env["QUERY_STRING"]
         self.version = _version(scope["http_version"])
+        self.peer_addr = self.remote_addr = scope["client"]
+        self.scheme = scope["scheme"]
         self.headers = [(name.upper(), value) for name, value in _text(scope["headers"])]
 
 
@@ -74,17 +105,17 @@ class _Response:
 
 
 class _Entry:
-    """Collects what one line of the log needs while the messages between server and app pass."""
+    """Collects what is told of a request at its end, while the messages between server and app pass."""
 
-    def __init__(self, log: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        self._log = log
+    def __init__(self, ended: Callable[..., None], scope: Scope, receive: Receive, send: Send) -> None:
+        self._ended = ended
         self._scope = scope
         self._receive = receive
         self._send = send
         self._started = perf_counter()
         self._environ = environ(scope)  # now: middleware further in changes the scope
         scope[ENVIRON_WANTED] = None
-        self._request = _Request(scope, self._environ)
+        self.request = _Request(scope, self._environ)
         self._status: int | None = None
         self._headers: list[tuple[str, str]] = []
         self._sent = 0
@@ -106,7 +137,7 @@ class _Entry:
             self._status = message["status"]
             self._headers = _text(message.get("headers", ()))
         elif message["type"] == "http.response.body":
-            if not lost and self._request.method != "HEAD":
+            if not lost and self.request.method != "HEAD":
                 self._sent += len(message.get("body", b""))
             if not message.get("more_body", False):
                 self.finish()
@@ -119,20 +150,31 @@ class _Entry:
         if self._status is None:
             lost = self._lost()
             self._status = _CLIENT_CLOSED if lost else HTTPStatus.INTERNAL_SERVER_ERROR.value
-            self._sent = 0 if lost or self._request.method == "HEAD" else len(_UVICORN_500)
+            self._sent = 0 if lost or self.request.method == "HEAD" else len(_UVICORN_500)
         # As in gunicorn, the environ is the one that the app saw and wrote to (REMOTE_USER, say), but for
         # the peer, which is "not overridden by proxy headers".
         seen = {**self._environ, **(self._scope.pop(ENVIRON_WANTED, None) or {})}
         seen["REMOTE_ADDR"] = self._environ["REMOTE_ADDR"]
         elapsed = timedelta(seconds=perf_counter() - self._started)
         response = _Response(self._status, self._headers, self._sent)
-        self._log.access(response, self._request, seen, elapsed)
+        self._ended(self._scope, self.request, response, seen, elapsed)
 
     def _lost(self) -> bool:
         # uvicorn silently drops what is sent to a client that left. Its cycle, to which its send() is bound,
         # knows that; with any other server, only receive() tells.
         cycle = getattr(self._send, "__self__", None)
         return self._left or bool(getattr(cycle, "disconnected", False))
+
+
+@contextmanager
+def _silenced(log: Any) -> Iterator[None]:
+    """No line is written meanwhile."""
+    logger, before = log.access_log, log.access_log.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _text(headers: Any) -> list[tuple[str, str]]:

@@ -36,6 +36,7 @@ from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.proxied import Proxied
+from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.wsgi.bridge import WSGIBridge
 from multicore_server.wsgi.direct import Direct
 
@@ -67,14 +68,15 @@ def make_config(
     overrides: dict[str, Any],
     surround: Callable[[Any, str], Any],
     head: int = WHOLE_HEAD,
+    hooks: RequestHooks | None = None,
 ) -> Engine:
     """Return the loaded uvicorn configuration of a worker, with the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
     ``surround`` is called with the app and the root path and returns the app that uvicorn is given. ``head``
-    is the largest head of a request, in bytes. Raises ValueError where the app's interface is unclear,
-    SettingError for a bad UVICORN_* variable.
+    is the largest head of a request, in bytes; ``hooks`` are called around each. Raises ValueError where the
+    app's interface is unclear, SettingError for a bad UVICORN_* variable.
     """
     options = _options(cfg, overrides)
     app, interface = resolve(app, options.pop("interface", "auto"), options.pop("factory", False))
@@ -90,7 +92,7 @@ def make_config(
         app = bridge = _bridge(cfg, log, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
-    inner = _surround(app, cfg, log, trusted)
+    inner = _surround(app, cfg, log, trusted, hooks)
     outer = surround(inner, options.get("root_path", ""))
     config = Config(
         outer,
@@ -110,7 +112,8 @@ def make_config(
     if bridge is None:
         return Engine(config, interface, None)
     # With trace logs, uvicorn wraps the app once more.
-    is_direct = bridge.is_direct and config.loaded_app is outer and not wants_access_log(cfg, log)
+    logged = hooks or wants_access_log(cfg, log)
+    is_direct = bridge.is_direct and config.loaded_app is outer and not logged
     direct = partial(Direct, bridge, _detours(inner, outer)) if is_direct else None
     return Engine(config, interface, bridge.between_requests, direct)
 
@@ -176,7 +179,7 @@ def unknown_protocol(config: Config) -> str:
 def _from_gunicorn(cfg: Any, head: int) -> dict[str, Any]:
     return {
         "log_config": None,
-        "access_log": False,  # gunicorn's own is written instead
+        "access_log": True,  # for an app's own handlers, where gunicorn's is not written
         "timeout_keep_alive": cfg.keepalive,
         "timeout_graceful_shutdown": cfg.graceful_timeout,
         "backlog": cfg.backlog,
@@ -196,13 +199,13 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
-def _surround(app: Any, cfg: Any, log: Any, trusted: Any) -> Any:
-    """Wrap the app in the access log and the proxy headers.
+def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None) -> Any:
+    """Wrap the app in the access log, the hooks and the proxy headers.
 
     ``trusted`` are the addresses whose proxy headers count; None: nobody's count.
     """
-    if wants_access_log(cfg, log):
-        app = AccessLog(app, log)
+    if hooks or wants_access_log(cfg, log):
+        app = AccessLog(app, log, hooks)
     if trusted is None:
         return _plain(app)
     return Proxied(app, trusted)

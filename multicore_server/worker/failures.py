@@ -6,7 +6,9 @@ at the app's first frame, below those of the server and of the import system.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ import gunicorn
 import uvicorn
 from gunicorn.errors import AppImportError
 
+USUAL = ("app", "application", "api", "asgi", "wsgi")  # names of apps
 # The frames between the worker and the app's own code.
 OURS = (
     *(str(Path(str(module.__file__)).parent) for module in (gunicorn, uvicorn, importlib)),
@@ -28,10 +31,31 @@ def explain(exc: BaseException, app_uri: str) -> str:
     if isinstance(exc, SystemExit):
         return f"{app_uri} ended the process (sys.exit({exc.code!r})) while it was loaded"
     if isinstance(exc, AppImportError):
-        return f"{app_uri}: {_first_line(exc)}; check the name after the colon"
+        return f"{app_uri}: {_first_line(exc)}; {_what_to_check(app_uri)}"
     if is_missing_app(exc, app_uri):
         return f"no module named {_name(exc)!r}; check {app_uri!r}, --chdir and --pythonpath"
     return f"{app_uri} could not be loaded: {_described(exc)}"
+
+
+def _what_to_check(app_uri: str) -> str:
+    """gunicorn takes a module without a name for ``module:application``."""
+    module, _, name = app_uri.partition(":")
+    found = [usual for usual in USUAL if callable(getattr(sys.modules.get(module), usual, None))]
+    if not name and found:
+        return f"did you mean {module}:{found[0]}?"
+    return "check the name after the colon"
+
+
+def about_addresses(exc: BaseException, metrics_bind: str) -> str:
+    """What to add where the app could not listen at an address of its own: it does not say at which."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno == errno.EADDRINUSE:
+            other = "(set metrics_bind to another one, or to none)"
+            own = f"{metrics_bind} is the server's own {other}, and " if metrics_bind else ""
+            return f"; {own}every worker runs this code: only one of them can have an address"
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def one_line(exc: BaseException) -> str:

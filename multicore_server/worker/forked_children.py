@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,14 +23,34 @@ class ForkedChildren:
     def __init__(self, descriptors: Callable[[], Iterable[int]]) -> None:
         self._descriptors = descriptors
         self._handlers: dict[int, Any] = {}
+        self._forking = threading.local()  # several threads may fork
 
     def watch(self) -> None:
         """For the rest of this process's life: there is no way back from `os.register_at_fork`."""
-        os.register_at_fork(after_in_child=self.leave_worker)
+        os.register_at_fork(
+            before=self.block, after_in_parent=self.unblock, after_in_child=self._become_child
+        )
 
     def note_handlers(self) -> None:
         """The signal handlers of now are the worker's; an app's own are for its children, too."""
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def block(self) -> None:
+        """Before a fork: a signal to the child that finds the worker's handlers there would reach the
+        worker, by the descriptor that wakes its loop."""
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def unblock(self) -> None:
+        """What has come meanwhile comes now."""
+        mask = getattr(self._forking, "mask", None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _become_child(self) -> None:
+        try:
+            self.leave_worker()
+        finally:
+            self.unblock()
 
     def leave_worker(self) -> None:
         """In a child: signals have their default actions, and nothing of the worker's is within reach."""

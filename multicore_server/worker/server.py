@@ -28,11 +28,11 @@ from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 from multicore_server.worker.heart import Heart
+from multicore_server.worker.signals import HANDLED, LoopSignals
 
 logger = logging.getLogger("gunicorn.error")
 
 SWEEP = 1.0  # seconds between two looks for clients that take too long
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)  # handled while it serves
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
 
@@ -74,6 +74,10 @@ class Host(Protocol):
 
     def on_signal(self, number: signal.Signals) -> None: ...
 
+    def is_told_to_end(self) -> bool:
+        """Whether a TERM that has come means that."""
+        ...
+
     async def on_drained(self, patience: float) -> bool:
         """No request is left: finish what else is in hand, in so many seconds at most. Whether some of it was
         cancelled."""
@@ -107,6 +111,7 @@ class WorkerServer(uvicorn.Server):
         self._sweep_due = 0.0
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self.signals = LoopSignals(self._loop)
         self._candidacy = Candidacy(
             worker.context.cluster.primary, scoreboard, self.row, worker.context.deployment
         )
@@ -203,8 +208,8 @@ class WorkerServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        for name in SIGNALS:
-            loop.add_signal_handler(name, self.worker.on_signal, name)
+        for number in HANDLED:
+            self.signals.take(number, self.worker.on_signal)
         self._hear_term_at_once()
         self.worker.watch(loop)
         await self.on_tick(0)
@@ -224,9 +229,11 @@ class WorkerServer(uvicorn.Server):
         signal.siginterrupt(signal.SIGTERM, False)
 
     def _on_term(self, number: int, frame: Any) -> None:
-        self.begin_to_drain()
+        if self.worker.is_told_to_end():
+            self.begin_to_drain()
         if callable(self._loops_handler):
             self._loops_handler(number, frame)
+        self.signals.tell_app(number, frame)
 
     def _beat_connections(self) -> None:
         self.acceptor.beat(len(self.state.connections), self.state.total_requests)

@@ -19,24 +19,27 @@ from typing import Any, ClassVar, NoReturn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
-from multicore_server import cluster, hosts
+from multicore_server import cluster
 from multicore_server.cluster.calls import Apart
 from multicore_server.cluster.messaging import descriptors_of, encoded
 from multicore_server.connections.limits import limits_of
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
+from multicore_server.ipc.messages import EndOrder
 from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
-from multicore_server.worker import cycle, failures, loop, meter
+from multicore_server.worker import cycle, failures, loggers, loop, meter
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.engine import make_config, unknown_protocol
+from multicore_server.worker.engine import make_config, unknown_protocol, wants_access_log
 from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
-from multicore_server.worker.server import LIFESPAN_GRACE, SIGNALS, WorkerServer
+from multicore_server.worker.orders import Orders
+from multicore_server.worker.request_hooks import RequestHooks
+from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
 MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
@@ -61,9 +64,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
         self.direct: Callable[[set[Any]], Any] | None = None  # how a WSGI app is asked without a detour
+        self.orders: Orders  # likewise
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
         self._forked = ForkedChildren(self._own_descriptors)
+        self._stacks: int | None = None  # where they are written to: a descriptor
         self._look_due = 0.0
         self._memory_due = 0.0
         self._used_before = 0.0  # seconds of CPU, by the row's former owners
@@ -81,6 +86,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._used_before = context.row[Item.CPU_SECONDS]
         context.row[Item.DEPLOYMENT] = context.deployment
         self.mailbox = Mailbox(context, self.identity)
+        self.orders = Orders(context.channel)
         cluster.join(
             cluster.Membership(
                 context.instance,
@@ -98,6 +104,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._lifeline.watch()
         self._forked.watch()
         try:
+            loggers.set_up(self.log, self.cfg, access=wants_access_log(self.cfg, self.log))
             post_fork()
             self.init_process()
         except Exception as exc:  # noqa: BLE001 - whatever the app raises
@@ -114,6 +121,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             sys.exit(1)
         app = getattr(self.app, "app_uri", None) or "the app"
         words = failures.explain(exc, app) if self._loading else failures.one_line(exc)
+        words += failures.about_addresses(exc, self.context.settings.metrics_bind)
         self.context.channel.last_words(words, failures.app_traceback(exc, app))
         sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -143,17 +151,29 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         for handler in self.log.error_log.handlers:
             if isinstance(handler, logging.StreamHandler):
                 try:
-                    faulthandler.enable(handler.stream)
+                    descriptor = os.dup(
+                        handler.stream.fileno()
+                    )  # an app's log configuration closes the log's
                 except (OSError, ValueError):  # a stream without a file descriptor
                     continue
+                self._write_stacks(descriptor)
                 return
         faulthandler.enable()
 
+    def _write_stacks(self, descriptor: int) -> None:
+        faulthandler.enable(descriptor)
+        if self._stacks is not None:
+            os.close(self._stacks)
+        self._stacks = descriptor
+
     def run(self) -> None:
-        self._lend_logger()
         limits = limits_of(self.cfg, self.context.settings)
-        engine = make_config(self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head)
+        engine = make_config(
+            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
+        )
         config, self.interface, self._apart, self.direct = engine
+        if self.interface == "wsgi":
+            loggers.explain_upgrades()
         self.count_requests(config)
         if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
@@ -178,18 +198,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             if self.server.started:
                 raise
         finally:
-            ignore_signals(asyncio.get_running_loop())
+            self.server.signals.ignore()
         if not self.server.started:
             self.context.channel.last_words("the app's lifespan startup failed (see its traceback)")
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    def _lend_logger(self) -> None:
-        """uvicorn logs to gunicorn's error log; its own start-up chatter would repeat ours."""
-        ours = self.log.error_log
-        for name in hosts.uvicorn_loggers():
-            logger = logging.getLogger(name)
-            logger.parent, logger.handlers, logger.propagate = ours, [], True
-            logger.setLevel(ours.level if ours.level <= logging.DEBUG else max(ours.level, logging.WARNING))
 
     @property
     def _listeners(self) -> list[socket.socket]:
@@ -278,6 +290,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._forked.note_handlers()
         self.mailbox.open(loop, self._apart)
         loop.add_reader(self.PIPE[0], self._on_file_changed)
+        loop.add_reader(self.context.channel.child_end.fileno(), self._obey)
         if self.reloader is not None:
             self._keep_reloading()
 
@@ -285,12 +298,30 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if number is signal.SIGUSR1:
             self.handle_usr1(number, None)
             return
-        # If it came from the arbiter, it knows and ignores this; from anyone else, it starts a replacement.
-        self.context.channel.retire("manual", draining=True)
-        quick = number is not signal.SIGTERM
-        if quick:
+        if self.orders.read() is not None:  # the arbiter's signal
+            self._obey()
+        elif number is signal.SIGTERM and self.context.settings.shutdown_delay:
+            # Whoever ends a server often signals all of its processes. The arbiter knows whether this is its
+            # end, for which it waits, or the worker's alone.
+            self.ask_to_retire("manual")
+        else:
+            self.context.channel.retire("manual", draining=True)
+            self._end_as(EndOrder(quick=number is not signal.SIGTERM))
+
+    def is_told_to_end(self) -> bool:
+        return self.orders.read() is not None or not self.context.settings.shutdown_delay
+
+    def _obey(self) -> None:
+        """An order has come, by whichever way it was noticed."""
+        if (order := self.orders.take()) is not None:
+            self._end_as(order)
+        elif self.orders.ended:
+            asyncio.get_running_loop().remove_reader(self.context.channel.child_end.fileno())
+
+    def _end_as(self, order: EndOrder) -> None:
+        if order.quick:
             self.cfg.worker_int(self)
-        self.stop(quick=quick)
+        self.stop(quick=order.quick)
 
     def stop(self, *, quick: bool = False) -> None:
         self.alive = False
@@ -342,18 +373,3 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 os.write(self.PIPE[1], b"1")
 
         self.reloader._callback = changed
-
-
-def ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
-    """The worker ends: a signal has nothing more to say, and may not kill it.
-
-    A loop that is closed, and Python when it finalizes, put back the default action of what they handled,
-    which is the end of the process; what is ignored stays so. They are blocked while they have no handler.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.support.apps import TROUBLED
+from tests.support.command_line import Operator
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
@@ -48,6 +49,12 @@ def test_a_boot_that_hangs_is_ended_and_shows_where(server: Server) -> None:
     assert server.wait_exit() == 3
     assert server.logged(r"instance=0 .* not ready within 0.5 s \(listen_timeout\); aborting it")
     assert server.logged(r'File ".*/app.py", line \d+ in stuck')
+
+
+@pytest.mark.parametrize(("timeout", "in_force"), [("600", "600"), ("0", "0"), ("5", "60")])
+def test_the_timeout_covers_a_slow_boot(operator: Operator, timeout: str, in_force: str) -> None:
+    operator.start("--timeout", timeout, workers=1)
+    assert operator.json("show")["settings"]["listen_timeout"] == in_force
 
 
 def test_one_that_cannot_boot_costs_the_others_nothing(server: Server) -> None:

@@ -102,3 +102,15 @@ def test_the_end_of_a_child_is_not_the_end_of_its_worker(server: Server, childre
     wait_for(lambda: time.monotonic() > until, "what a drain takes")
     assert server.workers() == worker
     assert "draining" not in server.log
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_multiprocessing_ends_its_children_alone(make_server: MakeServer, loop: str) -> None:
+    server = make_server(source("multiprocessing_fork"))
+    server.start(*OPTIONS, env={"UVICORN_LOOP": loop}, ready=1)
+    worker = server.worker_of(0)
+    for _ in range(3):
+        told = server.get().json()
+        assert told == {"pid": worker, "code": -signal.SIGTERM, "pooled": 6}
+    assert "draining" not in server.log

@@ -89,6 +89,27 @@ def test_config_files(server: Server) -> None:
     assert server.logged('RuntimeError|"GET') == []
 
 
+def test_gunicorns_settings_from_the_environment(make_server: MakeServer) -> None:
+    """Weaker than the command line, stronger than UVICORN_* and the config file."""
+    server = make_server(SCOPE)
+    server.write("conf.py", "timeout = '1m'\ngraceful_timeout = '7s'\nkeepalive = 1\n")
+    env = {
+        "MULTICORE_CONFIG": "conf.py",
+        "MULTICORE_BIND": f"127.0.0.1:{server.port}",
+        "MULTICORE_TIMEOUT": "2m",
+        "MULTICORE_MAX_REQUESTS": "1",
+        "MULTICORE_ACCESSLOG": "access.log",
+        "MULTICORE_ACCESS_LOG_FORMAT": "LINE %(m)s %(U)s",
+        "MULTICORE_PRELOAD_APP": "true",
+        "UVICORN_PORT": "1",
+    }
+    start(server, "--max-requests", "0", env=env, elsewhere=True)
+    for _ in range(3):
+        server.get("/x")
+    assert not server.logged("no setting|not a setting|max_requests")
+    wait_for(lambda: (server.directory / "access.log").read_text() == "LINE GET /x\n" * 3, "the access log")
+
+
 def test_unix_socket(server: Server) -> None:
     start(server, "--uds", "s.sock", elsewhere=True)
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.directory / "s.sock"))) as client:
@@ -142,14 +163,34 @@ def test_limits(server: Server) -> None:
 def test_pid_name_and_daemon(server: Server, ending: list[int]) -> None:
     start(server, "--daemon", "--pid", "pid", "--error-logfile", "err", ready=None, workers="")
     assert server.wait_exit() == 0
-    pid = int(
-        wait_for(lambda: (p := server.directory / "pid").exists() and p.read_text().strip(), "a pidfile")
-    )
+    pid = int((server.directory / "pid").read_text())
     ending.append(pid)
-    wait_for(lambda: "ready after" in (server.directory / "err").read_text(), "a worker")
+    assert "ready after" in (server.directory / "err").read_text()  # it has waited for that
     assert server.get().status_code == 200
+    assert server.log == ""
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not (server.directory / "pid").exists(), "the end")
+
+
+@pytest.mark.parametrize("log", [[], ["--error-logfile", "err"]])
+@pytest.mark.parametrize(
+    ("app", "options", "status", "said"),
+    [
+        ("import databse", [], NO_BOOT, "Reason: no worker could boot: no module named 'databse'|databse"),
+        (PLAIN, ["--metrics-bind", "nonsense"], BAD_SETTING, "metrics_bind: 'nonsense' .* is not an address"),
+        (PLAIN, ["--user", "root", "--pid", "no/pid"], BAD_SETTING, "cannot start|pid"),
+        ("import os; os._exit(5)", ["--preload"], 1, "the server has ended while it started"),
+    ],
+    ids=["no app", "a bad setting", "no pidfile", "a sudden end"],
+)
+def test_a_daemon_says_why_it_does_not_run(
+    make_server: MakeServer, app: str, options: list[str], status: int, said: str, log: list[str]
+) -> None:
+    server = make_server(app)
+    start(server, "--daemon", *options, *log, ready=None, workers="")
+    assert server.wait_exit() == status
+    assert server.logged(said)
+    wait_for(lambda: processes_in(server.directory) == [], "the end of what was started")
 
 
 def test_log_config(make_server: MakeServer) -> None:
@@ -204,8 +245,9 @@ def refused(server: Server, status: int, said: str, *options: str, **more: Any) 
     [
         (["--uds", "s.sock", "--fd", "3"], USAGE, "--fd and --uds are two addresses; give one of them"),
         (["--max-memory-restart", "lots"], BAD_SETTING, "--max-memory-restart) is not a size; give"),
-        (["--timeout", "-1"], BAD_SETTING, "timeout: -1 (from run's options) cannot be used"),
-        (["--timeout", "soon"], USAGE, "Invalid value for '-t' / '--timeout': 'soon' is not a valid integer"),
+        (["--timeout", "-1"], USAGE, "'--timeout': '-1' is not a duration; give whole seconds"),
+        (["--timeout", "soon"], USAGE, "'--timeout': 'soon' is not a duration; give whole seconds"),
+        (["--check-config", "--min-uptime", "soon"], BAD_SETTING, "--min-uptime) is not a duration"),
         (["--fd", "77"], BAD_SETTING, "cannot listen on fd://77: Bad file descriptor"),
         (["--config", "missing.py"], BAD_SETTING, "missing.py' doesn't exist"),
         (["--ssl-certfile", "missing.pem"], BAD_SETTING, "'missing.pem' does not exist"),
@@ -218,6 +260,21 @@ def test_bad_options(server: Server, options: list[str], status: int, said: str)
 def test_taken_port(server: Server) -> None:
     with socket.create_server(("127.0.0.1", server.port)):
         refused(server, BAD_SETTING, "the address is in use")
+
+
+@pytest.mark.parametrize("app", ["app.py", "./app.py", "app", "app.py:app"])
+def test_an_app_that_is_no_module_and_name(make_server: MakeServer, app: str) -> None:
+    server = make_server(PLAIN)
+    refused(server, USAGE, "give ", app=app)
+    assert server.logged("Error: .*[; ]give .*app:app$")
+    assert not server.logged("Starting|Shutting down")
+
+
+def test_check_config(make_server: MakeServer) -> None:
+    server = make_server(PLAIN)
+    start(server, "--check-config", "--max-memory-restart", "80%", ready=None, workers="")
+    assert server.wait_exit() == 0
+    assert server.log == ""
 
 
 @pytest.mark.parametrize("app", ["missing:app", "app:missing"])

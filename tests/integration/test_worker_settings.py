@@ -307,14 +307,14 @@ def test_a_default_start_warns_of_nothing(make_server: MakeServer) -> None:
 
 def test_what_has_no_effect_is_said_in_one_line_each(make_server: MakeServer) -> None:
     server = make_server(SCOPE)
-    server.write("gunicorn.conf.py", "def pre_request(worker, req): pass\nstrip_header_spaces = True\n")
+    server.write("gunicorn.conf.py", "casefold_http_method = True\nstrip_header_spaces = True\n")
     server.start("-w", "2", "--threads", "3", ready=2)
     server.get()
     server.signal(signal.SIGTERM)
     server.wait_exit()
     warnings = server.logged("WARNING")
     assert len(warnings) == 3, warnings
-    for name in ("threads", "pre_request", "strip_header_spaces"):
+    for name in ("threads", "casefold_http_method", "strip_header_spaces"):
         assert sum(f" {name} " in line and "has no effect" in line for line in warnings) == 1
 
 

@@ -34,7 +34,12 @@ def test_every_option_of_uvicorns_is_there() -> None:
     for param in uvicorn_command.params:
         assert flags(param) <= flags(ours[param.name]), param.name
         if param.name != "workers":
-            assert ours[param.name].type is param.type
+            of_time = param.name.startswith("timeout_")
+            assert (
+                isinstance(ours[param.name].type, run.Seconds)
+                if of_time
+                else ours[param.name].type is param.type
+            )
             assert ours[param.name].default == param.default
 
 
@@ -60,6 +65,16 @@ def test_gunicorns_flags_are_gunicorns() -> None:
 def test_gunicorns_values_are_read_as_gunicorn_reads_them() -> None:
     params = run.run.make_context("run", ["app:app", "--umask", "022", "--timeout", "7", "-D"]).params
     assert (params["umask"], params["timeout"], params["daemon"]) == (0o22, 7, True)
+
+
+@pytest.mark.parametrize("flag", ["--timeout", "--graceful-timeout", "--timeout-keep-alive"])
+def test_times_have_units(flag: str) -> None:
+    name = flag[2:].replace("-", "_")
+    for text, seconds in (("7", 7), ("30s", 30), ("10m", 600)):
+        assert run.run.make_context("run", ["app:app", flag, text]).params[name] == seconds
+    for text in ("soon", "-1", "500ms"):
+        with pytest.raises(click.UsageError, match="; give whole seconds, or 2s, 10m, 24h"):
+            run.run.make_context("run", ["app:app", flag, text])
 
 
 def test_no_flag_twice() -> None:

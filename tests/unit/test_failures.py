@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,25 @@ def test_a_wrong_name_behind_the_colon_gets_one_line() -> None:
         "a:ap: Failed to find attribute 'ap' in 'a'.; check the name after the colon"
     )
     assert failures.app_traceback(exc, "a:ap") == ""
+
+
+def test_an_address_that_is_taken_may_be_the_servers() -> None:
+    taken = OSError(errno.EADDRINUSE, "Address already in use")
+    wrapped = RuntimeError("no exporter")
+    wrapped.__cause__ = taken
+    for exc in (taken, wrapped):
+        assert "127.0.0.1:9464 is the server's own" in failures.about_addresses(exc, "127.0.0.1:9464")
+        assert failures.about_addresses(exc, "").startswith("; every worker runs this code")
+    assert failures.about_addresses(OSError(errno.EACCES, "no"), "127.0.0.1:9464") == ""
+
+
+def test_a_module_alone_is_told_the_name_of_its_app(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module("def app(): ...", "named_app")
+    import_module("named_app")
+    exc = AppImportError("Failed to find attribute 'application' in 'named_app'.")
+    assert failures.explain(exc, "named_app").endswith("; did you mean named_app:app?")
+    assert failures.explain(exc, "named_app:x").endswith("; check the name after the colon")
+    monkeypatch.delitem(sys.modules, "named_app")
 
 
 @pytest.mark.parametrize(("uri", "name"), [("no_such:app", "no_such"), ("no_such.sub:app", "no_such")])

@@ -116,6 +116,17 @@ def test_a_boot_that_hangs() -> None:
     assert world.said("timeout") == ["not ready within 10 s (listen_timeout); aborting it"]
 
 
+def test_a_boot_may_take_any_time() -> None:
+    world = new(1, listen_timeout=0.0)
+    world.plan = Plan(boot=3600.0)
+    world.run(3601)
+    assert world.history() == lines("""
+        0 scaled 1
+        0 fork 0.1
+        3600 ready 0.1
+    """)
+
+
 def test_a_worker_that_is_ready_too_late_is_not_taken_for_one() -> None:
     world = serving()
     world.plans = {"0.2": replace(HANGS, abort=0.5)}

@@ -8,7 +8,6 @@ import importlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -20,10 +19,11 @@ from gunicorn.config import Config as GunicornConfig
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
-from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.server import SIGNALS, WorkerServer
+from multicore_server.worker.server import WorkerServer
+from multicore_server.worker.signals import HANDLED
 
 from . import uvicorn_classes
 
@@ -42,6 +42,7 @@ class Host:
     def __init__(self, config: uvicorn.Config) -> None:
         self.cfg = SimpleNamespace(
             threads=1,
+            timeout=30,
             max_requests=0,
             graceful_timeout=config.timeout_graceful_shutdown,
             settings=GunicornConfig().settings,
@@ -59,8 +60,10 @@ class Host:
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None: ...
 
-    def beat(self) -> None:
-        self.context.row[Item.HEARTBEAT] = time.monotonic()
+    def is_told_to_end(self) -> bool:
+        return True
+
+    def beat(self) -> None: ...
 
     def on_started(self) -> None: ...
 
@@ -127,7 +130,7 @@ def bound(config: uvicorn.Config) -> socket.socket:
 
 @contextlib.contextmanager
 def signals_put_back() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in HANDLED}
     try:
         yield
     finally:

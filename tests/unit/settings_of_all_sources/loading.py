@@ -55,7 +55,7 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "max_lifetime": ("24h", 86400, 86400.0, ("0", "-1h")),
     "max_lifetime_jitter": ("5%", "5%", Jitter(5, percent=True), ("101%", "x")),
     "cron_restart": ("0 4 * * *", "0 4 * * *", "0 4 * * *", ("daily", "0 0 30 2 *")),
-    "listen_timeout": ("90", 90, 90.0, ("0", 0, "none", None)),
+    "listen_timeout": ("90", 90, 90.0, (-1, "soon", "none", None)),
     "wait_ready": ("yes", True, True, ("perhaps", None, 2)),
     "reload_surge": ("2", 2, 2, ("0", -1)),
     "draining_limit": ("2", 2, 2, ("0", 4, -1)),

@@ -158,6 +158,14 @@ def test_an_option_that_is_no_setting() -> None:
             ),
         ),
         (
+            {"exp_backoff_restart_delay": 100},
+            (
+                "exp_backoff_restart_delay: 100 (from run's options, --exp-backoff-restart-delay) is above "
+                "max_restart_delay: '15s' (the default); give at most as much; a bare number is seconds, not "
+                "PM2's milliseconds"
+            ),
+        ),
+        (
             {"exp_backoff_restart_delay": "20s"},
             (
                 "exp_backoff_restart_delay: '20s' (from run's options, --exp-backoff-restart-delay) is above "
@@ -170,6 +178,22 @@ def test_values_that_do_not_go_together(options: dict[str, Any], message: str) -
     with pytest.raises(SettingError) as caught:
         settings(options=options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("timeout", "options", "expected"),
+    [
+        (5, {}, 60.0),
+        (600, {}, 600.0),
+        (0, {}, 0.0),
+        (600, {"listen_timeout": "9s"}, 9.0),
+        (30, {"listen_timeout": 0}, 0.0),
+    ],
+)
+def test_a_boot_has_the_time_of_gunicorns_timeout(
+    gunicorn: Load, timeout: int, options: dict[str, Any], expected: float
+) -> None:
+    assert settings(gunicorn("--timeout", str(timeout)), options).listen_timeout == expected
 
 
 def test_limits_of_two_kinds_are_compared_by_no_one() -> None:
@@ -188,9 +212,17 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
         "MULTICORE_INSTANCE": "0",
         "PATH": "/bin",
     }
-    assert unknown_environment(environ, DEFAULTS) == [
+    lines = [
         "MULTICORE_MAX_RESTART is not a setting and is ignored: did you mean MULTICORE_MAX_RESTARTS?",
         "MULTICORE_QQQ is not a setting and is ignored",
+    ]
+    assert unknown_environment(environ, DEFAULTS, {}, run=True) == lines
+    gunicorns = {"MULTICORE_TIMEOUT": "timeout"}
+    of_gunicorn = environ | {"MULTICORE_TIMEOUT": "3"}
+    assert unknown_environment(of_gunicorn, DEFAULTS, gunicorns, run=True) == lines
+    assert unknown_environment(of_gunicorn, DEFAULTS, gunicorns, run=False) == [
+        *lines,
+        "MULTICORE_TIMEOUT is read by multicore-server run alone and is ignored: use gunicorn's own option",
     ]
 
 

@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import signal
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from uvicorn.protocols.http import h11_impl, httptools_impl
 from multicore_server.metrics.app import values as app_values
 from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
+from multicore_server.worker.loggers import access_line
 from tests.support import outside
 from tests.unit.worker.hired import SIGNALS, Hire, Hired, hello
 
@@ -22,9 +24,10 @@ from tests.unit.worker.hired import SIGNALS, Hire, Hired, hello
 def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     """What a worker changes in its process is put back."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    loggers = [logging.getLogger(name) for name in ("gunicorn.error", "gunicorn.access", "uvicorn.error")]
-    attributes = ("handlers", "level", "propagate", "parent", "disabled")
-    before = [{name: getattr(logger, name) for name in attributes} for logger in loggers]
+    names = ("gunicorn.error", "gunicorn.access", "uvicorn", "uvicorn.error", "uvicorn.access")
+    loggers = [logging.getLogger(name) for name in names]
+    attributes = ("__class__", "handlers", "filters", "level", "propagate", "parent", "disabled")
+    before = [{name: copy(getattr(logger, name)) for name in attributes} for logger in loggers]
     for host in (h11_impl, httptools_impl):
         monkeypatch.setattr(host, "RequestResponseCycle", host.RequestResponseCycle)
     outside.put_back(monkeypatch)
@@ -41,6 +44,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
         return made[-1]
 
     yield hire
+    access_line.lent = False
     signal.set_wakeup_fd(-1)
     for hired in made:
         hired.close()

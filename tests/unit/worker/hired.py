@@ -19,6 +19,7 @@ from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.mailbox import Mailbox
+from multicore_server.worker.orders import Orders
 from multicore_server.worker.worker import Worker
 
 PATIENCE = 10.0  # seconds
@@ -68,6 +69,7 @@ class Hired:
         )
         self.worker.pid = os.getpid()
         self.worker.mailbox = Mailbox(self.worker.context, self.worker.identity)
+        self.worker.orders = Orders(self.channel)
         self.worker.PIPE = list(os.pipe())
 
     def heard(self) -> list[Any]:

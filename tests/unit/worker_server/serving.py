@@ -77,6 +77,9 @@ class Host:
     def on_signal(self, number: signal.Signals) -> None:
         self.told.append(number)
 
+    def is_told_to_end(self) -> bool:
+        return True
+
     async def on_drained(self, patience: float) -> bool:
         self.told.append("drained")
         return False

@@ -1,0 +1,58 @@
+"""What people give for APP that is no ``module:attribute``, answered before anything is started.
+
+Nothing is imported: the module's source is read, as far as it can be found.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from importlib.util import find_spec
+from pathlib import Path
+
+USUAL = ("app", "application", "api", "asgi", "wsgi", "create_app", "make_app", "factory")
+
+
+def mistake_in(app: str) -> str:
+    """What is wrong with APP, and what it should be; empty where it may be right."""
+    path, _, attribute = app.partition(":")
+    if path.endswith(".py") or "/" in path:
+        module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
+        meant = f"{module}:{attribute or _usual(_names(Path(path))) or 'app'}"
+        return f"{app!r} is a file; give the module and the app in it: {meant}"
+    if ":" in app:
+        return ""
+    names = _names(_source_of(path))
+    if not names or "application" in names or "__getattr__" in names:
+        return ""
+    meant = f"{path}:{_usual(names) or 'NAME'}"
+    return f"{app!r} means {path}:application, which {path} does not have; give {meant}"
+
+
+def _usual(names: set[str]) -> str:
+    return next((name for name in USUAL if name in names), "")
+
+
+def _source_of(module: str) -> Path:
+    with contextlib.suppress(ImportError, AttributeError, ValueError):  # of a package, or of no module
+        spec = find_spec(module)
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin)
+    return Path()
+
+
+def _names(path: Path) -> set[str]:
+    """What a module binds; nothing where its source cannot be read, or says it by ``import *``."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    return set() if "*" in found else found

@@ -1,0 +1,61 @@
+"""What a server can run with, and is perhaps not meant: one line of warning each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from types import FunctionType
+from typing import Any
+
+from multicore_server.settings.hooks import EVENTS
+from multicore_server.settings.sources import Given, config_file
+from multicore_server.settings.table import TABLE
+
+# PM2's settings in milliseconds: from these numbers on, seconds are hardly meant.
+MILLISECONDS_IN_PM2 = {
+    "min_uptime": 1000,
+    "restart_delay": 1000,
+    "listen_timeout": 1000,
+    "exp_backoff_restart_delay": 10,
+    "shutdown_delay": 1000,
+}
+ALIKE = 0.84  # of difflib's ratio: timeot and timeout, not timeout_str and timeout
+PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset, type(None))
+
+
+def milliseconds(given: Mapping[str, Given]) -> Iterator[str]:
+    """Numbers without a unit that look like PM2's."""
+    for name, least in MILLISECONDS_IN_PM2.items():
+        number = _bare_number(given[name].value)
+        if number is not None and number >= least:
+            text = "is in seconds; if these are PM2's milliseconds, give"
+            yield f"{given[name].of(name)} {text} {number:g}ms, otherwise {number:g}s"
+
+
+def _bare_number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:  # it has a unit
+        return None
+
+
+def unknown_names(cfg: Any) -> Iterator[str]:
+    """Names in the config file that are like those of settings and hooks. It may have variables and functions
+    of its own, so others are not named, nor those that stand beside the setting itself."""
+    path, found = config_file(cfg)
+    known: Collection[str] = {*cfg.settings, *TABLE, *EVENTS}
+    for name, value in found.items():
+        if name in known or name.startswith("_") or not _is_its_own(value, found):
+            continue
+        nearest = difflib.get_close_matches(name.lower(), known - found.keys(), n=1, cutoff=ALIKE)
+        if nearest:
+            yield f"{name} (in the config file, {path}) is not a setting: did you mean {nearest[0]}?"
+
+
+def _is_its_own(value: object, module: Mapping[str, Any]) -> bool:
+    """Whether the config file itself has made it."""
+    if isinstance(value, FunctionType):
+        return value.__module__ == module.get("__name__")
+    return isinstance(value, PLAIN)
