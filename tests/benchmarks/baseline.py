@@ -1,0 +1,86 @@
+"""Counts of an earlier run, in a file: by version of Python, by cell, by server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
+
+from tests.benchmarks.callgrind import Counts
+
+MORE_INSTRUCTIONS = 2.0  # percent above its baseline that a cell may be
+MORE_CALLS = 0.5  # system calls a request: instructions do not show what the kernel does in one
+
+Cells = dict[str, dict[str, dict[str, float]]]  # by cell, server and name in `Counts`
+
+
+class Baseline(TypedDict):
+    """Of one version of Python."""
+
+    versions: dict[str, str]
+    cells: Cells
+
+
+Baselines = dict[str, Baseline]
+
+
+def read(path: Path) -> Baselines:
+    """Nothing where there is no such file."""
+    found: Baselines = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def dumps(baselines: Baselines) -> str:
+    return json.dumps(baselines, indent=1, sort_keys=True) + "\n"
+
+
+def note(cells: Cells, cell: str, server: str, counts: Counts) -> None:
+    rounded = {"instructions": round(counts.instructions), "calls": round(counts.calls, 2)}
+    cells.setdefault(cell, {})[server] = rounded
+
+
+def find(baseline: Baseline | None, cell: str, server: str) -> Counts | None:
+    found = baseline["cells"].get(cell, {}).get(server) if baseline else None
+    return Counts(**found) if found else None
+
+
+def merged(before: Baseline | None, now: Baseline) -> Baseline:
+    """Cells that were not measured again stay, if they are of the same versions."""
+    cells: Cells = {}
+    if before is not None and before["versions"] == now["versions"]:
+        cells = {cell: dict(servers) for cell, servers in before["cells"].items()}
+    for cell, servers in now["cells"].items():
+        cells.setdefault(cell, {}).update(servers)
+    return {"versions": now["versions"], "cells": cells}
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> Iterator[str]:
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            yield f"{name} {before.get(name, 'none')}, now {now.get(name, 'none')}"
+
+
+def change(before: Counts, now: Counts) -> float:
+    """Percent of instructions."""
+    return (now.instructions / before.instructions - 1) * 100
+
+
+def is_worse(before: Counts | None, now: Counts) -> bool:
+    """Whether that is a regression."""
+    if before is None:
+        return False
+    return change(before, now) > MORE_INSTRUCTIONS or now.calls - before.calls > MORE_CALLS
+
+
+def row(cell: str, server: str, before: Counts | None, now: Counts) -> str:
+    """Of a table in Markdown."""
+    if before is None:
+        return f"| {cell} | {server} | | {now.instructions:,.0f} | new | | {now.calls:.1f} |"
+    moved = f"{change(before, now):+.1f} %"
+    if is_worse(before, now):
+        moved = f"**{moved}**"
+    return (
+        f"| {cell} | {server} | {before.instructions:,.0f} | {now.instructions:,.0f} | {moved} "
+        f"| {before.calls:.1f} | {now.calls:.1f} |"
+    )
