@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from tests.benchmarks.callgrind import Counts
 
-MORE_INSTRUCTIONS = 2.0  # percent above its baseline that a cell may be
+MORE_INSTRUCTIONS = 1.02  # times its baseline that a cell may have
 MORE_CALLS = 0.5  # system calls a request: instructions do not show what the kernel does in one
 
 Cells = dict[str, dict[str, dict[str, float]]]  # by cell, server and name in `Counts`
@@ -70,7 +70,8 @@ def is_worse(before: Counts | None, now: Counts) -> bool:
     """Whether that is a regression."""
     if before is None:
         return False
-    return change(before, now) > MORE_INSTRUCTIONS or now.calls - before.calls > MORE_CALLS
+    more = now.instructions > before.instructions * MORE_INSTRUCTIONS
+    return more or now.calls - before.calls > MORE_CALLS
 
 
 def row(cell: str, server: str, before: Counts | None, now: Counts) -> str:

@@ -5,6 +5,7 @@ On valgrind's processor there is no vDSO: a look at the clock is a system call t
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -38,13 +39,12 @@ def parse(profile: str) -> Counts:
     Raises ValueError where it is none, or without system calls.
     """
     events = re.search(r"^events: (.+)$", profile, re.MULTILINE)
-    totals = re.search(r"^(?:totals|summary): ([\d ]+)$", profile, re.MULTILINE)
+    totals = re.search(r"^totals: ([\d ]+)$", profile, re.MULTILINE)
     if events is None or totals is None:
         raise ValueError("not a profile of callgrind's")
-    # Events that have not happened are left out at the end.
-    found = dict.fromkeys(events[1].split(), 0.0) | dict(
-        zip(events[1].split(), map(float, totals[1].split()), strict=False)
-    )
+    names, numbers = events[1].split(), [float(number) for number in totals[1].split()]
+    # Events at the end that have not happened are left out.
+    found = dict(itertools.zip_longest(names, numbers, fillvalue=0.0))
     if missing := {"Ir", "sysCount"} - found.keys():
         raise ValueError(f"a profile of callgrind's without {', '.join(sorted(missing))}")
     return Counts(found["Ir"], found["sysCount"])

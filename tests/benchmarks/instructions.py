@@ -32,7 +32,8 @@ REQUESTS = {"hello": 800, "large": 800, "wsgi": 800, "sse": 160}
 OTHERS = 400  # requests, of the frameworks; all are whole rounds on any of the connections
 WARM_UP = 160  # requests
 IDLE = 5.0  # seconds
-PACKAGES = ("gunicorn", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "fastapi", "flask", "django")
+HOSTS = ("gunicorn", "uvicorn", "uvicorn-worker", "uvloop", "httptools")
+FRAMEWORKS = ("fastapi", "starlette", "flask", "werkzeug", "django")
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 CELLS = list(itertools.product((("kept alive", False), ("close", True)), CONNECTIONS))
 
@@ -60,7 +61,9 @@ def run(apps: Sequence[str], servers: Sequence[str], path: Path, *, update: bool
 
 def versions() -> dict[str, str]:
     """Of what the counts depend on, beside this package."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    if shutil.which("valgrind") is None:
+        sys.exit("benchmark: valgrind is not installed (apt-get install valgrind)")
+    found = {name: importlib.metadata.version(name) for name in HOSTS + FRAMEWORKS}
     found["python"] = f"{platform.python_version()} by {platform.python_compiler()}"
     said = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True)
     found["valgrind"] = said.stdout.strip().removeprefix("valgrind-")
@@ -69,8 +72,6 @@ def versions() -> dict[str, str]:
 
 def measure(apps: Sequence[str], servers: Sequence[str]) -> Iterator[tuple[str, str, Counts]]:
     """Each cell, its server, and what a request costs."""
-    if shutil.which("valgrind") is None:
-        sys.exit("benchmark: valgrind is not installed (apt-get install valgrind)")
     for app in apps:
         target, known = APPS[app]
         for server in (name for name in known if name in COUNTED and name in servers):

@@ -23,20 +23,19 @@ PATIENCE = 60.0  # seconds
 
 def requests(port: int, worker: int, number: int, connections: int, *, close: bool) -> None:
     """Send so many requests, and read their responses; ``close``: each on a connection of its own."""
-    clients: list[socket.socket] = []
-    for _ in range(number // connections):
-        with stopped(worker):
-            clients = clients or [_connect(port) for _ in range(connections)]
+    request = REQUEST_CLOSE if close else REQUEST
+    with contextlib.ExitStack() as stack:
+        clients: list[socket.socket] = []
+        for _ in range(number // connections):
+            with stopped(worker):
+                if close or not clients:
+                    clients = [stack.enter_context(_connect(port)) for _ in range(connections)]
+                for client in clients:
+                    client.sendall(request)
             for client in clients:
-                client.sendall(REQUEST_CLOSE if close else REQUEST)
-        for client in clients:
-            _read(client)
-            if close:  # at once: gthread waits for it
-                client.close()
-        if close:
-            clients = []
-    for client in clients:
-        client.close()
+                _read(client)
+                if close:  # at once: gthread waits for it
+                    client.close()
 
 
 @contextlib.contextmanager
