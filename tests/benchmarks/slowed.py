@@ -11,25 +11,28 @@ from importlib import import_module
 from typing import Any
 
 SLOWER = 100  # callgrind takes 30 to 60 times as long, and the machine may be busy
-# Seconds that the worker compares its own pace with, by module.
-PACES = {
-    "multicore_server.connections.dispatcher": ["WORTHWHILE"],
-    "multicore_server.worker.cycle": ["QUICK", "MOST_HELD"],
-    "multicore_server.worker.server": ["BRISK"],
+# Seconds, by module and name: what the worker compares its pace with is as much longer. Its heart beats more
+# slowly, so that heartbeats count for less, and often enough for the worker to know its pace.
+TIMES = {
+    "multicore_server.connections.dispatcher": {"WORTHWHILE": SLOWER},
+    "multicore_server.worker.cycle": {"QUICK": SLOWER, "MOST_HELD": SLOWER},
+    "multicore_server.worker.server": {"BRISK": SLOWER, "BEAT": 5},
 }
 timeout = 600
 
 
 def slow_down() -> None:
     """Raises AttributeError where a name is no longer there."""
-    for name, constants in PACES.items():
+    for name, times in TIMES.items():
         module = import_module(name)
-        for constant in constants:
-            setattr(module, constant, _scaled(getattr(module, constant)))
+        for constant, factor in times.items():
+            setattr(module, constant, _scaled(getattr(module, constant), factor))
 
 
-def _scaled(seconds: Any) -> Any:
-    return tuple(map(_scaled, seconds)) if isinstance(seconds, tuple) else seconds * SLOWER
+def _scaled(seconds: Any, factor: int) -> Any:
+    if isinstance(seconds, tuple):
+        return tuple(each * factor for each in seconds)
+    return seconds * factor
 
 
 def post_fork(server: Any, worker: Any) -> None:

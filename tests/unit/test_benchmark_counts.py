@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -198,18 +198,16 @@ def test_the_baseline_of_the_repository_can_be_read() -> None:
 # --- the worker's pace ---
 
 
-def test_paces_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    constants = [
-        (importlib.import_module(module), name) for module, names in slowed.PACES.items() for name in names
-    ]
-    before = [getattr(module, name) for module, name in constants]
-    for (module, name), value in zip(constants, before, strict=True):
-        monkeypatch.setattr(module, name, value)  # and back at the end
+def test_times_are_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [f"{module}.{name}" for module, times in slowed.TIMES.items() for name in times]
+    before = {path: pkgutil.resolve_name(path) for path in paths}
+    for path, seconds in before.items():
+        monkeypatch.setattr(path, seconds)  # and back at the end
     slowed.slow_down()
-    for (module, name), value in zip(constants, before, strict=True):
-        values = value if isinstance(value, tuple) else (value,)
-        now = getattr(module, name)
-        assert (now if isinstance(now, tuple) else (now,)) == tuple(slowed.SLOWER * it for it in values)
+    after = {path.rpartition(".")[2]: pkgutil.resolve_name(path) for path in paths}
+    assert after["QUICK"] == tuple(100 * seconds for seconds in before["multicore_server.worker.cycle.QUICK"])
+    assert after["BRISK"] == 100 * before["multicore_server.worker.server.BRISK"]
+    assert after["BEAT"] == 5 * before["multicore_server.worker.server.BEAT"]
 
 
 # --- the client ---
