@@ -83,11 +83,17 @@ def test_what_has_no_baseline_is_not_worse() -> None:
 
 
 def test_what_is_worse_stands_out_in_the_table() -> None:
-    better, worse = Counts(98_700, 9.04), Counts(103_000, 9.04)
+    better, worse, often = Counts(98_700, 9.04), Counts(103_000, 9.04), Counts(100_000, 10.0)
     assert baseline.row("hello", "ours", WAS, better) == (
         "| hello | ours | 100,000 | 98,700 | -1.3 % | 9.0 | 9.0 |"
     )
-    assert "| **+3.0 %** |" in baseline.row("hello", "ours", WAS, worse)
+    assert baseline.row("hello", "ours", WAS, worse).endswith("| **+3.0 %** | 9.0 | 9.0 |")
+    assert baseline.row("hello", "ours", WAS, often).endswith("| +0.0 % | 9.0 | **10.0** |")
+
+
+def test_where_calls_are_many_two_percent_count() -> None:
+    assert not baseline.is_worse(Counts(1, 100.0), Counts(1, 102.0))
+    assert baseline.is_worse(Counts(1, 100.0), Counts(1, 102.1))
 
 
 def test_other_versions_are_named() -> None:
