@@ -68,12 +68,12 @@ def test_a_profile_without_system_calls_is_refused() -> None:
     [
         (Counts(102_000, 9.0), False),
         (Counts(102_001, 9.0), True),
-        (Counts(50_000, 9.5), False),
-        (Counts(50_000, 9.6), True),
+        (Counts(50_000, 9.75), False),
+        (Counts(50_000, 9.8), True),
         (Counts(50_000, 2.0), False),
     ],
 )
-def test_more_than_two_percent_or_half_a_call_is_worse(now: Counts, worse: bool) -> None:
+def test_two_percent_more_or_a_call_is_worse(now: Counts, worse: bool) -> None:
     assert baseline.is_worse(WAS, now) is worse
 
 
