@@ -110,5 +110,8 @@ def serving(
         poll(lambda: answers(server.port))
         time.sleep(0.5)  # the other workers
         yield server
+    except SystemExit:
+        sys.stderr.write(server.text())
+        raise
     finally:
         server.end()

@@ -2,11 +2,15 @@
 
     python -m tests.benchmarks.cost [--apps hello,large] [--servers ours,uvicorn-worker] [--workers 1,2]
                                     [--connections 1,8,32,128] [--rounds 5] [--seconds 1] [--json FILE]
+    python -m tests.benchmarks.cost --instructions [--apps hello,wsgi] [--servers ours,uvicorn-worker]
+                                    [--baseline FILE] [--update]
 
 Needs ``wrk`` and, in the same environment, the dependency group ``benchmark``. Before a change to a hot path,
 and after it: the ratios carry over from machine to machine, the times do not. The client has the last CPU to
 itself; two workers share the machine with it. CPU time is user and system time of all the server's
 processes. Each cell has the median of the rounds' ratios to the first peer, and in brackets its spread.
+
+With ``--instructions`` it is another run, compared with a baseline: see ``instructions.py`` beside this file.
 """
 
 from __future__ import annotations
@@ -22,53 +26,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from tests.benchmarks.common import LOCAL, OURS, UVICORN_WORKER, Process, gunicorn, provide, serving
+from tests.benchmarks import instructions
+from tests.benchmarks.common import LOCAL, Process, provide, serving
+from tests.benchmarks.servers import APPS, SERVERS
 
 CPUS = sorted(os.sched_getaffinity(0))
 CLOSE = ["-H", "Connection: close"]
 WARM_UP = 1  # seconds
-
-Command = Callable[[int], list[str]]
-
-
-def of_uvicorn(app: str, workers: int) -> Command:
-    many = ["--workers", str(workers)] if workers > 1 else []
-    command = [sys.executable, "-m", "uvicorn", app, "--no-access-log", "--log-level", "warning", *many]
-    return lambda port: [*command, "--host", LOCAL, "--port", str(port)]
-
-
-def of_granian(app: str, workers: int) -> Command:
-    interface = "wsgi" if app.endswith("wsgi") else "asgi"
-    command = [sys.executable, "-m", "granian", "--interface", interface, "--workers", str(workers), app]
-    return lambda port: [*command, "--host", LOCAL, "--port", str(port), "--log-level", "warning"]
-
-
-SERVERS: dict[str, Callable[[str, int], Command]] = {
-    "ours": lambda app, workers: gunicorn(OURS, workers, app),
-    "uvicorn-worker": lambda app, workers: gunicorn(UVICORN_WORKER, workers, app),
-    "uvicorn": of_uvicorn,
-    "asgi": lambda app, workers: gunicorn("asgi", workers, app),
-    "gthread": lambda app, workers: gunicorn("gthread", workers, app),
-    "granian": of_granian,
-}
-ASGI = ("ours", "uvicorn-worker", "uvicorn", "asgi", "granian")
-WSGI = ("ours", "gthread", "granian")
-# By name: where the app is, and who can serve it; the first peer is what the others are compared with.
-APPS = {
-    "hello": ("costs:asgi", ASGI),
-    "large": ("costs:large", ASGI),
-    "fastapi": ("costs:fastapi", ASGI),
-    "sse": ("costs:events", ASGI),
-    "wsgi": ("costs:wsgi", WSGI),
-    "flask": ("costs:flask_wsgi", WSGI),
-    "django": ("costs:django_wsgi", WSGI),
-}
 
 
 class Sample(NamedTuple):
@@ -162,7 +132,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the samples there")
+    parser.add_argument("--instructions", action="store_true", help="compare them with the baseline")
+    parser.add_argument("--baseline", type=Path, default=instructions.BASELINE)
+    parser.add_argument("--update", action="store_true", help="write the baseline")
     args = parser.parse_args()
+    if args.instructions:
+        sys.exit(instructions.run(args.apps, args.servers, args.baseline, update=args.update))
     if shutil.which("wrk") is None:
         sys.exit("benchmark: wrk is not installed (apt-get install wrk)")
     found = {}
