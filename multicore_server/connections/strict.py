@@ -73,8 +73,9 @@ class StrictProtocol:
         super().resume_writing()  # type: ignore[misc]  # of the protocol
 
     def check_head(self, line: int) -> None:
-        """Raises Refused where a complete head is above a limit; ``line`` is its request line's length."""
-        limits, size = self.server_state.limits, line
+        """Raises Refused where a complete head is above a limit; ``line`` is its request line's length, without
+        the line's end, as gunicorn counts it."""
+        limits, size = self.server_state.limits, line + 2
         if limits.line and line > limits.line:
             self._raise(HTTPStatus.REQUEST_URI_TOO_LONG)
         if limits.fields and len(self.headers) > limits.fields:
@@ -200,7 +201,7 @@ class StrictHttpTools(StrictProtocol):
         self.progress = True
         limits, headers = self.server_state.limits, self.headers
         if self.size + self.unfinished > limits.least or len(headers) > limits.most_fields:
-            self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n"))
+            self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1"))
         version = self.parser.get_http_version()
         self.check_version(version)
         if self.hosts != 1 and (self.hosts or version != "1.0"):  # RFC 9112 3.2
@@ -252,6 +253,7 @@ _ANSWERED = _Answered()
 
 class StrictH11(StrictProtocol):
     conn: Any
+    root_path: str
     _feed: Any  # uvicorn's data_received
     _handle: Any  # uvicorn's handle_events
     _asks_upgrade: Any  # uvicorn's _should_upgrade
@@ -279,7 +281,7 @@ class StrictH11(StrictProtocol):
         if b"transfer-encoding" in names and b"content-length" in names:  # RFC 9112 6.1: it may be smuggling
             self._raise(HTTPStatus.BAD_REQUEST)
         if self.begun > limits.least or len(self.headers) > limits.most_fields:
-            self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1\r\n"))
+            self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1"))
         self.begun = self.size  # no more of the next head than this can have come with the end of this one
         if limits.body is not None:
             self.check_body()
@@ -295,7 +297,7 @@ class StrictH11(StrictProtocol):
 
     @property
     def _target(self) -> bytes:
-        path: bytes = self.scope["raw_path"]
+        path: bytes = self.scope["raw_path"].removeprefix(self.root_path.encode("ascii"))  # of uvicorn's
         query: bytes = self.scope["query_string"]
         return path + b"?" + query if query else path
 
