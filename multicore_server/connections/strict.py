@@ -190,7 +190,7 @@ class StrictHttpTools(StrictProtocol):
         headers = self.headers
         if headers is None:  # a trailer
             return
-        name = name.lower()
+        name, value = name.lower(), value.rstrip()  # RFC 9110 5.5; llhttp skips what stands before it
         headers.append((name, value))
         if name == b"host":
             self.hosts += 1

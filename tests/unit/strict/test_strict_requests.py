@@ -39,6 +39,21 @@ def test_trailers_are_never_headers(http: str) -> None:
     run(test, echo, http)
 
 
+def test_spaces_around_a_value_are_none_of_it(http: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nX: \t value \t \r\nEmpty: \t \r\nExpect: 100-continue \r\n"
+        await client.send(head + b"Content-Length: 1\r\n\r\n")
+        continued = await asyncio.wait_for(client.loop.sock_recv(client.end, 2**16), PATIENCE)
+        assert status(continued) == 100
+        await client.send(b"x")
+        assert status(await client.answer()) == 200
+        headers = dict(seen[0]["headers"])
+        assert (headers[b"x"], headers[b"empty"], headers[b"expect"]) == (b"value", b"", b"100-continue")
+
+    run(test, echo, http)
+
+
 def test_two_hosts_are_refused(http: str) -> None:
     async def test(served: Served) -> None:
         client = await served.connect()
