@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from multicore_server.connections.begin import BeginningHttpTools
 from multicore_server.connections.http10 import for_http_1_0
 from multicore_server.connections.lingering import linger
+from multicore_server.connections.target import SLASH, is_target
 
 
 class Refused(Exception):  # noqa: N818 - it ends a request, and is no error of the program
@@ -102,6 +103,10 @@ class StrictProtocol:
         """Raises Refused for what is not HTTP/1 (the parsers let HTTP/0.9 and HTTP/2.0 through)."""
         if not version.startswith("1."):
             self._raise(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+
+    def check_target(self, method: str, target: bytes) -> None:
+        if not is_target(method, target):
+            self._raise(HTTPStatus.BAD_REQUEST)
 
     def _raise(self, status: HTTPStatus) -> None:
         self.refusal = status
@@ -204,6 +209,8 @@ class StrictHttpTools(StrictProtocol):
             self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1"))
         version = self.parser.get_http_version()
         self.check_version(version)
+        if self.url[0] != SLASH:
+            self.check_target(self.parser.get_method().decode("ascii"), self.url)
         if self.hosts != 1 and (self.hosts or version != "1.0"):  # RFC 9112 3.2
             self._raise(HTTPStatus.BAD_REQUEST)
         self.hosts = self.unfinished = 0
@@ -223,7 +230,9 @@ class StrictHttpTools(StrictProtocol):
     def _on_upgrade(self, headers: list[tuple[bytes, bytes]]) -> None:
         """httptools takes a message that offers an upgrade for its last, without a body, and raises
         HttpParserUpgrade. Where we do not upgrade, `_on_pause` feeds the head again, without the offer."""
-        if self._should_upgrade() or self.parser.get_method() == b"CONNECT":
+        method = self.parser.get_method()
+        self.check_target(method.decode("ascii"), self.url)  # CONNECT has no path
+        if self._should_upgrade() or method == b"CONNECT":
             self._begin_by_uvicorn()
         else:
             self.replayed = list(headers)
@@ -277,6 +286,7 @@ class StrictH11(StrictProtocol):
         """uvicorn asks this for each request, between its head and its cycle."""
         limits = self.server_state.limits
         self.check_version(self.scope["http_version"])
+        self.check_target(self.scope["method"], self._target)
         names = [name for name, _ in self.headers]
         if b"transfer-encoding" in names and b"content-length" in names:  # RFC 9112 6.1: it may be smuggling
             self._raise(HTTPStatus.BAD_REQUEST)

@@ -64,6 +64,58 @@ def test_two_hosts_are_refused(http: str) -> None:
     run(test, echo, http)
 
 
+# --- targets
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        (b"GET", b"*"),
+        (b"OPTIONS", b"*/x"),
+        (b"GET", b"*x"),
+        (b"GET", b"foo/bar"),
+        (b"GET", b"?x"),
+        (b"GET", b"example.com:443"),
+        (b"GET", b"http:/x"),
+        (b"GET", b"http:///x"),
+        (b"GET", b"s://]ufd/:"),
+        (b"CONNECT", b"/"),
+        (b"CONNECT", b"http://a/"),
+        (b"CONNECT", b"a"),
+    ],
+)
+def test_a_target_that_is_none_is_refused(http: str, method: bytes, target: bytes) -> None:
+    async def test(served: Served) -> None:
+        for served.config.root_path in ("", "/mounted"):
+            client = await served.connect()
+            await client.send(b"%s %s HTTP/1.1\r\nHost: a\r\n\r\n" % (method, target))
+            assert status(await client.receive()) == 400
+        assert seen == []
+
+    run(test, echo, http)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "path"),
+    [
+        (b"OPTIONS", b"*", "*"),
+        (b"GET", b"//a", "//a"),
+        (b"GET", b"http://u:p@a.b:80/c?d", "/c"),
+        (b"GET", b"http://[::1]:80/c", "/c"),
+        (b"GET", b"http://a/c", "/c"),
+    ],
+)
+def test_each_form_of_a_target_is_answered(http: str, method: bytes, target: bytes, path: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        await client.send(b"%s %s HTTP/1.1\r\nHost: a\r\n\r\n" % (method, target))
+        assert status(await client.answer()) == 200
+        absolute = http == "h11" and b"://" in target  # uvicorn takes it for the path
+        assert seen[0]["path"] == (target.partition(b"?")[0].decode() if absolute else path)
+
+    run(test, echo, http)
+
+
 # --- upgrades
 
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
