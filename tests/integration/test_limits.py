@@ -223,8 +223,10 @@ def test_two_hosts_are_refused(app: str, http: str, make_server: MakeServer) -> 
     assert to_end(server.port, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")[:12] == b"HTTP/1.1 400"
 
 
-def test_header_map_refuse(make_server: MakeServer) -> None:
-    server = start(make_server, WSGI, "httptools", "--header-map", "refuse")
+@apps
+@both
+def test_header_map_refuse(app: str, http: str, make_server: MakeServer) -> None:
+    server = start(make_server, app, http, "--header-map", "refuse")
     assert to_end(server.port, b"GET / HTTP/1.1\r\nHost: a\r\nX_Y: z\r\n\r\n")[:12] == b"HTTP/1.1 400"
 
 
