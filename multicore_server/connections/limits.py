@@ -51,9 +51,12 @@ def gunicorns(line: int, fields: int, field: int) -> Limits:
     return Limits(line, fields, max(field, 0), most)
 
 
-def limits_of(cfg: Any, settings: Settings, *, maps_names: bool = True) -> Limits:
+def limits_of(
+    cfg: Any, settings: Settings, head: int | None = None, *, maps_names: bool = True
+) -> Limits:
     """The limits of a worker: gunicorn's settings count with gunicorn, and elsewhere where they are set.
 
+    ``head`` is uvicorn's h11_max_incomplete_event_size, where it is set: it counts with every parser.
     ``maps_names``: gunicorn's header_map counts where it is set, also with gunicorn: for an ASGI app its
     default is uvicorn's, which lets every name through.
     """
@@ -63,6 +66,7 @@ def limits_of(cfg: Any, settings: Settings, *, maps_names: bool = True) -> Limit
         sizes = gunicorns(*(cfg.settings[name].get() for name in names))
     return replace(
         sizes,
+        head=sizes.head if head is None else head,
         body=settings.limit_request_body,
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,

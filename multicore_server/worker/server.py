@@ -94,8 +94,11 @@ class WorkerServer(uvicorn.Server):
         dispatcher, gate = self._place_and_gate()
         self.server_state = self.state = ConnectionsState(self.row, gate)
         self.state.limits = limits_of(
-            worker.cfg, worker.context.settings, maps_names=worker.interface != "wsgi"
-        )  # the bridge has its own way with names
+            worker.cfg,
+            worker.context.settings,
+            config.h11_max_incomplete_event_size,
+            maps_names=worker.interface != "wsgi",  # the bridge has its own way with names
+        )
         if worker.interface == "wsgi":
             self.state.spools = Spools(spool_directories(worker.cfg))
         if worker.direct is not None:
