@@ -42,6 +42,7 @@ class Host:
     def __init__(self, config: uvicorn.Config) -> None:
         self.cfg = SimpleNamespace(
             threads=1,
+            timeout=30,
             max_requests=0,
             graceful_timeout=config.timeout_graceful_shutdown,
             settings=GunicornConfig().settings,
