@@ -100,6 +100,7 @@ class WorkerServer(uvicorn.Server):
             maps_names=worker.interface != "wsgi",  # the bridge has its own way with names
         )
         if worker.interface == "wsgi":
+            self.state.answers_half_closed = True
             self.state.spools = Spools(spool_directories(worker.cfg))
         if worker.direct is not None:
             self.state.direct = worker.direct(self.state.tasks)
