@@ -51,9 +51,7 @@ def gunicorns(line: int, fields: int, field: int) -> Limits:
     return Limits(line, fields, max(field, 0), most)
 
 
-def limits_of(
-    cfg: Any, settings: Settings, head: int | None = None, *, maps_names: bool = True
-) -> Limits:
+def limits_of(cfg: Any, settings: Settings, head: int | None = None, *, maps_names: bool = True) -> Limits:
     """The limits of a worker: gunicorn's settings count with gunicorn, and elsewhere where they are set.
 
     ``head`` is uvicorn's h11_max_incomplete_event_size, where it is set: it counts with every parser.
@@ -71,5 +69,7 @@ def limits_of(
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         send_timeout=settings.send_timeout,
-        header_map=cfg.settings["header_map"].get() if maps_names and is_given(cfg, "header_map") else "dangerous",
+        header_map=cfg.settings["header_map"].get()
+        if maps_names and is_given(cfg, "header_map")
+        else "dangerous",
     )

@@ -7,7 +7,6 @@ counts: trailers are never headers, only what uvicorn upgrades is an upgrade, on
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from multicore_server.connections.begin import BeginningHttpTools
 from multicore_server.connections.http10 import for_http_1_0
 from multicore_server.connections.lingering import linger
+from multicore_server.connections.refusal import refusal
 from multicore_server.connections.target import SLASH, is_target
 
 
@@ -57,7 +57,7 @@ class StrictProtocol:
         if not (answered or (cycle.scope is self.scope and not cycle.response_started)):
             transport.close()
             return
-        transport.write(_response(status, self.server_state.default_headers))
+        transport.write(refusal(status, self.server_state.default_headers))
         self.end_lingering(status.phrase)
 
     def end_lingering(self, why: str) -> None:
@@ -74,8 +74,8 @@ class StrictProtocol:
         super().resume_writing()  # type: ignore[misc]  # of the protocol
 
     def check_head(self, line: int) -> None:
-        """Raises Refused where a complete head is not within the limits; ``line`` is its request line's length, without
-        the line's end, as gunicorn counts it."""
+        """Raises Refused where a complete head is not within the limits; ``line`` is its request line's
+        length, without the line's end, as gunicorn counts it."""
         limits, size = self.server_state.limits, line + 2
         if limits.line and line > limits.line:
             self._raise(HTTPStatus.REQUEST_URI_TOO_LONG)
@@ -349,15 +349,3 @@ def strict(protocol: Any) -> Any:
     if begin is not HttpToolsProtocol.on_headers_complete:  # a subclass with one of its own
         own["begin"] = lambda connection, _: begin(connection)
     return type(f"Strict{protocol.__name__}", (StrictHttpTools, BeginningHttpTools, protocol), own)
-
-
-def _response(status: HTTPStatus, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    body = f"{status.phrase}\n".encode()
-    headers = [
-        *(field for field in default_headers if field[0].lower() != b"connection"),
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
-    ]
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%s: %s" % field for field in headers)]
-    return b"\r\n".join([*lines, b"", body])

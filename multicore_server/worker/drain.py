@@ -106,8 +106,8 @@ class Drain:
             connection.shutdown()  # WebSockets get 1012, "service restart", in a handshake 500
 
     def _may_go_on(self, connection: Any) -> bool:
-        """Whether a WebSocket is not told yet: while siblings serve, it has all of graceful_timeout; where none
-        does, an accepted one would end at once, and the app gets a moment to answer a handshake."""
+        """Whether a WebSocket is not told yet: while siblings serve, it has all of graceful_timeout; where
+        none does, an accepted one would end at once, and the app gets a moment to answer a handshake."""
         if self._is_late:
             return False
         if self._acceptor.others_serve:
