@@ -93,6 +93,7 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         self.chdir()
         self._set("worker_class", WORKER_CLASS)
         self.cfg.uvicorn_options = self.uvicorn_options
+        self.cfg.given = frozenset(self.options)
         for name, value in self.defaults.items():
             self._set(name, value)
         if self.app_uri:

@@ -178,9 +178,9 @@ CONTRACT: tuple[Row, ...] = (
          feature=Feature.PREFORK_CHILDREN),
     _row("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol", _MOVES, "the class itself",
          feature=Feature.HTTPTOOLS_MOVES),
-    _row(_HTTPTOOLS, "connection_made connection_lost data_received on_response_complete on_message_begin "
-         "handle_websocket_upgrade timeout_keep_alive_handler _unset_keepalive_if_required", _MOVES,
-         "wrapped, or called when a connection moves", feature=Feature.HTTPTOOLS_MOVES),
+    _row(_HTTPTOOLS, "connection_made connection_lost data_received eof_received on_response_complete "
+         "on_message_begin handle_websocket_upgrade timeout_keep_alive_handler _unset_keepalive_if_required",
+         _MOVES, "wrapped, or called when a connection moves", feature=Feature.HTTPTOOLS_MOVES),
     _row(_HTTPTOOLS, "transport connections cycle loop pipeline scope server_state timeout_keep_alive "
          "timeout_keep_alive_task", _MOVES, "whether a connection is idle", set_by="__init__",
          feature=Feature.HTTPTOOLS_MOVES),
@@ -201,7 +201,7 @@ CONTRACT: tuple[Row, ...] = (
          "connections/spool.py", "the pace of WSGI apps"),
     _row(_H11, "handle_events _should_upgrade", "connections/strict.py",
          "requests are checked as they arrive", feature=Feature.H11_MOVES),
-    _row(_H11, "headers flow", "connections/strict.py", "requests are checked as they arrive",
+    _row(_H11, "headers flow root_path", "connections/strict.py", "requests are checked as they arrive",
          set_by="__init__", feature=Feature.H11_MOVES),
     _row(_HTTPTOOLS_CYCLE, "scope more_body disconnected response_started response_complete default_headers",
          _MOVES,
@@ -231,8 +231,9 @@ CONTRACT: tuple[Row, ...] = (
          "pause_writing resume_writing", "monitor/guard.py, connections/protocol.py", "wrapped"),
     _row(_H11, "transport connections cycle conn loop server_state timeout_keep_alive_task",
          "monitor/guard.py, connections/protocol.py", "whether a connection is idle", set_by="__init__"),
-    _row(_H11, "handle_websocket_upgrade timeout_keep_alive_handler _unset_keepalive_if_required", _MOVES,
-         "wrapped, or called when a connection moves", feature=Feature.H11_MOVES),
+    _row(_H11, "eof_received handle_websocket_upgrade timeout_keep_alive_handler "
+         "_unset_keepalive_if_required", _MOVES, "wrapped, or called when a connection moves",
+         feature=Feature.H11_MOVES),
     _row(_H11, "timeout_keep_alive scope", _MOVES, "an adopted connection is idle", set_by="__init__",
          feature=Feature.H11_MOVES),
     _row(_H11_CYCLE, "scope more_body disconnected response_started response_complete default_headers",

@@ -165,6 +165,24 @@ class MovableProtocol(SpoolingProtocol):
         if state.tell is not None:
             state.tell(self)
 
+    def eof_received(self) -> bool:
+        """The client sends no more. It closes the connection, or waits for the response to what it has sent:
+        who cannot tell answers. Returns whether the loop is to leave the transport open."""
+        transport = self.transport
+        if not self.server_state.answers_half_closed or transport.get_extra_info("sslcontext") is not None:
+            return False
+        if self.is_awaited:
+            self._answered = self._answer_and_close  # type: ignore[method-assign]
+            return True
+        transport.close()  # when all of a response is sent
+        return True
+
+    def _answer_and_close(self, state: ConnectionsState) -> None:
+        """In place of `_answered`, for the responses that a client which sends no more still gets."""
+        if not self.is_awaited:
+            self.transport.close()
+        type(self)._answered(self, state)
+
     def finish(self) -> None:
         """Nothing is in hand here any more."""
         if self.phase == WAITING:

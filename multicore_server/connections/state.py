@@ -51,6 +51,7 @@ class ConnectionsState(ServerState):
         self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
         self.direct: Any = None  # begins requests whose app needs no task
         self.is_brisk = True  # the loop was not blocked lately: what is done in one turn takes milliseconds
+        self.answers_half_closed = False  # a client that sends no more gets its response; uvicorn closes
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections
 

@@ -7,7 +7,6 @@ counts: trailers are never headers, only what uvicorn upgrades is an upgrade, on
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from multicore_server.connections.begin import BeginningHttpTools
 from multicore_server.connections.http10 import for_http_1_0
 from multicore_server.connections.lingering import linger
+from multicore_server.connections.refusal import refusal
+from multicore_server.connections.target import SLASH, is_target
 
 
 class Refused(Exception):  # noqa: N818 - it ends a request, and is no error of the program
@@ -56,7 +57,7 @@ class StrictProtocol:
         if not (answered or (cycle.scope is self.scope and not cycle.response_started)):
             transport.close()
             return
-        transport.write(_response(status, self.server_state.default_headers))
+        transport.write(refusal(status, self.server_state.default_headers))
         self.end_lingering(status.phrase)
 
     def end_lingering(self, why: str) -> None:
@@ -73,8 +74,9 @@ class StrictProtocol:
         super().resume_writing()  # type: ignore[misc]  # of the protocol
 
     def check_head(self, line: int) -> None:
-        """Raises Refused where a complete head is above a limit; ``line`` is its request line's length."""
-        limits, size = self.server_state.limits, line
+        """Raises Refused where a complete head is not within the limits; ``line`` is its request line's
+        length, without the line's end, as gunicorn counts it."""
+        limits, size = self.server_state.limits, line + 2
         if limits.line and line > limits.line:
             self._raise(HTTPStatus.REQUEST_URI_TOO_LONG)
         if limits.fields and len(self.headers) > limits.fields:
@@ -84,6 +86,15 @@ class StrictProtocol:
             size += length
             if (limits.field_size and length > limits.field_size) or size > limits.head:
                 self._raise(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if limits.header_map != "dangerous":
+            self._map_names(limits.header_map)
+
+    def _map_names(self, header_map: str) -> None:
+        """Drop or refuse names with a ``_``: CGI cannot tell them from those with a ``-``."""
+        kept = [field for field in self.headers if b"_" not in field[0]]
+        if header_map == "refuse" and len(kept) < len(self.headers):
+            self._raise(HTTPStatus.BAD_REQUEST)
+        self.headers[:] = kept  # the scope has the same list
 
     def check_body(self) -> None:
         """Raises Refused where the body is announced to be above its limit."""
@@ -101,6 +112,10 @@ class StrictProtocol:
         """Raises Refused for what is not HTTP/1 (the parsers let HTTP/0.9 and HTTP/2.0 through)."""
         if not version.startswith("1."):
             self._raise(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+
+    def check_target(self, method: str, target: bytes) -> None:
+        if not is_target(method, target):
+            self._raise(HTTPStatus.BAD_REQUEST)
 
     def _raise(self, status: HTTPStatus) -> None:
         self.refusal = status
@@ -189,7 +204,7 @@ class StrictHttpTools(StrictProtocol):
         headers = self.headers
         if headers is None:  # a trailer
             return
-        name = name.lower()
+        name, value = name.lower(), value.rstrip()  # RFC 9110 5.5; llhttp skips what stands before it
         headers.append((name, value))
         if name == b"host":
             self.hosts += 1
@@ -200,9 +215,11 @@ class StrictHttpTools(StrictProtocol):
         self.progress = True
         limits, headers = self.server_state.limits, self.headers
         if self.size + self.unfinished > limits.least or len(headers) > limits.most_fields:
-            self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n"))
+            self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1"))
         version = self.parser.get_http_version()
         self.check_version(version)
+        if self.url[0] != SLASH:
+            self.check_target(self.parser.get_method().decode("ascii"), self.url)
         if self.hosts != 1 and (self.hosts or version != "1.0"):  # RFC 9112 3.2
             self._raise(HTTPStatus.BAD_REQUEST)
         self.hosts = self.unfinished = 0
@@ -222,7 +239,9 @@ class StrictHttpTools(StrictProtocol):
     def _on_upgrade(self, headers: list[tuple[bytes, bytes]]) -> None:
         """httptools takes a message that offers an upgrade for its last, without a body, and raises
         HttpParserUpgrade. Where we do not upgrade, `_on_pause` feeds the head again, without the offer."""
-        if self._should_upgrade() or self.parser.get_method() == b"CONNECT":
+        method = self.parser.get_method()
+        self.check_target(method.decode("ascii"), self.url)  # CONNECT has no path
+        if self._should_upgrade() or method == b"CONNECT":
             self._begin_by_uvicorn()
         else:
             self.replayed = list(headers)
@@ -252,6 +271,7 @@ _ANSWERED = _Answered()
 
 class StrictH11(StrictProtocol):
     conn: Any
+    root_path: str
     _feed: Any  # uvicorn's data_received
     _handle: Any  # uvicorn's handle_events
     _asks_upgrade: Any  # uvicorn's _should_upgrade
@@ -275,11 +295,12 @@ class StrictH11(StrictProtocol):
         """uvicorn asks this for each request, between its head and its cycle."""
         limits = self.server_state.limits
         self.check_version(self.scope["http_version"])
+        self.check_target(self.scope["method"], self._target)
         names = [name for name, _ in self.headers]
         if b"transfer-encoding" in names and b"content-length" in names:  # RFC 9112 6.1: it may be smuggling
             self._raise(HTTPStatus.BAD_REQUEST)
         if self.begun > limits.least or len(self.headers) > limits.most_fields:
-            self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1\r\n"))
+            self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1"))
         self.begun = self.size  # no more of the next head than this can have come with the end of this one
         if limits.body is not None:
             self.check_body()
@@ -295,7 +316,7 @@ class StrictH11(StrictProtocol):
 
     @property
     def _target(self) -> bytes:
-        path: bytes = self.scope["raw_path"]
+        path: bytes = self.scope["raw_path"].removeprefix(self.root_path.encode("ascii"))  # of uvicorn's
         query: bytes = self.scope["query_string"]
         return path + b"?" + query if query else path
 
@@ -328,15 +349,3 @@ def strict(protocol: Any) -> Any:
     if begin is not HttpToolsProtocol.on_headers_complete:  # a subclass with one of its own
         own["begin"] = lambda connection, _: begin(connection)
     return type(f"Strict{protocol.__name__}", (StrictHttpTools, BeginningHttpTools, protocol), own)
-
-
-def _response(status: HTTPStatus, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    body = f"{status.phrase}\n".encode()
-    headers = [
-        *(field for field in default_headers if field[0].lower() != b"connection"),
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
-    ]
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%s: %s" % field for field in headers)]
-    return b"\r\n".join([*lines, b"", body])

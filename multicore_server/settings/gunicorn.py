@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from gunicorn.config import make_settings
 
 from multicore_server.machine.directories import SHARED_MEMORY
 from multicore_server.settings.quantities import boolean
-from multicore_server.settings.sources import Given
+from multicore_server.settings.sources import Given, in_config_file
 from multicore_server.settings.table import PREFIX, TABLE, SettingError
 
 _PARSER = "uvicorn's parser has its own limits"
@@ -89,6 +90,18 @@ def is_set(cfg: Any, name: str) -> bool:
     """Return whether a setting differs from gunicorn's default. False if this gunicorn does not have it."""
     setting = cfg.settings.get(name)
     return setting is not None and setting.get() != type(setting)().get()
+
+
+def is_given(cfg: Any, name: str) -> bool:
+    """Return whether the user has set a setting, to its default too. What an embedding application sets to
+    the default cannot be told from it."""
+    if is_set(cfg, name):
+        return True
+    flags = cfg.settings[name].cli or ()
+    arguments = [*sys.argv[1:], *cfg.get_cmd_args_from_env()]
+    of_run = getattr(cfg, "given", ())
+    on_command_line = any(argument.partition("=")[0] in flags for argument in arguments)
+    return name in of_run or on_command_line or bool(in_config_file(cfg, [name]))
 
 
 def spool_directories(cfg: Any) -> list[str | None]:

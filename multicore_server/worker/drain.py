@@ -24,6 +24,7 @@ logger = logging.getLogger("gunicorn.error")
 
 LINGER = 0.5  # seconds that an idle connection gets to send a request that is already on its way
 HANDSHAKE = 3.0  # seconds that TLS handshakes get when a worker retires
+ACCEPT = 1.0  # seconds that an app gets to accept or refuse a WebSocket, where that one would end at once
 FAREWELL = 0.5  # seconds before the end of graceful_timeout at which WebSockets are told
 LOOK = 0.02  # seconds between two looks at the connections that are left
 PACE = 0.005  # seconds until a sibling that had enough is asked again
@@ -47,6 +48,7 @@ class Drain:
         self._deadline = deadline
         self._tick = tick
         self._told: set[Any] = set()
+        self._handshakes: dict[Any, float] = {}  # when they were first seen here
         self._started = time.monotonic()
 
     async def run(self) -> None:
@@ -99,11 +101,19 @@ class Drain:
         elif isinstance(connection, MovableProtocol):
             if not (connection.can_leave and connection.is_movable):
                 self._let_end(connection)
-        elif connection in self._told or is_handshaking(connection):
-            return
-        elif not self._acceptor.others_serve or self._is_late:
+        elif connection not in self._told and not self._may_go_on(connection):
             self._told.add(connection)
-            connection.shutdown()  # WebSockets get 1012, "service restart"
+            connection.shutdown()  # WebSockets get 1012, "service restart", in a handshake 500
+
+    def _may_go_on(self, connection: Any) -> bool:
+        """Whether a WebSocket is not told yet: while siblings serve, it has all of graceful_timeout; where
+        none does, an accepted one would end at once, and the app gets a moment to answer a handshake."""
+        if self._is_late:
+            return False
+        if self._acceptor.others_serve:
+            return True
+        now = time.monotonic()
+        return is_handshaking(connection) and now < self._handshakes.setdefault(connection, now) + ACCEPT
 
     def _let_end(self, connection: MovableProtocol) -> None:
         """Close a connection that has been idle for a while; tell the others that this is the end."""

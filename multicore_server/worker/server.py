@@ -97,8 +97,14 @@ class WorkerServer(uvicorn.Server):
         self.row = worker.context.row
         dispatcher, gate = self._place_and_gate()
         self.server_state = self.state = ConnectionsState(self.row, gate)
-        self.state.limits = limits_of(worker.cfg, worker.context.settings)
+        self.state.limits = limits_of(
+            worker.cfg,
+            worker.context.settings,
+            config.h11_max_incomplete_event_size,
+            maps_names=worker.interface != "wsgi",  # the bridge has its own way with names
+        )
         if worker.interface == "wsgi":
+            self.state.answers_half_closed = True
             self.state.spools = Spools(spool_directories(worker.cfg))
         if worker.direct is not None:
             self.state.direct = worker.direct(self.state.tasks)

@@ -197,6 +197,22 @@ def test_wsgi_answers(make_server: MakeServer, connect: Connect, threads: str) -
 
 
 @THREADS
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_wsgi_answers_a_client_that_sends_no_more(
+    make_server: MakeServer, connect: Connect, threads: str, http: str
+) -> None:
+    server = start_wsgi(make_server, threads, UVICORN_HTTP=http)
+    connection = connect(server.port).send(request("/steps"))
+    connection.socket.shutdown(socket.SHUT_WR)
+    connection.head()
+    for step in range(2):
+        assert connection.chunk() == b"step %d\n" % step
+        (server.directory / f"go{step}").write_text("end" if step else "on")
+    assert connection.chunk() == b""
+    assert connection.ends()
+
+
+@THREADS
 def test_wsgi_streams(make_server: MakeServer, connect: Connect, threads: str) -> None:
     server = start_wsgi(make_server, threads)
     streamed = connect(server.port).send(request("/stream"))

@@ -113,6 +113,17 @@ def test_heads_are_limited(app: str, http: str, command: str, make_server: MakeS
 
 
 @both
+def test_uvicorns_option_is_the_limit_of_a_head(http: str, make_server: MakeServer) -> None:
+    server = make_server(SCOPE)
+    options = ["--port", str(server.port), "--http", http, "--h11-max-incomplete-event-size", "200000"]
+    server.start("-w", "1", ready=1, command=[*RUN, *options], bind="")
+    field = b"X-Y: %s\r\n" % (b"z" * 993)
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%s\r\n"
+    assert to_end(server.port, head % (field * 100))[:12] == b"HTTP/1.1 200"
+    assert to_end(server.port, head % (field * 300))[:12] == b"HTTP/1.1 431"
+
+
+@both
 def test_gunicorns_settings_are_read(http: str, make_server: MakeServer) -> None:
     server = start(make_server, SCOPE, http, "--limit-request-line", "100", "--limit-request-fields", "5")
     line = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -223,8 +234,10 @@ def test_two_hosts_are_refused(app: str, http: str, make_server: MakeServer) -> 
     assert to_end(server.port, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")[:12] == b"HTTP/1.1 400"
 
 
-def test_header_map_refuse(make_server: MakeServer) -> None:
-    server = start(make_server, WSGI, "httptools", "--header-map", "refuse")
+@apps
+@both
+def test_header_map_refuse(app: str, http: str, make_server: MakeServer) -> None:
+    server = start(make_server, app, http, "--header-map", "refuse")
     assert to_end(server.port, b"GET / HTTP/1.1\r\nHost: a\r\nX_Y: z\r\n\r\n")[:12] == b"HTTP/1.1 400"
 
 

@@ -105,7 +105,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "gunicorn requests *",
         (f"{RAW}valid[*-040]",),
-        "an ASGI app is given names with a _ too: they cannot be mistaken there (WSGI: header_map)",
+        "an ASGI app is given names with a _ too, where header_map is not set: they cannot be mistaken there",
     ),
     (
         "gunicorn requests *",

@@ -275,6 +275,9 @@ REQUEST_LINES = [
         ),
     ),
     RawRequest("asterisk form", "3.2.4", get(path=b"*", method=b"OPTIONS"), OPEN, ("OPTIONS * ",)),
+    RawRequest("asterisk form for GET", "3.2.4", get(path=b"*"), REFUSED),
+    RawRequest("authority form for GET", "3.2.3", get(path=b"a:443"), REFUSED),
+    RawRequest("a target that is relative", "3.2", get(path=b"foo/bar"), REFUSED),
     RawRequest(
         "authority form",
         "3.2.3",

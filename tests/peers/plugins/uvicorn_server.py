@@ -46,6 +46,7 @@ class Host:
             max_requests=0,
             graceful_timeout=config.timeout_graceful_shutdown,
             settings=GunicornConfig().settings,
+            get_cmd_args_from_env=list,
         )
         self.server: WorkerServer | None = None
         self._handover = Handover.make(Scoreboard(1), 1)

@@ -43,6 +43,19 @@ def test_gunicorns_limits_are_kept(http: str, head: bytes, code: int) -> None:
     run(test, echo, http, GUNICORN)
 
 
+@pytest.mark.parametrize(("limit", "code"), [(400, 200), (399, 414)])
+def test_a_request_line_is_counted_without_its_end_and_root_path(http: str, limit: int, code: int) -> None:
+    async def test(served: Served) -> None:
+        served.config.root_path = "/mounted"
+        client = await served.connect()
+        line = b"GET /%s?a=b HTTP/1.1" % (b"x" * 382)
+        assert len(line) == 400
+        await client.send(line + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert status(await client.answer()) == code
+
+    run(test, echo, http, limits.gunicorns(limit, 100, 8190))
+
+
 @pytest.mark.parametrize(("size", "code"), [(60_000, 200), (66_000, 431)])
 def test_a_head_is_limited_as_a_whole(http: str, size: int, code: int) -> None:
     async def test(served: Served) -> None:

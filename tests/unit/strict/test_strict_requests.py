@@ -39,12 +39,79 @@ def test_trailers_are_never_headers(http: str) -> None:
     run(test, echo, http)
 
 
+def test_spaces_around_a_value_are_none_of_it(http: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nX: \t value \t \r\nEmpty: \t \r\nExpect: 100-continue \r\n"
+        await client.send(head + b"Content-Length: 1\r\n\r\n")
+        continued = await asyncio.wait_for(client.loop.sock_recv(client.end, 2**16), PATIENCE)
+        assert status(continued) == 100
+        await client.send(b"x")
+        assert status(await client.answer()) == 200
+        headers = dict(seen[0]["headers"])
+        assert (headers[b"x"], headers[b"empty"], headers[b"expect"]) == (b"value", b"", b"100-continue")
+
+    run(test, echo, http)
+
+
 def test_two_hosts_are_refused(http: str) -> None:
     async def test(served: Served) -> None:
         client = await served.connect()
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n")
         assert status(await client.receive()) == 400
         assert seen == []
+
+    run(test, echo, http)
+
+
+# --- targets
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        (b"GET", b"*"),
+        (b"OPTIONS", b"*/x"),
+        (b"GET", b"*x"),
+        (b"GET", b"foo/bar"),
+        (b"GET", b"?x"),
+        (b"GET", b"example.com:443"),
+        (b"GET", b"http:/x"),
+        (b"GET", b"http:///x"),
+        (b"GET", b"s://]ufd/:"),
+        (b"CONNECT", b"/"),
+        (b"CONNECT", b"http://a/"),
+        (b"CONNECT", b"a"),
+    ],
+)
+def test_a_target_that_is_none_is_refused(http: str, method: bytes, target: bytes) -> None:
+    async def test(served: Served) -> None:
+        for served.config.root_path in ("", "/mounted"):
+            client = await served.connect()
+            await client.send(b"%s %s HTTP/1.1\r\nHost: a\r\n\r\n" % (method, target))
+            assert status(await client.receive()) == 400
+        assert seen == []
+
+    run(test, echo, http)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "path"),
+    [
+        (b"OPTIONS", b"*", "*"),
+        (b"GET", b"//a", "//a"),
+        (b"GET", b"http://u:p@a.b:80/c?d", "/c"),
+        (b"GET", b"http://[::1]:80/c", "/c"),
+        (b"GET", b"http://a/c", "/c"),
+    ],
+)
+def test_each_form_of_a_target_is_answered(http: str, method: bytes, target: bytes, path: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        await client.send(b"%s %s HTTP/1.1\r\nHost: a\r\n\r\n" % (method, target))
+        assert status(await client.answer()) == 200
+        absolute = http == "h11" and b"://" in target  # uvicorn takes it for the path
+        assert seen[0]["path"] == (target.partition(b"?")[0].decode() if absolute else path)
 
     run(test, echo, http)
 

@@ -50,6 +50,7 @@ class Host:
             tmp_upload_dir=None,
             worker_tmp_dir=None,
             settings=GunicornConfig().settings,
+            get_cmd_args_from_env=list,
         )
         self.handover = Handover.make(Scoreboard(2), 2)
         self.cluster = ClusterState.make(2 * ROWS_PER_SLOT)

@@ -262,6 +262,24 @@ def test_a_websocket_that_the_app_has_not_accepted_is_a_request_in_progress() ->
     play(scenario)
 
 
+@pytest.mark.parametrize("sibling", [False, True])
+def test_a_websocket_that_the_app_never_accepts_is_told_soon_or_at_the_end(sibling: bool) -> None:
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        if sibling:
+            serving.wake_sibling()
+        connections: set[Any] = serving.server.state.connections
+        websocket = WebSocket(connections, shaking=True)
+        connections.add(websocket)
+        began = time.monotonic()
+        await serving.drain()
+        after = websocket.told_at[0] - began
+        end = 3 - drain.FAREWELL
+        assert end <= after < 3 if sibling else drain.ACCEPT <= after < end
+
+    play(scenario, Host(graceful_timeout=3))
+
+
 def test_a_tls_handshake_has_its_time_where_nobody_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain, "LINGER", 0.3)
 
