@@ -212,8 +212,8 @@ def test_times_are_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     slowed.slow_down()
     after = {path.rpartition(".")[2]: pkgutil.resolve_name(path) for path in paths}
     assert after["QUICK"] == tuple(100 * seconds for seconds in before["multicore_server.worker.cycle.QUICK"])
-    assert after["BRISK"] == 100 * before["multicore_server.worker.server.BRISK"]
-    assert after["BEAT"] == 5 * before["multicore_server.worker.server.BEAT"]
+    assert after["BRISK"] == 100 * before["multicore_server.worker.heart.BRISK"]
+    assert after["BEAT"] == 5 * before["multicore_server.worker.heart.BEAT"]
 
 
 # --- the client ---
