@@ -261,7 +261,7 @@ class Acceptor:
     async def _adopt(self, handed: Handed) -> None:
         """Make a connection our own that was accepted by hand, here or by another worker."""
         kind, connection = handed
-        waits = kind is Kind.NEW and self.state.gate.waits
+        waits = kind is Kind.NEW and self.state.gate.makes_wait(1)
         if waits and self.state.set_aside([Sent(kind, connection.fileno())]) is SENT:
             connection.close()
             self._uncount(kind)

@@ -31,10 +31,14 @@ class OpenGate:
 
     inline = False
     is_open = True  # whether a connection may be taken
-    waits = False  # whether a connection that is new would have to wait here for long
+    leaving: Collection[Connection] = ()  # gone to siblings, their descriptors here still open
     awaited: Collection[Connection] = ()  # whose requests the app has or gets next
     # Called when something has arrived or a response is complete. None: requests pay for no call.
     progressed: Callable[[Connection], None] | None = None
+
+    def makes_wait(self, more: int) -> bool:
+        """Whether so many more connections that are new would have to wait here for long."""
+        return False
 
     def came(self, connection: Connection) -> None:
         """A new connection: nothing of it has been read."""
@@ -42,8 +46,11 @@ class OpenGate:
     def was_read(self, connection: Connection) -> None:
         """Its first request has begun to arrive, or it has gone without one."""
 
+    def leaves(self, connection: Connection) -> None:
+        """It is another worker's; the descriptor here is closed soon."""
+
     def went(self, connection: Connection) -> None:
-        """The connection is lost."""
+        """The connection is lost, or its descriptor is closed."""
 
 
 class InlineGate(OpenGate):
@@ -55,25 +62,29 @@ class InlineGate(OpenGate):
         self._is_quick = is_quick
         self._unread: set[Connection] = set()
         self.awaited: set[Connection] = set()
+        self.leaving: set[Connection] = set()
         self.progressed = self._progressed
 
     @property
     def is_open(self) -> bool:  # type: ignore[override]  # the null form's never changes
         return not self.awaited
 
-    @property
-    def waits(self) -> bool:  # type: ignore[override]  # as above
-        return bool(self.awaited) and not self._is_quick(len(self._unread))
+    def makes_wait(self, more: int) -> bool:
+        return bool(self.awaited) and not self._is_quick(len(self._unread) + more)
 
     def came(self, connection: Connection) -> None:
         self._unread.add(connection)
-        if self.waits:
+        if self.makes_wait(0):
             connection.set_aside()
 
     def was_read(self, connection: Connection) -> None:
         self._unread.discard(connection)
 
+    def leaves(self, connection: Connection) -> None:
+        self.leaving.add(connection)
+
     def went(self, connection: Connection) -> None:
+        self.leaving.discard(connection)
         self.awaited.discard(connection)
 
     def _progressed(self, connection: Connection) -> None:
@@ -82,5 +93,5 @@ class InlineGate(OpenGate):
         elif connection not in self.awaited:
             self.awaited.add(connection)
             for unread in list(self._unread):
-                if self.waits:
+                if self.makes_wait(0):
                     unread.set_aside()

@@ -102,14 +102,16 @@ class MovableProtocol(SpoolingProtocol):
         if dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is KEPT:
             return False
         self.moved = True
+        self.server_state.gate.leaves(self)
         transport.abort()  # closes our descriptor only: a sibling has another
         self.break_cycles()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.moved:
-            return
         state = self.server_state
+        if self.moved:
+            state.gate.went(self)
+            return
         if state.spools is not None:
             self.lose_spool()
         if self.timeout_keep_alive_task is not None:
@@ -283,6 +285,7 @@ class MovableProtocol(SpoolingProtocol):
     def let_go(self) -> None:
         """It is another worker's now: close our descriptor alone, and hold nothing of it."""
         self.moved = True
+        self.server_state.gate.leaves(self)
         self._end_timer()
         self.connections.discard(self)
         self.row[CONNECTIONS] = len(self.connections)

@@ -58,7 +58,7 @@ class Engine(NamedTuple):
     config: Config
     interface: Interface
     apart: Callable[[Callable[[], None]], Awaitable[None]] | None
-    direct: Callable[[set[Any]], Direct] | None = None  # made with the server's tasks, in a running loop
+    direct: Callable[[Any], Direct] | None = None  # made with the server's state, in a running loop
 
 
 def make_config(
@@ -114,8 +114,13 @@ def make_config(
     # With trace logs, uvicorn wraps the app once more.
     logged = hooks or wants_access_log(cfg, log)
     is_direct = bridge.is_direct and config.loaded_app is outer and not logged
-    direct = partial(Direct, bridge, _detours(inner, outer)) if is_direct else None
+    detours = _detours(inner, outer) if is_direct else _always
+    direct = partial(Direct, bridge, detours) if bridge.is_inline else None
     return Engine(config, interface, bridge.between_requests, direct)
+
+
+def _always(_: object) -> bool:
+    return True
 
 
 def _detours(inner: Any, outer: Any) -> Callable[[Any], bool]:

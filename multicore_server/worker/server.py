@@ -43,7 +43,7 @@ class Host(Protocol):
     cfg: Any  # gunicorn's settings
     context: WorkerContext
     interface: str  # of the app: asgi3, asgi2, wsgi
-    # Called with the server's tasks: makes what asks a WSGI app without a detour. None: the app is ASGI, say.
+    # Called with the server's state: makes what asks a WSGI app without a detour. None: the app is ASGI, say.
     direct: Any
 
     @property
@@ -107,7 +107,7 @@ class WorkerServer(uvicorn.Server):
             self.state.answers_half_closed = True
             self.state.spools = Spools(spool_directories(worker.cfg))
         if worker.direct is not None:
-            self.state.direct = worker.direct(self.state.tasks)
+            self.state.direct = worker.direct(self.state)
         scoreboard = worker.context.handover.scoreboard
         self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
         self._protocols: ProtocolFactory | None = None
@@ -134,7 +134,12 @@ class WorkerServer(uvicorn.Server):
             dispatcher = Dispatcher(context.handover, context.instance, context.row, inline=inline)
         if not inline:
             return dispatcher, OpenGate()
-        return dispatcher, InlineGate(dispatcher.is_quick if dispatcher is not None else lambda _: True)
+        return dispatcher, InlineGate(lambda connections: self._is_quick(dispatcher, connections))
+
+    def _is_quick(self, dispatcher: Dispatcher | None, connections: int) -> bool:
+        """Whether so many connections wait here for a moment only. By its mean, a worker is quick that has
+        one long request among many short ones."""
+        return dispatcher is None or (self.state.is_brisk and dispatcher.is_quick(connections))
 
     def _make_protocol(self) -> Any:
         """The first time: the app's lifespan state is there by then."""

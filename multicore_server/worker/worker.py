@@ -63,7 +63,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.last_words = ""  # as the arbiter has heard them
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
-        self.direct: Callable[[set[Any]], Any] | None = None  # how a WSGI app is asked without a detour
+        self.direct: Callable[[Any], Any] | None = None  # how a WSGI app is asked without a detour
         self.orders: Orders  # likewise
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None

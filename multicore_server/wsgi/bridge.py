@@ -131,9 +131,13 @@ class WSGIBridge:
         )
 
     @property
+    def is_inline(self) -> bool:
+        return self._pool is None
+
+    @property
     def is_direct(self) -> bool:
         """Whether requests can be served without a detour: inline, and nobody looks at them before."""
-        return self._pool is None and self._before_body is None and not self._refuse_underscores
+        return self.is_inline and self._before_body is None and not self._refuse_underscores
 
     async def between_requests(self, call: Callable[[], None]) -> None:
         """Call a function of the app's where it may run: inline, when no request is in progress; otherwise in

@@ -18,6 +18,7 @@ from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, Response
 
+TURNS = 3  # of the loop, in which descriptors are closed
 AT_ONCE = 64 * 1024  # bytes of a body that are handled in this way
 WHOLE = 2  # messages: a start, and a body behind it
 
@@ -41,16 +42,22 @@ class Cycle(Protocol):
     def run_asgi(self, app: Any) -> Any: ...
 
 
-class Direct:
-    """``detours`` tells which requests are to go the usual way, though they need not; it may change the
-    scope, as a middleware would. ``tasks`` are those of the server."""
+class State(Protocol):
+    """What is asked of the server's state."""
 
-    def __init__(
-        self, bridge: WSGIBridge, detours: Callable[[Any], bool], tasks: set[asyncio.Task[Any]]
-    ) -> None:
+    tasks: set[asyncio.Task[Any]]
+    gate: Any  # has the connections that are ``leaving``
+
+
+class Direct:
+    """Calls an app that runs inline. ``detours`` tells which requests are to go the usual way, though they
+    need not; it may change the scope, as a middleware would. ``state`` is that of the server."""
+
+    def __init__(self, bridge: WSGIBridge, detours: Callable[[Any], bool], state: State) -> None:
         self._bridge = bridge
         self._detours = detours
-        self._tasks = tasks
+        self._tasks = state.tasks
+        self._gate = state.gate
         self.loop = asyncio.get_running_loop()
         self._hidden = HiddenLoop()
         self.scheduled = 0  # requests that are served in this turn of the loop or the next
@@ -61,7 +68,12 @@ class Direct:
         self.scheduled += 1
         self.loop.call_soon(self._serve, cycle, app)
 
-    def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]]) -> None:
+    def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]], turns: int = TURNS) -> None:
+        # The client of a connection that a sibling has may wait for its end, which comes when nobody has a
+        # descriptor of it: it must not wait for what the app does now.
+        if self._gate.leaving and turns:
+            self.loop.call_soon(self._serve, cycle, app, turns - 1)
+            return
         self.scheduled -= 1
         turn = self._bridge.turn
         if not turn.take():

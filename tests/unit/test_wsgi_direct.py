@@ -18,6 +18,7 @@ from multicore_server.connections.spool import Spools
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.worker.cycle import installed
+from multicore_server.wsgi import direct as direct_module
 from multicore_server.wsgi.bridge import WSGIBridge
 from multicore_server.wsgi.direct import Direct
 from multicore_server.wsgi.turn import Turn
@@ -117,7 +118,7 @@ async def _play(script: Script, requests: tuple[bytes, ...], direct: bool) -> Ou
     state.spools = Spools()
     state.default_headers = [DATE]
     if direct:
-        state.direct = Direct(bridge, lambda _: False, state.tasks)
+        state.direct = Direct(bridge, lambda _: False, state)
     made: Any = config.http_protocol_class
     records = Records()
     loggers = [logging.getLogger(name) for name in ("gunicorn.error", "uvicorn.error")]
@@ -190,6 +191,28 @@ def test_a_whole_response_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None
     assert outcome.counts[cell("GET", "2xx") - Item.REQUESTS] == 1
     assert [body for _, body in outcome.seen] == [b"", b"body", b""]
     assert outcome.in_hand == 0
+
+
+class Leaving(set[Any]):
+    """Connections whose descriptors are open for so many looks."""
+
+    looks = 0
+
+    def __bool__(self) -> bool:
+        self.looks -= 1
+        return self.looks >= 0
+
+
+@pytest.mark.parametrize("looks", [0, 2, 1000])
+def test_the_app_is_called_when_what_siblings_have_is_closed_here(
+    looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its client would wait for the connection's end as long as the app takes. Not for ever."""
+    leaving = Leaving()
+    leaving.looks = looks
+    monkeypatch.setattr(InlineGate, "leaving", property(lambda _: leaving, lambda *_: None), raising=False)
+    assert play(Script(), GET).seen
+    assert leaving.looks == (-1 if looks < 1000 else 1000 - direct_module.TURNS - 1)
 
 
 def test_nobody_comes_in_between_those_who_wait_for_their_turn() -> None:

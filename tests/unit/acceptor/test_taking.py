@@ -132,8 +132,12 @@ def test_inline_what_waits_for_long_is_placed_anew(monkeypatch: pytest.MonkeyPat
     play(scenario, inline=True)
 
 
-def test_inline_one_that_is_to_be_adopted_while_a_request_is_in_progress_is_set_aside() -> None:
+@pytest.mark.parametrize("quick_for", [-1, 0])
+def test_inline_one_that_is_to_be_adopted_while_a_request_is_in_progress_is_set_aside(quick_for: int) -> None:
+    """It counts as one that waits, though it is not there yet."""
+
     async def scenario(place: Workplace) -> None:
+        place.state.gate._is_quick = lambda waiting: waiting <= quick_for  # type: ignore[attr-defined]
         place.wake_sibling()
         await place.acceptor.open([place.listener])
         await place.loop.sock_sendall(place.send_to_inbox(Kind.KEPT_ALIVE), GET)

@@ -160,6 +160,19 @@ def test_while_a_response_is_awaited_new_connections_are_set_aside(
     assert not server.connect().moved
 
 
+def test_what_has_gone_to_a_sibling_is_leaving_until_its_descriptor_is_closed(
+    inline: Callable[..., Connections],
+) -> None:
+    server = inline()
+    sharing(server)
+    before = server.connect(descriptor=1)
+    asking = server.connect(descriptor=2)
+    asking.data_received(GET)
+    assert server.state.gate.leaving == {before}
+    server.turn()
+    assert server.state.gate.leaving == set()
+
+
 def test_few_new_connections_wait_for_a_quick_app(inline: Callable[..., Connections]) -> None:
     server = inline(lambda waiting: waiting <= 1)
     siblings = sharing(server)
