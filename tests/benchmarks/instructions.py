@@ -1,4 +1,4 @@
-"""Instructions and system calls a request, in the worker: what differs by 2 % is seen, on a busy machine too.
+"""Instructions and system calls a request, in the worker: a difference of 2 % is seen.
 
 This is ``python -m tests.benchmarks.cost --instructions``; it needs ``valgrind``. Each server has one worker,
 which is sent a fixed number of requests in lockstep. What it does without any in the same time, its
