@@ -49,7 +49,9 @@ class _Fields(dict[tuple[str, str], tuple[bytes, bytes]]):
             raise ValueError(f"control or wide characters in the value of header {name!r}")
         # RFC 9110 5.5: white space around it is not part of the value.
         field = key, value.strip(" \t").encode("latin-1")
-        if len(self) < _KNOWN and len(value) <= _SHORT and key != b"content-length":
+        if len(value) <= _SHORT:
+            if len(self) >= _KNOWN:
+                self.clear()
             self[header] = field
         return field
 
