@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from typing import Any
@@ -52,7 +51,9 @@ def _check_names(options: dict[str, Any]) -> None:
     uvicorns = {str(option.name) for option in uvicorn_command.params}
     known = (_gunicorns_and_ours() | uvicorns) - NOT_OURS
     for name in options.keys() - known:
-        nearest = "".join(f"; did you mean {found}?" for found in difflib.get_close_matches(name, known, n=1))
+        from difflib import get_close_matches  # here alone: for a mistake, at a start
+
+        nearest = "".join(f"; did you mean {found}?" for found in get_close_matches(name, known, n=1))
         raise TypeError(f"run() got an unknown option {name!r}{nearest}")
 
 

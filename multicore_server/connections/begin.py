@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from urllib.parse import unquote
 
 from httptools import parse_url
 from uvicorn.protocols.http import httptools_impl
+
+from multicore_server.connections.message_event import MessageEvent
 
 
 class BeginningHttpTools:
@@ -42,7 +43,7 @@ class BeginningHttpTools:
             self.cycle.keep_alive = self.parser.should_keep_alive()  # older ones look for it in the headers
             return
         self._fill_scope(version)
-        before = self.cycle
+        before, event = self.cycle, MessageEvent()
         cycle: Any = httptools_impl.RequestResponseCycle(
             scope=self.scope,
             transport=self.transport,
@@ -51,7 +52,7 @@ class BeginningHttpTools:
             access_logger=self.access_logger,
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=event,  # type: ignore[arg-type]  # as much of it as is used
             expect_100_continue=self.expect_100_continue,
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
@@ -64,7 +65,10 @@ class BeginningHttpTools:
                 return
             task = self.loop.create_task(cycle.run_asgi(self.app))
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            if getattr(cycle, "ends_its_task", False):
+                cycle.task = task
+            else:
+                task.add_done_callback(self.tasks.discard)
         else:  # it is its turn when those before it are answered
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))

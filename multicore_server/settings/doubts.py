@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -49,7 +48,9 @@ def unknown_names(cfg: Any) -> Iterator[str]:
     for name, value in found.items():
         if name in known or name.startswith("_") or not _is_its_own(value, found):
             continue
-        nearest = difflib.get_close_matches(name.lower(), known - found.keys(), n=1, cutoff=ALIKE)
+        from difflib import get_close_matches  # here alone: for a mistake, at a start
+
+        nearest = get_close_matches(name.lower(), known - found.keys(), n=1, cutoff=ALIKE)
         if nearest:
             yield f"{name} (in the config file, {path}) is not a setting: did you mean {nearest[0]}?"
 

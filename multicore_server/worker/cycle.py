@@ -34,7 +34,7 @@ BODILESS = (204, 304)  # statuses
 # Seconds that a request takes whose response may wait for others: below, its client is awake anyway; above,
 # the others may take as long.
 QUICK = (10e-6, 1e-3)
-SET_LATER = ("status", "head", "ends", "began", "took", "state")  # after the constructor
+SET_LATER = ("status", "head", "ends", "began", "took", "state", "task")  # after the constructor
 MOST_HELD = 2e-3  # seconds that a response waits at most, and the call in progress
 
 
@@ -63,18 +63,18 @@ class Held:
     """Cycles whose head, or whole response, waits until the loop turns."""
 
     def __init__(self) -> None:
-        self._cycles: list[Any] = []
+        self.cycles: list[Any] = []
         self.since = 0.0  # of perf_counter: when the first of their requests began
 
     def add(self, cycle: Any, loop: Any = None) -> None:
         """``loop`` is the running one, where it does not seem to run."""
-        if not self._cycles:
+        if not self.cycles:
             (loop or get_running_loop()).call_soon(self.release)
             self.since = cycle.began
-        self._cycles.append(cycle)
+        self.cycles.append(cycle)
 
     def release(self) -> None:
-        cycles, self._cycles = self._cycles, []
+        cycles, self.cycles = self.cycles, []
         for cycle in cycles:
             if cycle.head:
                 cycle.release()
@@ -135,6 +135,8 @@ class JoinedCycle:
     took = 0.0  # seconds
     state: Any = None  # of the connections, where responses may wait for each other
     answers_whole = True  # by `answer`
+    ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
+    task: Any = None  # that the state has, until it ends
     scope: Any
     transport: Any
     flow: Any
@@ -169,6 +171,9 @@ class JoinedCycle:
                 self._count(self, 0)
             if not self.ends:
                 self.on_response = _nothing  # uvicorn's own way to leave no circle of references
+            task, self.task = self.task, None
+            if task is not None:
+                self.state.tasks.discard(task)
 
     async def send(self, message: Any) -> None:
         kind = message["type"]
@@ -258,7 +263,7 @@ class JoinedCycle:
         state = self.state
         return (
             state is not None
-            and state.has_several
+            and (state.has_several or bool(self._held.cycles))
             and state.is_brisk
             and self.keep_alive
             and len(body) <= JOINED

@@ -57,7 +57,9 @@ class Drain:
             await asyncio.sleep(LOOK)
 
     def _is_busy(self) -> bool:
-        if self._state.connections or self._state.tasks or self._state.lingering:
+        # A task that was cancelled before its first step is still among the tasks.
+        tasks = any(not task.done() for task in self._state.tasks)
+        if self._state.connections or tasks or self._state.lingering:
             return True
         # A TLS connection is not among the connections before its handshake is done. Adopted here, its task
         # tells; accepted by uvicorn (scheduling = shared), nothing does.

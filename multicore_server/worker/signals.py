@@ -73,6 +73,14 @@ class LoopSignals:
         if number in self._plain:
             _call(partial(self._plain[number], number, frame), "the app's handler of a signal")
 
+    def release(self) -> None:
+        """Give the loop its own methods back: when it is closed it removes what it has by these."""
+        for name in ("add_signal_handler", "remove_signal_handler"):
+            with contextlib.suppress(AttributeError):
+                delattr(self._loop, name)
+        for number in HANDLED:
+            self._remove(number)
+
     def ignore(self) -> None:
         """The worker ends: a signal has nothing more to say, and may not kill it.
 
@@ -82,8 +90,8 @@ class LoopSignals:
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
+            self.release()
             for number in HANDLED:
-                self._remove(number)
                 signal.signal(number, signal.SIG_IGN)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

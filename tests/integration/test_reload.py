@@ -169,7 +169,7 @@ def test_bad_configurations_change_nothing(asked: Server) -> None:
         assert line.endswith("; everything stays as it was")
         assert len(asked.logged("ERROR|WARNING")) == count
         assert asked.workers() == workers
-        assert process_state(asked.pid) == before
+        wait_for(lambda: process_state(asked.pid) == before, "nothing is left behind", 5)
     os.kill(workers[0], signal.SIGKILL)
     asked.wait_ready(2)
     expected = [None, str(asked.directory)]

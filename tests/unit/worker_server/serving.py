@@ -162,6 +162,7 @@ class Serving:
         return time.monotonic() - started
 
     def close(self) -> None:
+        self.server.signals.release()
         for client in (*self.clients, self.listener):
             client.close()
         self.host.close()
