@@ -61,12 +61,11 @@ def test_statsd_hears_of_the_workers(make_server: MakeServer, statsd: Statsd) ->
 def test_statsd_hears_of_the_backlog(make_server: MakeServer, statsd: Statsd) -> None:
     server = make_server(PLAIN)
     server.start("-w", "1", "--statsd-host", statsd.address, "--enable-backlog-metric", ready=1)
-    statsd.until("gunicorn.backlog:0|h")
     worker = server.worker_of(0)
     os.kill(worker, signal.SIGSTOP)
     try:
         with socket.create_connection(("127.0.0.1", server.port)):
-            statsd.until("gunicorn.backlog:1|h")
+            statsd.until("gunicorn.backlog:1|h")  # gunicorn before 26 does not send a 0
     finally:
         os.kill(worker, signal.SIGCONT)
 
