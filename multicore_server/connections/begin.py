@@ -64,6 +64,8 @@ class BeginningHttpTools:
                 state.direct.begin(cycle, self.app)
                 return
             task = self.loop.create_task(cycle.run_asgi(self.app))
+            if task.done():  # a loop with eager tasks
+                return
             self.tasks.add(task)
             if getattr(cycle, "ends_its_task", False):
                 cycle.task = task

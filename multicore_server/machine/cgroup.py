@@ -7,6 +7,7 @@ missing, unreadable or malformed, they return None.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -57,11 +58,17 @@ def oom_kills(proc: Path = Path("/proc")) -> int | None:
     The number is the `oom_kill` line of `memory.events` (version 2; includes child groups) or of
     `memory.oom_control` (version 1, Linux 4.13 and newer). It is None if unknown.
     """
-    for own, *_ in _lineages("memory", proc):
-        text = _read(own.directory / ("memory.events" if own.unified else "memory.oom_control"))
-        if found := re.search(r"^oom_kill ([0-9]+)$", text, re.MULTILINE):
+    for path in _oom_files(proc):
+        if found := re.search(r"^oom_kill ([0-9]+)$", _read(path), re.MULTILINE):
             return _number(found[1])
     return None
+
+
+@functools.cache
+def _oom_files(proc: Path) -> tuple[Path, ...]:
+    """Found once: the arbiter asks each second, and a server stays in the group that it was started in."""
+    groups = [own for own, *_ in _lineages("memory", proc)]
+    return tuple(own.directory / ("memory.events" if own.unified else "memory.oom_control") for own in groups)
 
 
 def oom_group(proc: Path = Path("/proc")) -> bool:
