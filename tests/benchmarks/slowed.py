@@ -10,13 +10,14 @@ import gc
 from importlib import import_module
 from typing import Any
 
+NEVER = 10**9  # a worker at rest would beat less often while nothing is asked than it does meanwhile
 SLOWER = 100  # callgrind takes 30 to 60 times as long, and the machine may be busy
 # Seconds, by module and name: what the worker compares its pace with is as much longer. Its heart beats more
 # slowly, so that heartbeats count for less, and often enough for the worker to know its pace.
 TIMES = {
     "multicore_server.connections.dispatcher": {"WORTHWHILE": SLOWER},
     "multicore_server.worker.cycle": {"QUICK": SLOWER, "MOST_HELD": SLOWER},
-    "multicore_server.worker.heart": {"BRISK": SLOWER, "BEAT": 5},
+    "multicore_server.worker.heart": {"BRISK": SLOWER, "BEAT": 9, "REST_AFTER": NEVER},
 }
 timeout = 600
 

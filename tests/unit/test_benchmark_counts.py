@@ -213,7 +213,7 @@ def test_times_are_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     after = {path.rpartition(".")[2]: pkgutil.resolve_name(path) for path in paths}
     assert after["QUICK"] == tuple(100 * seconds for seconds in before["multicore_server.worker.cycle.QUICK"])
     assert after["BRISK"] == 100 * before["multicore_server.worker.heart.BRISK"]
-    assert after["BEAT"] == 5 * before["multicore_server.worker.heart.BEAT"]
+    assert after["BEAT"] == 9 * before["multicore_server.worker.heart.BEAT"]
 
 
 # --- the client ---
