@@ -201,8 +201,10 @@ class Arbiter(ParentArbiter):
 
     def _start_the_others(self) -> None:
         """Where the first worker was to show how many have room."""
+        if not self._number.tries:
+            return
         ready = next((process for process in self.fleet.processes() if process.state is State.READY), None)
-        if not self._number.tries or ready is None:
+        if ready is None:
             return
         others = sum(memory.rss(pid) for pid in (self.pid, self.monitor.pid) if pid)
         number, line = self._number.learn(need_of(ready.pid), others)

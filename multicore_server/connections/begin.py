@@ -66,11 +66,11 @@ class BeginningHttpTools:
             task = self.loop.create_task(cycle.run_asgi(self.app))
             if task.done():  # a loop with eager tasks
                 return
-            self.tasks.add(task)
             if getattr(cycle, "ends_its_task", False):
+                self.tasks.add(task)
                 cycle.task = task
             else:
-                task.add_done_callback(self.tasks.discard)
+                state.hold(task)
         else:  # it is its turn when those before it are answered
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))

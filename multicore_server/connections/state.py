@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -54,6 +55,11 @@ class ConnectionsState(ServerState):
         self.answers_half_closed = False  # a client that sends no more gets its response; uvicorn closes
         self.draining = False
         self.moving = False  # while it drains: siblings take its idle connections
+
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """Count it among the tasks until it ends."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     @property
     def has_several(self) -> bool:

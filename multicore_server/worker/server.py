@@ -294,9 +294,7 @@ class WorkerServer(uvicorn.Server):
     def _tell_app(self) -> None:
         """What the app does when its worker drains is waited for, and cancelled, like its requests."""
         for left in (*cluster.call_on_drain(), self._candidacy.withdraw()):
-            task = self._loop.create_task(left)
-            self.server_state.tasks.add(task)
-            task.add_done_callback(self.server_state.tasks.discard)
+            self.state.hold(self._loop.create_task(left))
 
     async def _end_app(self, deadline: float) -> None:
         """The app's own end: within the rest of graceful_timeout, and shortly where there is none."""

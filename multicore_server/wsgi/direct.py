@@ -45,8 +45,11 @@ class Cycle(Protocol):
 class State(Protocol):
     """What is asked of the server's state."""
 
-    tasks: set[asyncio.Task[Any]]
     gate: Any  # has the connections that are ``leaving``
+
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """Count it among the server's tasks until it ends."""
+        ...
 
 
 class Direct:
@@ -56,8 +59,7 @@ class Direct:
     def __init__(self, bridge: WSGIBridge, detours: Callable[[Any], bool], state: State) -> None:
         self._bridge = bridge
         self._detours = detours
-        self._tasks = state.tasks
-        self._gate = state.gate
+        self._state = state
         self.loop = asyncio.get_running_loop()
         self._hidden = HiddenLoop()
         self.scheduled = 0  # requests that are served in this turn of the loop or the next
@@ -71,7 +73,7 @@ class Direct:
     def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]], turns: int = TURNS) -> None:
         # The client of a connection that a sibling has may wait for its end, which comes when nobody has a
         # descriptor of it: it must not wait for what the app does now.
-        if self._gate.leaving and turns:
+        if self._state.gate.leaving and turns:
             self.loop.call_soon(self._serve, cycle, app, turns - 1)
             return
         self.scheduled -= 1
@@ -116,8 +118,7 @@ class Direct:
 
     def _in_task(self, cycle: Cycle, app: Any) -> asyncio.Task[Any]:
         task = self.loop.create_task(cycle.run_asgi(app))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._state.hold(task)
         return task
 
 

@@ -32,6 +32,15 @@ class Suite:
     is_ours: bool = False  # a module of ours, with what the peer's are made of
 
 
+# uvicorn's, with a whole request in each.
+SERVING = (
+    "tests/middleware",
+    "tests/test_default_headers.py",
+    "tests/test_lifespan.py",
+    "tests/test_main.py",
+    "tests/test_server.py",
+    "tests/test_ssl.py",
+)
 WITHOUT_ASYNCIO = ("-p", "no:asyncio")  # the plugin is for what gunicorn's suites need
 SUITES = (
     Suite(
@@ -40,15 +49,10 @@ SUITES = (
         ("uvicorn_classes",),
         (
             "tests/protocols",
-            "tests/middleware",
             "tests/test_auto_detection.py",
             "tests/test_compat.py",
             "tests/test_config.py",
-            "tests/test_default_headers.py",
-            "tests/test_lifespan.py",
-            "tests/test_main.py",
-            "tests/test_server.py",
-            "tests/test_ssl.py",
+            *SERVING,
         ),
         options=WITHOUT_ASYNCIO,
     ),
@@ -56,15 +60,7 @@ SUITES = (
         "uvicorn server",
         "uvicorn",
         ("uvicorn_server",),
-        (
-            "tests/protocols/test_websocket.py",
-            "tests/middleware",
-            "tests/test_default_headers.py",
-            "tests/test_lifespan.py",
-            "tests/test_main.py",
-            "tests/test_server.py",
-            "tests/test_ssl.py",
-        ),
+        ("tests/protocols/test_websocket.py", *SERVING),
         options=WITHOUT_ASYNCIO,
     ),
     Suite(
