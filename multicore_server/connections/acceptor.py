@@ -55,7 +55,7 @@ class Acceptor:
         self.scoreboard = scoreboard
         self.dispatcher = dispatcher
         self.adopting: set[asyncio.Task[None]] = set()
-        self._make_protocol = make_protocol
+        self.make_protocol = make_protocol
         self._servers: list[asyncio.AbstractServer] = []  # the loop's own way to accept
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand
         self._probe: socket.socket | None = None  # whatever can be duplicated, if the loop accepts
@@ -160,7 +160,7 @@ class Acceptor:
 
     def _accepting(self, local: Address) -> Any:
         self.row[ACCEPTED] += 1
-        protocol = self._make_protocol()
+        protocol = self.make_protocol()
         protocol.local = local
         return protocol
 
@@ -266,7 +266,7 @@ class Acceptor:
             connection.close()
             self._uncount(kind)
             return
-        protocol = self._make_protocol()
+        protocol = self.make_protocol()
         protocol.handed = kind
         connection.setblocking(False)
         try:

@@ -96,7 +96,8 @@ class MovableProtocol(SpoolingProtocol):
             self._keep_alive()
             return
         self.phase = WAITING
-        state.gate.came(self)
+        if state.gate.inline:
+            state.gate.came(self)
 
     def _is_placed_elsewhere(self, transport: Any, dispatch: Callable[[Kind, int], Outcome]) -> bool:
         if dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is KEPT:
@@ -120,7 +121,8 @@ class MovableProtocol(SpoolingProtocol):
         self.row[CONNECTIONS] = len(self.connections)
         if self.phase:
             self.finish()
-        state.gate.went(self)
+        if state.gate.inline:
+            state.gate.went(self)
 
     def _end_timer(self) -> None:
         self._unset_keepalive_if_required()
@@ -196,7 +198,8 @@ class MovableProtocol(SpoolingProtocol):
     def _is_read(self) -> None:
         """It does not wait for its first request any more."""
         self.row[UNREAD] -= 1
-        self.server_state.gate.was_read(self)
+        if self.server_state.gate.inline:
+            self.server_state.gate.was_read(self)
 
     def end(self) -> None:
         """The worker drains, and a response is complete: say that it was the last, or go to a sibling."""

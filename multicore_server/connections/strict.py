@@ -217,7 +217,8 @@ class StrictHttpTools(StrictProtocol):
         if self.size + self.unfinished > limits.least or len(headers) > limits.most_fields:
             self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1"))
         version = self.parser.get_http_version()
-        self.check_version(version)
+        if version != "1.1":
+            self.check_version(version)
         if self.url[0] != SLASH:
             self.check_target(self.parser.get_method().decode("ascii"), self.url)
         if self.hosts != 1 and (self.hosts or version != "1.0"):  # RFC 9112 3.2

@@ -70,7 +70,7 @@ def test_a_protocol_that_does_not_count_leaves_no_count() -> None:
             transport.abort()
 
     async def scenario(place: Workplace) -> None:
-        place.acceptor._make_protocol = Other
+        place.acceptor.make_protocol = Other
         await place.acceptor.open([place.listener])
         client = place.send_to_inbox()
         assert await place.closed(client)
