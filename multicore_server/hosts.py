@@ -199,6 +199,9 @@ CONTRACT: tuple[Row, ...] = (
          feature=Feature.H11_MOVES),
     _row("uvicorn.protocols.http.flow_control:FlowControl", "pause_writing resume_writing",
          "connections/spool.py", "the pace of WSGI apps"),
+    _row("uvicorn.protocols.http.flow_control:FlowControl", "_transport read_paused write_paused "
+         "_is_writable_event", "connections/flow.py", "back-pressure", set_by="__init__",
+         feature=Feature.HTTPTOOLS_MOVES),
     _row(_H11, "handle_events _should_upgrade", "connections/strict.py",
          "requests are checked as they arrive", feature=Feature.H11_MOVES),
     _row(_H11, "headers flow root_path", "connections/strict.py", "requests are checked as they arrive",
@@ -217,7 +220,7 @@ CONTRACT: tuple[Row, ...] = (
     _row(_HTTPTOOLS, "app access_logger access_log root_path limit_concurrency config tasks",
          "connections/begin.py", "a request begins", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
     _row("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle",
-         "connections/begin.py, worker/cycle.py", "a request begins", feature=Feature.HTTPTOOLS_MOVES),
+         "connections/cycles.py, worker/cycle.py", "a request begins", feature=Feature.HTTPTOOLS_MOVES),
     _row("uvicorn.logging", "TRACE_LOG_LEVEL", "connections/lean.py", "whether connections are logged"),
     _row(_HTTPTOOLS_CYCLE, "run_asgi send receive", "worker/cycle.py", "ours take their place",
          feature=Feature.HTTPTOOLS_JOINS),

@@ -59,7 +59,7 @@ class Acceptor:
         self._servers: list[asyncio.AbstractServer] = []  # the loop's own way to accept
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand
         self._probe: socket.socket | None = None  # whatever can be duplicated, if the loop accepts
-        self._taking = False
+        self.is_taking = False  # it accepts, and takes what siblings send
         self._complained = -QUIET
         self._refused_at = 0.0  # since when nothing is taken from the inbox
         self._loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class Acceptor:
         self.take_on()
         # What could not be taken for long, siblings may have time for meanwhile; and an app that is asked
         # without a pause must not keep new connections waiting for ever.
-        if not self._taking and time.monotonic() - self._refused_at > LATE:
+        if not self.is_taking and time.monotonic() - self._refused_at > LATE:
             self._place_anew(dispatcher.place_inbox_anew)
         dispatcher.measure_surplus()
 
@@ -134,7 +134,7 @@ class Acceptor:
     @property
     def may_rest(self) -> bool:
         """Whether nothing is to be done before something comes."""
-        return self._taking and not (
+        return self.is_taking and not (
             self.state.draining or self.row[IN_HAND] or self.adopting or self.has_surplus
         )
 
@@ -209,18 +209,18 @@ class Acceptor:
 
     def take_on(self) -> None:
         """Accept, and take what siblings send, unless this worker drains or is not free."""
-        if self._taking or self.state.draining or not self.state.gate.is_open:
+        if self.is_taking or self.state.draining or not self.state.gate.is_open:
             return
-        self._taking = True
+        self.is_taking = True
         if self.dispatcher is not None:
             self._loop.add_reader(self.dispatcher.inbox, self._take)
         for listener in self._listeners:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _take_no_more(self) -> None:
-        if not self._taking:
+        if not self.is_taking:
             return
-        self._taking = False
+        self.is_taking = False
         self._refused_at = time.monotonic()
         if self.dispatcher is not None:
             self._loop.remove_reader(self.dispatcher.inbox)

@@ -310,8 +310,11 @@ class MovableHttpTools(MovableProtocol):
 
     @property
     def is_awaited(self) -> bool:
+        cycle = self.cycle
+        if cycle is None or cycle.disconnected:
+            return False
         # ``cycle`` belongs to the newest request: those before it may have no response yet.
-        return super().is_awaited or (bool(self.pipeline) and not self.cycle.disconnected)
+        return not (cycle.more_body or cycle.response_complete) or bool(self.pipeline)
 
     @property
     def idle(self) -> bool:

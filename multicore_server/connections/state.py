@@ -52,6 +52,7 @@ class ConnectionsState(ServerState):
         self.lingering: set[Any] = set()  # transports whose clients still send, and nobody reads
         self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
         self.direct: Any = None  # begins requests whose app needs no task
+        self.scheduled = 0  # requests that it serves in this turn of the loop or the next
         self.joins_chunks = True  # parts of a response that come at once may leave at once
         self.is_brisk = True  # the loop was not blocked lately: what is done in one turn takes milliseconds
         self.answers_half_closed = False  # a client that sends no more gets its response; uvicorn closes
@@ -62,11 +63,6 @@ class ConnectionsState(ServerState):
         """Count it among the tasks until it ends."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-    @property
-    def has_several(self) -> bool:
-        """Whether more requests than one are in progress."""
-        return len(self.tasks) > 1 or (self.direct is not None and self.direct.scheduled > 0)
 
     def descriptors(self) -> Iterator[int]:
         """Of all connections, WebSockets too."""

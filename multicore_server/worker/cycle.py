@@ -21,6 +21,7 @@ from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
 
+from multicore_server.connections.cycles import ADDED
 from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.scoreboard import Row
@@ -35,7 +36,6 @@ BODILESS = (204, 304)  # statuses
 # Seconds that a request takes whose response may wait for others: below, its client is awake anyway; above,
 # the others may take as long.
 QUICK = (10e-6, 1e-3)
-SET_LATER = ("status", "head", "ends", "began", "took", "state", "task", "wrote")  # after the constructor
 MOST_HELD = 2e-3  # seconds that a response waits at most, and the call in progress
 MOST_JOINED = 1e-3  # seconds behind a write in which what follows it waits for more
 
@@ -139,7 +139,6 @@ class JoinedCycle:
     wrote = 0.0  # of perf_counter: when a part of a stream was written at once
     state: Any = None  # of the connections, where responses may wait for each other
     answers_whole = True  # by `answer`
-    set_later = SET_LATER
     ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
     task: Any = None  # that the state has, until it ends
     scope: Any
@@ -287,7 +286,7 @@ class JoinedCycle:
         return (
             self.keep_alive
             and state is not None
-            and (state.has_several or len(self._held.cycles) > bool(self.head))
+            and (len(state.tasks) > 1 or state.scheduled or len(self._held.cycles) > bool(self.head))
             and state.is_brisk
             and len(body) <= JOINED
         )
@@ -334,7 +333,7 @@ def joined(theirs: Any, row: Row) -> Any:
         "_held": Held(),
     }
     made: Any = type(theirs.__name__, (JoinedCycle, theirs), own)
-    make_room(made(**dict.fromkeys(list(signature(theirs).parameters))), SET_LATER)
+    make_room(made(**dict.fromkeys(list(signature(theirs).parameters))), ADDED)
     return made
 
 

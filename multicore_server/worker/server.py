@@ -213,9 +213,11 @@ class WorkerServer(uvicorn.Server):
         if self.state.draining:
             connection.end()
             return
+        acceptor = self.acceptor
         self.worker.on_answered()
-        self.acceptor.take_on()
-        if self.acceptor.has_surplus and connection.idle:
+        if not acceptor.is_taking:
+            acceptor.take_on()
+        if acceptor.has_surplus and connection.idle:
             connection.leave_soon()
 
     async def main_loop(self) -> None:

@@ -46,6 +46,7 @@ class State(Protocol):
     """What is asked of the server's state."""
 
     gate: Any  # has the connections that are ``leaving``
+    scheduled: int  # requests that are served in this turn of the loop or the next
 
     def hold(self, task: asyncio.Task[Any]) -> None:
         """Count it among the server's tasks until it ends."""
@@ -62,12 +63,11 @@ class Direct:
         self._state = state
         self.loop = asyncio.get_running_loop()
         self._hidden = HiddenLoop()
-        self.scheduled = 0  # requests that are served in this turn of the loop or the next
 
     def begin(self, cycle: Cycle, app: Callable[..., Awaitable[None]]) -> None:
         """Serve a request in the loop's next turn: what has come with it is read by then. ``app`` is the
         bridge with what surrounds it: the usual way."""
-        self.scheduled += 1
+        self._state.scheduled += 1
         self.loop.call_soon(self._serve, cycle, app)
 
     def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]], turns: int = TURNS) -> None:
@@ -76,7 +76,7 @@ class Direct:
         if self._state.gate.leaving and turns:
             self.loop.call_soon(self._serve, cycle, app, turns - 1)
             return
-        self.scheduled -= 1
+        self._state.scheduled -= 1
         turn = self._bridge.turn
         if not turn.take():
             self._in_task(cycle, app)
