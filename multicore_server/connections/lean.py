@@ -34,7 +34,7 @@ class LeanHttpTools(MovableHttpTools):
 
     def _made(self, transport: Any) -> None:
         """As uvicorn does it, with fewer system calls."""
-        if self.logger.level <= TRACE_LOG_LEVEL:
+        if self._is_logged():
             self._made_by_uvicorn(transport)
             return
         self.connections.add(self)
@@ -43,9 +43,13 @@ class LeanHttpTools(MovableHttpTools):
         self.server, self.client = addresses(transport, self.local)
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
 
+    def _is_logged(self) -> bool:
+        """Whether uvicorn logs when connections come and go. A logger without a level has that of its parent."""
+        return self.logger.level <= TRACE_LOG_LEVEL and bool(self.logger.isEnabledFor(TRACE_LOG_LEVEL))
+
     def _lost(self, exc: Exception | None) -> None:
         """As uvicorn does it, with a call only where there is somebody to tell."""
-        if self.logger.level <= TRACE_LOG_LEVEL or self.flow is None:
+        if self.flow is None or self._is_logged():
             self._lost_by_uvicorn(exc)
             return
         self.connections.discard(self)
