@@ -44,7 +44,7 @@ class LeanHttpTools(MovableHttpTools):
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
 
     def _is_logged(self) -> bool:
-        """Whether uvicorn logs when connections come and go. A logger without a level has that of its parent."""
+        """Whether uvicorn logs that connections come and go. A logger without a level has its parent's."""
         return self.logger.level <= TRACE_LOG_LEVEL and bool(self.logger.isEnabledFor(TRACE_LOG_LEVEL))
 
     def _lost(self, exc: Exception | None) -> None:
