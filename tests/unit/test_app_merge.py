@@ -99,7 +99,7 @@ def test_it_shows_what_prometheus_clients_collector_shows(
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         metrics = AppMetrics(directory)
-        for row, groups in zip(rows, content, strict=True):
+        for row, groups in zip(rows, with_own_stamps(content), strict=True):
             for group in groups:
                 (write_stock if by_stock else write)(directory, f"row{row}", group)
                 shown(metrics, living(*rows))  # keys are added between two scrapes
