@@ -10,6 +10,7 @@ from uvicorn.protocols.http import httptools_impl
 
 from multicore_server.connections.message_event import MessageEvent
 from multicore_server.connections.room import make_room
+from multicore_server.ipc.request_table import NONE
 
 # The parameters of uvicorn's constructor, and the attributes that they become.
 PARAMETERS = {
@@ -44,6 +45,7 @@ ADDED = {
     "wrote": 0.0,
     "state": None,
     "task": None,
+    "entry": NONE,
 }
 SHARED = ("logger", "access_logger", "access_log")  # with all connections of a worker
 
@@ -99,6 +101,7 @@ def maker(connection: Any) -> Callable[[Any], Any]:
         cycle.body = bytearray()
         cycle.chunked_encoding = cycle.state = cycle.task = None
         cycle.expected_content_length = cycle.status = 0
+        cycle.entry = NONE
         cycle.head = b""
         cycle.began = cycle.took = cycle.wrote = 0.0
         return cycle

@@ -24,8 +24,9 @@ from uvicorn.protocols.http import httptools_impl
 from multicore_server.connections.cycles import ADDED
 from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
+from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
-from multicore_server.worker.meter import COUNTED, MODULES, counting, metered
+from multicore_server.worker.meter import COUNTED, MODULES, Meter, meter_of, metered
 
 LENGTH = b"content-length"
 SPECIAL = frozenset({LENGTH, b"transfer-encoding", b"connection"})  # they mean something here
@@ -140,6 +141,7 @@ class JoinedCycle:
     state: Any = None  # of the connections, where responses may wait for each other
     answers_whole = True  # by `answer`
     ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
+    entry = NONE  # in the table of requests in hand
     task: Any = None  # that the state has, until it ends
     scope: Any
     transport: Any
@@ -156,12 +158,14 @@ class JoinedCycle:
     expected_content_length: int
     _run: Any
     _send: Any
+    begin: Callable[[], None]
     _count: Callable[[int], float]
     _make_head: Callable[[Any, Any, Iterable[Any]], bytes | None]
     _held: Held
 
     async def run_asgi(self, app: Any) -> None:
-        self.began = self.began or perf_counter()
+        if not self.began:
+            self.begin()
         try:
             outcome = await app(self.scope, self.receive, self.send)
             if outcome is not None or not (self.response_complete or self.ends or self.disconnected):
@@ -323,12 +327,13 @@ class JoinedCycle:
             self.on_response = _nothing
 
 
-def joined(theirs: Any, row: Row) -> Any:
-    """uvicorn's ``RequestResponseCycle`` of httptools, counted in ``row``."""
+def joined(theirs: Any, meter: Meter) -> Any:
+    """uvicorn's ``RequestResponseCycle`` of httptools, counted."""
     own = {
         "_run": theirs.run_asgi,
         "_send": theirs.send,
-        "_count": counting(row),
+        "begin": meter.begin,
+        "_count": meter.finish,
         "_make_head": staticmethod(Heads().make),
         "_held": Held(),
     }
@@ -337,19 +342,20 @@ def joined(theirs: Any, row: Row) -> Any:
     return made
 
 
-def install(row: Row, modules: Iterable[ModuleType] = MODULES) -> None:
+def install(row: Row, in_hand: Writer | None = None, modules: Iterable[ModuleType] = MODULES) -> None:
     """In a worker process, before its first connection: count what its HTTP protocols serve."""
+    meter = meter_of(row, in_hand)
     for module in modules:
         theirs: Any = module.RequestResponseCycle
         make = joined if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS) else metered
-        module.RequestResponseCycle = make(theirs, row)  # type: ignore[attr-defined]
+        module.RequestResponseCycle = make(theirs, meter)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def installed(row: Row) -> Iterator[None]:
+def installed(row: Row, in_hand: Writer | None = None) -> Iterator[None]:
     """`install`, and back to what was there: for tests."""
     before = [module.RequestResponseCycle for module in MODULES]
-    install(row)
+    install(row, in_hand)
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ from multicore_server.ipc.identity import identity
 from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
 from multicore_server.ipc.messages import EndOrder
 from multicore_server.ipc.names import Interface, Reason
+from multicore_server.ipc.request_table import InHand
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
@@ -61,6 +62,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._app_ready = False  # cluster.ready() was called
         self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
+        self.in_hand: list[InHand] = []  # in the arbiter, after its end: the requests that it did not answer
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
         self.direct: Callable[[Any], Any] | None = None  # how a WSGI app is asked without a detour
@@ -181,7 +183,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         loop.run(self._serve(config, self._listeners), loop_factory)
 
     def count_requests(self, config: Any) -> None:
-        cycle.install(self.context.row, meter.modules_of(config.http_protocol_class))
+        context = self.context
+        in_hand = context.requests.writer(context.number)
+        cycle.install(context.row, in_hand, meter.modules_of(config.http_protocol_class))
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Iterable
-from time import perf_counter
 from typing import Any, Protocol
 
 from multicore_server.wsgi.bridge import WSGIBridge, close_hidden, go_on
@@ -31,12 +30,15 @@ class Cycle(Protocol):
     more_body: bool
     disconnected: bool
     waiting_for_100_continue: bool
-    began: float
     receive: Any
     send: Any
 
     def answer(self, status: int, headers: Iterable[Any], body: bytes) -> bool:
         """Send a whole response; False, and nothing was done, where it is to be sent in messages."""
+        ...
+
+    def begin(self) -> None:
+        """The app is about to be called."""
         ...
 
     def run_asgi(self, app: Any) -> Any: ...
@@ -86,7 +88,7 @@ class Direct:
             turn.give()
             self._in_task(cycle, app)
             return
-        cycle.began = perf_counter()
+        cycle.begin()
         failed: BaseException | None = None
         self._hidden.hide_loop()
         try:
