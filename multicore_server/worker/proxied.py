@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -21,6 +21,7 @@ from multicore_server.wsgi.environ import FORWARDED, Forwarded
 
 FOR, PROTO, SCRIPT_NAME = b"x-forwarded-for", b"x-forwarded-proto", b"script_name"
 ANY = b"*"
+Field: TypeAlias = "tuple[bytes, bytes]"
 OF_WEBSOCKETS = {b"wss": b"https", b"ws": b"http"}  # what some proxies say for these
 
 logger = logging.getLogger("gunicorn.error")
@@ -60,11 +61,11 @@ class Peers:
 
     def __init__(self, trusted: Any) -> None:
         names = [name.strip() for name in trusted.split(",")] if isinstance(trusted, str) else list(trusted)
-        self.middleware = ProxyHeadersMiddleware(_nothing, trusted)
-        self._hosts: Any = self.middleware.trusted_hosts
+        self._middleware = ProxyHeadersMiddleware(_nothing, trusted)
+        self._hosts: Any = self._middleware.trusted_hosts
         self._all = "*" in names
         any_peer: Any = _AnyPeer(self._hosts)  # it is asked for a trusted one alone
-        self.middleware.trusted_hosts = any_peer
+        self._middleware.trusted_hosts = any_peer
 
     def __contains__(self, host: str) -> bool:
         return self._all or host in self._hosts
@@ -78,6 +79,19 @@ class Peers:
             server = scope.get("server")
             return not server or server[1] is None
         return client[0] in self
+
+    def first_stranger(self, chain: list[bytes]) -> tuple[str, int] | None:
+        """The client, by X-Forwarded-For of a trusted peer; None where it says nothing."""
+        found: tuple[str, int] = self._hosts.get_trusted_client_address(b", ".join(chain).decode("latin-1"))
+        return found if found[0] else None
+
+    def ask_uvicorn(self, scope: Any, headers: list[Field]) -> None:
+        """Write into the scope of a trusted peer's request what uvicorn's middleware does by these fields."""
+        view: Any = {**scope, "headers": headers}
+        changing = self._middleware(view, _nothing, _nothing)
+        with contextlib.suppress(StopIteration):
+            changing.send(None)  # it waits for nothing
+        scope["client"], scope["scheme"] = view["client"], view["scheme"]
 
 
 class Proxied:
@@ -113,45 +127,41 @@ class Proxied:
         if FORWARDED in scope:  # it comes here once more
             return None
         trusted = self._peers is not None and self._peers.has_sent(scope)
-        headers = self._mapped(scope["headers"], trusted=trusted)
-        if headers is None:
-            return _say(scope, HTTPStatus.BAD_REQUEST, "a name with a _ (header_map)")
-        if trusted:
+        rules, headers = self._rules, scope["headers"]
+        if rules.header_map != "dangerous":
+            headers = self._mapped(headers, trusted=trusted)
+            if headers is None:
+                return _say(scope, HTTPStatus.BAD_REQUEST, "a name with a _ (header_map)")
+        watched = self._watched
+        told = headers if self._watches_names else [field for field in headers if field[0] in watched]
+        if trusted and (rules.schemes or rules.forwarder):
             found = _Found()
-            status = found.read(scope, self._rules.schemes or {}, self._forwarded) or found.mount(scope)
+            status = found.read(told, scope, rules.schemes or {}, self._forwarded) or found.mount(scope)
             if status is not None:
                 return status
             found.write(scope)
             if found.forwarded and self._rules.of_bridge:
                 scope[FORWARDED] = self._forwarded._replace(script_name=found.mounted)
-        self._name_client(scope, trusted=trusted)
+        self._name_client(told, scope, trusted=trusted)
         scope["headers"] = headers
         return None
 
     def _mapped(self, headers: Any, *, trusted: bool) -> Any:
         """The fields that are kept; None: they are to be refused."""
-        how, allowed = self._rules.header_map, self._rules.forwarder if trusted else frozenset[bytes]()
-        if how == "dangerous" or ANY in allowed:
-            return headers
-        kept = [field for field in headers if b"_" not in field[0] or field[0] in allowed]
-        return None if how == "refuse" and len(kept) < len(headers) else kept
+        allowed = self._forwarded if trusted else Forwarded(frozenset())
+        kept = [field for field in headers if b"_" not in field[0] or allowed.allows(field[0])]
+        return None if self._rules.header_map == "refuse" and len(kept) < len(headers) else kept
 
-    def _name_client(self, scope: Any, *, trusted: bool) -> None:
+    def _name_client(self, told: list[Field], scope: Any, *, trusted: bool) -> None:
         """By X-Forwarded-For; the scheme too, where uvicorn's way is right."""
         if self._peers is None:
             return
         client = scope["client"]
-        by_address = client[0] in self._peers if type(client) is AnnouncedClient else trusted
-        names = {FOR} if by_address else set()
+        by_client = client[0] in self._peers if type(client) is AnnouncedClient else trusted
         if trusted and self._rules.schemes is None:
-            names.add(PROTO)
-        told = [field for field in scope["headers"] if field[0] in names]
-        if told:
-            view = {"type": scope["type"], "client": client, "scheme": scope["scheme"], "headers": told}
-            changing = self._peers.middleware(view, _nothing, _nothing)  # type: ignore[arg-type]
-            with contextlib.suppress(StopIteration):
-                changing.send(None)  # it waits for nothing
-            scope["client"], scope["scheme"] = view["client"], view["scheme"]
+            self._peers.ask_uvicorn(scope, told if by_client else [it for it in told if it[0] != FOR])
+        elif by_client and (chain := [value for name, value in told if name == FOR]):
+            scope["client"] = self._peers.first_stranger(chain) or client
 
 
 def _watched(rules: Rules) -> tuple[frozenset[bytes], bool]:
@@ -174,10 +184,12 @@ class _Found:
     mounted: str | None = None  # the script's name, as the app is told it
     path = ""  # as the client has sent it
 
-    def read(self, scope: Any, schemes: Mapping[bytes, bytes], forwarded: Forwarded) -> HTTPStatus | None:
+    def read(
+        self, told: list[Field], scope: Any, schemes: Mapping[bytes, bytes], forwarded: Forwarded
+    ) -> HTTPStatus | None:
         """A status where two fields contradict each other."""
         of_websocket = scope["type"] == "websocket"
-        for name, value in scope["headers"]:
+        for name, value in told:
             if name in schemes:
                 said = OF_WEBSOCKETS.get(value, value) if of_websocket else value
                 secure = said == schemes[name]
