@@ -140,7 +140,7 @@ class Proxied:
             if status is not None:
                 return status
             found.write(scope)
-            if found.forwarded and self._rules.of_bridge:
+            if found.forwarded:  # for whoever makes an environ of it: the bridge, the access log
                 scope[FORWARDED] = self._forwarded._replace(script_name=found.mounted)
         self._name_client(told, scope, trusted=trusted)
         scope["headers"] = headers

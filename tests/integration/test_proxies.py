@@ -144,7 +144,7 @@ def test_an_app_below_wiki_behind_nginx(
 @kinds
 @parsers
 def test_the_fields_of_a_proxy_count_as_with_gunicorn(make_server: MakeServer, app: str, http: str) -> None:
-    server = serve(make_server, app, UVICORN_HTTP=http)
+    server = serve(make_server, app, "--access-logfile", "-", UVICORN_HTTP=http)
 
     def scheme(*fields: tuple[str, str]) -> str:
         answer = httpx.get(server.url, headers=fields)
@@ -158,6 +158,7 @@ def test_the_fields_of_a_proxy_count_as_with_gunicorn(make_server: MakeServer, a
     assert server.logged(r"\[WARNING\] a request from 127.0.0.1 is refused with 400: .* two schemes")
     seen = told(server.get("/wiki/a", headers={"SCRIPT_NAME": "/wiki", "X-Forwarded-For": "6.6.6.6"}))
     assert (seen["root_path"], seen["path"], seen["client"]) == ("/wiki", "/wiki/a", "6.6.6.6")
+    server.wait_logged(r'6.6.6.6 - - .* "GET /wiki/a HTTP/1.1" 200')
     assert server.get("/other", headers={"SCRIPT_NAME": "/wiki"}).status_code == 500
 
 
