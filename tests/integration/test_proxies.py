@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -174,6 +176,45 @@ def test_nothing_of_it_counts_for_a_stranger(make_server: MakeServer, app: str) 
     seen = told(server.get("/a", headers=fields))
     assert (seen["scheme"], seen["root_path"], seen["path"], seen["client"]) == ("http", "", "/a", LOCAL)
     assert app == SCOPE or not seen["headers"].keys() & {"script-name", "remote-user"}
+
+
+TELLING = """
+def wsgi(environ, start_response):
+    print("SEEN", environ["PATH_INFO"], [environ["REMOTE_ADDR"]], environ["wsgi.url_scheme"], flush=True)
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+async def asgi(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    print("SEEN", scope["path"], [*(scope["client"] or [""])][:1], scope["scheme"], flush=True)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+"""
+
+
+@parsers
+@pytest.mark.parametrize("app", ["app:asgi", "app:wsgi"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_who_resets_its_connection_is_not_taken_for_a_unix_socket(
+    make_server: MakeServer, app: str, http: str, loop: str
+) -> None:
+    """Its request is read when nobody can tell any more whose it is."""
+    server = make_server(TELLING)
+    env = {"UVICORN_HTTP": http, "UVICORN_LOOP": loop}
+    server.start("-w", "1", "--forwarded-allow-ips", "10.0.0.1", app=app, env=env, ready=1)
+    worker = server.worker_of(0)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        client = socket.create_connection((LOCAL, server.port))
+        client.sendall(request("/forged", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https"))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert server.get("/after").status_code == 200
+    assert server.wait_logged("SEEN /after")
+    assert all(line.endswith("[''] http") for line in server.logged("SEEN /forged"))
 
 
 @kinds
