@@ -172,8 +172,6 @@ CONTRACT: tuple[Row, ...] = (
          "the client that a proxy names"),
     _row("uvicorn.middleware.proxy_headers:ProxyHeadersMiddleware", "trusted_hosts", "worker/proxied.py",
          "the peer of a unix socket is trusted, and no more than it", set_by="__init__"),
-    _row("uvicorn.middleware.proxy_headers:_TrustedHosts", "get_trusted_client_address", "worker/proxied.py",
-         "who is the client, by X-Forwarded-For"),
     _row("uvicorn.protocols.utils", "get_client_addr get_path_with_query_string", "worker/loggers.py",
          "the arguments of its access log's records"),
     _row("uvicorn._subprocess", "subprocess_started", "cli/prefork.py", "found in the frames above ours",

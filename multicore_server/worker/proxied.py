@@ -5,7 +5,6 @@ A request without any of these fields pays for a look at the names of its fields
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -63,6 +62,7 @@ class Peers:
         names = [name.strip() for name in trusted.split(",")] if isinstance(trusted, str) else list(trusted)
         self._middleware = ProxyHeadersMiddleware(_nothing, trusted)
         self._hosts: Any = self._middleware.trusted_hosts
+        self._first_stranger = getattr(self._hosts, "get_trusted_client_address", None)
         self._all = "*" in names
         any_peer: Any = _AnyPeer(self._hosts)  # it is asked for a trusted one alone
         self._middleware.trusted_hosts = any_peer
@@ -80,18 +80,25 @@ class Peers:
             return not server or server[1] is None
         return client[0] in self
 
-    def first_stranger(self, chain: list[bytes]) -> tuple[str, int] | None:
-        """The client, by X-Forwarded-For of a trusted peer; None where it says nothing."""
-        found: tuple[str, int] = self._hosts.get_trusted_client_address(b", ".join(chain).decode("latin-1"))
-        return found if found[0] else None
+    def name_client(self, scope: Any, chain: list[Field]) -> None:
+        """By X-Forwarded-For of a trusted peer. Where uvicorn lets us, without its middleware around it."""
+        if self._first_stranger is None:
+            self.ask_uvicorn(scope, chain)
+            return
+        found = self._first_stranger(b", ".join([value for _, value in chain]).decode("latin-1"))
+        if found[0]:
+            scope["client"] = found
 
     def ask_uvicorn(self, scope: Any, headers: list[Field]) -> None:
         """Write into the scope of a trusted peer's request what uvicorn's middleware does by these fields."""
-        view: Any = {**scope, "headers": headers}
-        changing = self._middleware(view, _nothing, _nothing)
-        with contextlib.suppress(StopIteration):
+        before, scope["headers"] = scope["headers"], headers
+        changing = self._middleware(scope, _nothing, _nothing)
+        try:
             changing.send(None)  # it waits for nothing
-        scope["client"], scope["scheme"] = view["client"], view["scheme"]
+        except StopIteration:
+            pass
+        finally:
+            scope["headers"] = before
 
 
 class Proxied:
@@ -117,10 +124,12 @@ class Proxied:
     def apply(self, scope: Any) -> HTTPStatus | None:
         """Write into the scope what is to be believed. A status: nothing was written, and the request is to
         be refused with it."""
-        watched, watches_names = self._watched, self._watches_names
-        for name, _ in scope.get("headers", ()):
-            if name in watched or (watches_names and b"_" in name):
+        watched, headers = self._watched, scope.get("headers", ())
+        for name, _ in headers:
+            if name in watched:
                 return self._judge(scope)
+        if self._watches_names and any(b"_" in name for name, _ in headers):
+            return self._judge(scope)
         return None
 
     def _judge(self, scope: Any) -> HTTPStatus | None:
@@ -160,8 +169,8 @@ class Proxied:
         by_client = client[0] in self._peers if type(client) is AnnouncedClient else trusted
         if trusted and self._rules.schemes is None:
             self._peers.ask_uvicorn(scope, told if by_client else [it for it in told if it[0] != FOR])
-        elif by_client and (chain := [value for name, value in told if name == FOR]):
-            scope["client"] = self._peers.first_stranger(chain) or client
+        elif by_client and (chain := [field for field in told if field[0] == FOR]):
+            self._peers.name_client(scope, chain)
 
 
 def _watched(rules: Rules) -> tuple[frozenset[bytes], bool]:
