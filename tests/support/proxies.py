@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import httpx
 
 from tests.support.addresses import LOCAL, free_port, refuses
+from tests.support.apps import source
 from tests.support.programs import program
+from tests.support.server import MakeServer, Server
 from tests.support.waiting import wait_for
+
+WSGI = source("wsgi_scope")
+TELLING = source("telling")
+RUN = [sys.executable, "-m", "multicore_server", "run"]
 
 NGINX = """
 daemon off;
@@ -100,3 +109,32 @@ def ended(proxies: list[Proxy]) -> Iterator[None]:
     finally:
         for proxy in proxies:
             proxy.end()
+
+
+# --- the server behind it
+
+
+def serve(
+    make_server: MakeServer, app: str, *options: str, command: str = "gunicorn", conf: str = "", **env: str
+) -> Server:
+    """One worker, by either command; ``conf`` is its config file."""
+    server = make_server(app)
+    server.write("conf.py", f"workers = 1\n{conf}")
+    more: dict[str, Any] = {}
+    if command == "run":
+        more = {"command": [*RUN, "--port", str(server.port)], "bind": ""}
+    return server.start("--config", "conf.py", *options, ready=1, env=env, **more)
+
+
+def told(answer: httpx.Response) -> dict[str, Any]:
+    """What the app was told (`SCOPE` or `WSGI`), by the names of a scope."""
+    assert answer.status_code == 200, answer.text
+    seen: dict[str, Any] = answer.json()
+    if "client" in seen:
+        return {**seen, "client": seen["client"][0]}
+    headers = {name[5:].lower().replace("_", "-"): seen[name] for name in seen if name.startswith("HTTP_")}
+    root = seen["SCRIPT_NAME"]
+    return {
+        "client": seen["REMOTE_ADDR"], "scheme": seen["wsgi.url_scheme"], "root_path": root,
+        "path": root + seen["PATH_INFO"], "headers": headers,
+    }  # fmt: skip
