@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from multicore_server.connections.addresses import Address, only_address
+from multicore_server.connections.announcements import Announcements
 from multicore_server.connections.dispatcher import KEPT, QUIET, SENT, Dispatcher, Outcome, Swept
 from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.connections.leaving import Leaving
@@ -38,7 +39,8 @@ class Acceptor:
     """Accepts connections, places them, and takes those that siblings send.
 
     ``config`` is uvicorn's; ``make_protocol`` makes the protocol of one connection. ``dispatcher`` is None
-    with ``scheduling = shared``: whoever accepts a connection keeps it.
+    with ``scheduling = shared``: whoever accepts a connection keeps it. ``announcements`` are those of
+    proxies, where the PROXY protocol is spoken.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Acceptor:
         scoreboard: Scoreboard,
         dispatcher: Dispatcher | None,
         make_protocol: Callable[[], Any],
+        announcements: Announcements | None = None,
     ) -> None:
         self.config = config
         self.state = state
@@ -56,6 +59,7 @@ class Acceptor:
         self.dispatcher = dispatcher
         self.adopting: set[asyncio.Task[None]] = set()
         self.make_protocol = make_protocol
+        self._announcements = announcements
         self._servers: list[asyncio.AbstractServer] = []  # the loop's own way to accept
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand
         self._probe: socket.socket | None = None  # whatever can be duplicated, if the loop accepts
@@ -95,6 +99,7 @@ class Acceptor:
     @property
     def _accepts_by_hand(self) -> bool:
         early = self.dispatcher is not None and (self.config.ssl is not None or self.state.gate.inline)
+        early = early or self._announcements is not None
         return early or isinstance(self._loop, asyncio.BaseEventLoop)
 
     def begin_to_drain(self) -> None:
@@ -270,6 +275,8 @@ class Acceptor:
         protocol.handed = kind
         connection.setblocking(False)
         try:
+            if self._announcements is not None and kind is Kind.NEW:
+                await self._announcements.read(connection, protocol)
             await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self.config.ssl)
         except OSError as exc:  # a failed TLS handshake, or it is closed already
             logger.debug("a connection came to nothing: %s", exc)

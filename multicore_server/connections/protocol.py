@@ -39,6 +39,7 @@ class MovableProtocol(SpoolingProtocol):
 
     handed: Kind | None = None  # what it was when it was taken or accepted by hand; it is counted then
     moved = False  # it is another worker's now
+    stays = False  # a proxy has said here who its client is: a sibling would not know
     phase = RESTING  # in the other phases it is counted as in hand
     answered_at = 0.0  # while the worker drains
     row: Row
@@ -252,7 +253,9 @@ class MovableProtocol(SpoolingProtocol):
     @property
     def can_leave(self) -> bool:
         """Whether it may go to a sibling when it is idle: TLS keys are in this process's memory."""
-        return self.server_state.sheds() and self.transport.get_extra_info("sslcontext") is None
+        if self.stays or not self.server_state.sheds():
+            return False
+        return self.transport.get_extra_info("sslcontext") is None
 
     def leave_soon(self) -> None:
         """Go to a sibling before the next request is read, if it may."""
@@ -274,7 +277,7 @@ class MovableProtocol(SpoolingProtocol):
     def set_aside(self) -> None:
         """The app is about to have this thread, for an unknown time: wait where siblings can take it."""
         transport = self.transport
-        if transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
+        if self.stays or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
             return
         if self.server_state.set_aside([self.sent]) is SENT:
             self.let_go()

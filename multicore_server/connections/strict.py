@@ -86,15 +86,6 @@ class StrictProtocol:
             size += length
             if (limits.field_size and length > limits.field_size) or size > limits.head:
                 self._raise(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if limits.header_map != "dangerous":
-            self._map_names(limits.header_map)
-
-    def _map_names(self, header_map: str) -> None:
-        """Drop or refuse names with a ``_``: CGI cannot tell them from those with a ``-``."""
-        kept = [field for field in self.headers if b"_" not in field[0]]
-        if header_map == "refuse" and len(kept) < len(self.headers):
-            self._raise(HTTPStatus.BAD_REQUEST)
-        self.headers[:] = kept  # the scope has the same list
 
     def check_body(self) -> None:
         """Raises Refused where the body is announced to be above its limit."""

@@ -35,7 +35,7 @@ from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
 from multicore_server.worker.metrics_path import MetricsPath
-from multicore_server.worker.proxied import Proxied
+from multicore_server.worker.proxied import Proxied, Rules
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.wsgi.bridge import WSGIBridge
 from multicore_server.wsgi.direct import Direct
@@ -92,7 +92,7 @@ def make_config(
         app = bridge = _bridge(cfg, log, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
-    inner = _surround(app, cfg, log, trusted, hooks)
+    inner = _surround(app, cfg, log, trusted, hooks, Rules.of(cfg, wsgi=interface == "wsgi"))
     outer = surround(inner, options.get("root_path", ""))
     config = Config(
         outer,
@@ -132,9 +132,7 @@ def _detours(inner: Any, outer: Any) -> Callable[[Any], bool]:
     def detours(scope: Any) -> bool:
         if takes is not None and takes(scope):
             return True
-        if apply is not None:
-            apply(scope)
-        return False
+        return apply is not None and apply(scope) is not None
 
     return detours
 
@@ -204,16 +202,16 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
-def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None) -> Any:
+def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None, rules: Rules) -> Any:
     """Wrap the app in the access log, the hooks and the proxy headers.
 
     ``trusted`` are the addresses whose proxy headers count; None: nobody's count.
     """
     if hooks or wants_access_log(cfg, log):
         app = AccessLog(app, log, hooks)
-    if trusted is None:
+    if trusted is None and rules.header_map == "dangerous":
         return _plain(app)
-    return Proxied(app, trusted)
+    return Proxied(app, trusted, rules)
 
 
 def wants_access_log(cfg: Any, log: Any) -> bool:

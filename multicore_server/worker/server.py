@@ -28,6 +28,7 @@ from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 from multicore_server.worker.heart import Heart
+from multicore_server.worker.proxied import announcements
 from multicore_server.worker.signals import HANDLED, LoopSignals
 
 logger = logging.getLogger("gunicorn.error")
@@ -102,7 +103,6 @@ class WorkerServer(uvicorn.Server):
             worker.cfg,
             worker.context.settings,
             config.h11_max_incomplete_event_size,
-            maps_names=worker.interface != "wsgi",  # the bridge has its own way with names
         )
         if worker.interface == "wsgi":
             self.state.answers_half_closed = True
@@ -111,7 +111,8 @@ class WorkerServer(uvicorn.Server):
         if worker.direct is not None:
             self.state.direct = worker.direct(self.state)
         scoreboard = worker.context.handover.scoreboard
-        self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
+        announced = announcements(worker.cfg, self.state.limits.header_timeout)
+        self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol, announced)
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._loops_handler: Any = None  # of SIGTERM
