@@ -59,6 +59,7 @@ class Engine(NamedTuple):
     interface: Interface
     apart: Callable[[Callable[[], None]], Awaitable[None]] | None
     direct: Callable[[Any], Direct] | None = None  # made with the server's state, in a running loop
+    proxied: Proxied | None = None  # what learns of a proxy who the client is
 
 
 def make_config(
@@ -109,14 +110,15 @@ def make_config(
         config.ssl = _ssl_context(cfg, password)
         if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2
             config.ssl.set_alpn_protocols(alpn)
+    proxied = inner if isinstance(inner, Proxied) else None
     if bridge is None:
-        return Engine(config, interface, None)
+        return Engine(config, interface, None, proxied=proxied)
     # With trace logs, uvicorn wraps the app once more.
     logged = hooks or wants_access_log(cfg, log)
     is_direct = bridge.is_direct and config.loaded_app is outer and not logged
     detours = _detours(inner, outer) if is_direct else _always
     direct = partial(Direct, bridge, detours) if bridge.is_inline else None
-    return Engine(config, interface, bridge.between_requests, direct)
+    return Engine(config, interface, bridge.between_requests, direct, proxied)
 
 
 def _always(_: object) -> bool:

@@ -6,7 +6,7 @@ A request without any of these fields pays for a look at the names of its fields
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
@@ -110,6 +110,7 @@ class Proxied:
 
     def __init__(self, app: Any, trusted: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - immutable
         self.app = app
+        self.on_client: Callable[[str], None] | None = None  # called with a client that was named
         self._rules = rules
         self._peers = None if trusted is None else Peers(trusted)
         self._forwarded = Forwarded(rules.forwarder)
@@ -171,6 +172,8 @@ class Proxied:
             self._peers.ask_uvicorn(scope, told if by_client else [it for it in told if it[0] != FOR])
         elif by_client and (chain := [field for field in told if field[0] == FOR]):
             self._peers.name_client(scope, chain)
+        if self.on_client is not None and scope["client"] is not client:
+            self.on_client(scope["client"][0])
 
 
 def _watched(rules: Rules) -> tuple[frozenset[bytes], bool]:

@@ -39,6 +39,7 @@ from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
+from multicore_server.worker.proxied import Proxied
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
 
@@ -173,18 +174,20 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         engine = make_config(
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
         )
-        config, self.interface, self._apart, self.direct = engine
+        config, self.interface, self._apart, self.direct, proxied = engine
         if self.interface == "wsgi":
             loggers.explain_upgrades()
-        self.count_requests(config)
+        self.count_requests(config, proxied)
         if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         loop.run(self._serve(config, self._listeners), loop_factory)
 
-    def count_requests(self, config: Any) -> None:
+    def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
         context = self.context
         in_hand = context.requests.writer(context.number)
+        if proxied is not None:
+            proxied.on_client = in_hand.rename_client
         cycle.install(context.row, in_hand, meter.modules_of(config.http_protocol_class))
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)

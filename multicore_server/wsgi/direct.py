@@ -88,7 +88,6 @@ class Direct:
             turn.give()
             self._in_task(cycle, app)
             return
-        cycle.begin()
         failed: BaseException | None = None
         self._hidden.hide_loop()
         try:
@@ -105,8 +104,10 @@ class Direct:
     def _request(self, cycle: Cycle) -> _Request | None:
         """None where it is to go the usual way, or goes wrong: then it does so there too, and is answered."""
         try:
-            if self._may_serve(cycle) and not self._detours(cycle.scope):
-                return _Request(self._bridge, cycle, self.loop)
+            if self._may_serve(cycle):
+                cycle.begin()
+                if not self._detours(cycle.scope):
+                    return _Request(self._bridge, cycle, self.loop)
         except Exception:  # noqa: BLE001 - as above
             return None
         return None

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -54,12 +55,12 @@ KINDS = pytest.mark.parametrize("source", [ASGI, WSGI], ids=["asgi", "wsgi"])
 
 
 @contextmanager
-def asking(server: Server, *paths: str) -> Iterator[None]:
+def asking(server: Server, *paths: str, **options: Any) -> Iterator[None]:
     """Clients whose requests are in progress until the worker ends."""
 
     def ask(path: str) -> None:
         with pytest.raises(httpx.TransportError):
-            server.get(path, timeout=60)
+            server.get(path, timeout=60, **options)
 
     clients = [threading.Thread(target=ask, args=(path,)) for path in paths]
     for client in clients:
@@ -120,6 +121,21 @@ def test_the_verb_shows_a_blocked_worker_s_request(server: Server, operator: Ope
         assert re.search(line, operator.run("requests", instance).stdout, re.MULTILINE)
         assert "/blocked" not in operator.run("requests", str(1 - int(instance))).stdout
         os.kill(server.worker_of(int(instance)), signal.SIGKILL)
+
+
+@KINDS
+def test_the_client_is_the_one_that_a_trusted_proxy_names(
+    server: Server, operator: Operator, source: str
+) -> None:
+    server.write("app.py", source)
+    server.start("-w", "1", "--threads", "4" if source is WSGI else "1", env=operator.env, ready=1)
+    with asking(server, "/slow/1"):
+        wait_for(lambda: len(operator.json("requests")) == 1)
+        with asking(server, "/slow/2", headers={"X-Forwarded-For": "203.0.113.9"}):
+            wait_for(lambda: len(operator.json("requests")) == 2)
+            clients = [it["client"] for it in operator.json("requests")]
+            assert clients == ["127.0.0.1", "203.0.113.9"]
+            os.kill(server.worker_of(0), signal.SIGKILL)
 
 
 def test_a_hang_names_its_request(server: Server) -> None:
