@@ -132,7 +132,9 @@ class Acceptor:
         dispatcher.measure_surplus()
 
     def wake_by(self, wake: Callable[[], None] | None) -> None:
-        """Call this, if it is given, before a connection comes from a sibling and when one goes to one."""
+        """Call this, if it is given, as requests come, before a connection comes from a sibling and when one
+        goes to one."""
+        self.state.wake = wake
         if self.dispatcher is not None:
             self.dispatcher.wake = wake
 

@@ -60,6 +60,9 @@ class Item(IntEnum):
     DEPLOYMENT = 98  # the number of what the worker serves: a reload makes the next one
     LISTENS = 99  # 1 while it takes messages
     BEAT_DUE = 100  # seconds: when the next heartbeat is due; who sends a connection brings it forward
+    # Counters again.
+    BLOCKED = 101  # how often the event loop stood still for longer than block_warning
+    BLOCKED_SECONDS = 102
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.

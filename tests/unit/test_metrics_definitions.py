@@ -50,6 +50,8 @@ DESIGN = {
     "process_max_fds": ("gauge", ""),
 }
 OURS = {
+    "multicore_event_loop_blocked_total": ("counter", "worker"),
+    "multicore_event_loop_blocked_seconds_total": ("counter", "worker"),
     "multicore_app_metrics_left_out": ("gauge", "reason"),
     "multicore_messages_sent_total": ("counter", "worker"),
     "multicore_messages_received_total": ("counter", "worker"),
