@@ -94,7 +94,10 @@ class Acceptor:
 
     @property
     def _accepts_by_hand(self) -> bool:
-        early = self.dispatcher is not None and (self.config.ssl is not None or self.state.gate.inline)
+        # Protocols that are not ours do not place their connections.
+        ours = _is_ours(self.config.http_protocol_class)
+        late = self.config.ssl is not None or self.state.gate.inline or not ours
+        early = self.dispatcher is not None and late
         return early or isinstance(self._loop, asyncio.BaseEventLoop)
 
     def begin_to_drain(self) -> None:
@@ -329,3 +332,7 @@ class Acceptor:
             self.row[ACCEPTED] += 1
             self._count()
             self._adopt_soon(Handed(Kind.NEW, connection))
+
+
+def _is_ours(protocol: Any) -> bool:
+    return isinstance(protocol, type) and issubclass(protocol, MovableProtocol)

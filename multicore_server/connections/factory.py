@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import sys
 from collections import deque
 from functools import partial
 from typing import Any
@@ -12,36 +14,70 @@ from httptools import HttpRequestParser
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from multicore_server.connections.http2 import Http2, Sniffing
 from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
 from multicore_server.connections.room import make_room
 from multicore_server.connections.strict import strict
-from multicore_server.hosts import Feature, lacks
+from multicore_server.connections.zttp import MovableZttp, StrictZttp
+from multicore_server.hosts import ZTTP, Feature, lacks, missing
 
+BESIDE = "uvicorn.protocols.http"
 OWN = {"parser", "pipeline"}  # what uvicorn's constructor makes for each connection anew
 
 
 @functools.cache
 def movable(protocol: Any) -> Any:
     """The movable form of one of uvicorn's HTTP protocols; any other class as it is."""
+    if not inspect.isclass(protocol):
+        return protocol
     if issubclass(protocol, H11Protocol):
         mixin: type[MovableProtocol] = MovableH11
         moves = Feature.H11_MOVES
     elif hasattr(protocol, "on_message_begin"):
         mixin, moves = _for_httptools(protocol), Feature.HTTPTOOLS_MOVES
     else:
-        return protocol
+        return _of_zttp(protocol)
     if lacks(moves):
         return protocol
-    name = f"Movable{protocol.__name__}"
-    protocol = strict(protocol)
-    own = {
-        "_made_by_uvicorn" if mixin is LeanHttpTools else "_made": protocol.connection_made,
+    made = "_made_by_uvicorn" if mixin is LeanHttpTools else "_made"
+    return _with(mixin, strict(protocol), protocol.__name__, made)
+
+
+def _with(mixin: type, protocol: Any, name: str, made: str = "_made", **own: Any) -> Any:
+    own |= {
+        made: protocol.connection_made,
         "_lost": protocol.connection_lost,
         "_receive": protocol.data_received,
         "_complete": protocol.on_response_complete,
     }
-    return type(name, (mixin, protocol), own)
+    return type(f"Movable{name}", (mixin, protocol), own)
+
+
+def _of_zttp(protocol: Any) -> Any:
+    """uvicorn has imported what it is to serve with, if that is zttp."""
+    name = protocol.__name__
+    if any(missing(ZTTP)):
+        return protocol
+    if _is(protocol, "zttp_impl", "ZttpProtocol"):
+        own = {
+            "_feed": protocol.data_received,
+            "_handle": protocol.handle_events,
+            "_asks_upgrade": protocol._should_upgrade,
+        }
+        return _with(MovableZttp, type(f"Strict{name}", (StrictZttp, protocol), own), name)
+    if _is(protocol, "zttp_h2_impl", "ZttpH2Protocol"):
+        return _with(Http2, protocol, name, _handle_request=protocol.handle_request, _events=protocol.events)
+    if _is(protocol, "auto_zttp_impl", "AutoZttpProtocol"):
+        module: Any = sys.modules[f"{BESIDE}.auto_zttp_impl"]
+        forms = movable(module.ZttpProtocol), movable(module.ZttpH2Protocol)
+        return type(f"Movable{name}", (Sniffing, protocol), {"forms": forms})
+    return protocol
+
+
+def _is(protocol: Any, module: str, name: str) -> bool:
+    theirs = getattr(sys.modules.get(f"{BESIDE}.{module}"), name, None)
+    return theirs is not None and issubclass(protocol, theirs)
 
 
 def _for_httptools(protocol: Any) -> type[MovableProtocol]:
@@ -63,10 +99,10 @@ class ProtocolFactory:
         self._make = partial(protocol, **given)
         self._class: Any = None
         self._app: Any = None
-        if issubclass(protocol, LeanHttpTools):
+        if inspect.isclass(protocol) and issubclass(protocol, LeanHttpTools):
             one, other = vars(self._make()), vars(self._make())
             if {name for name in one if one[name] is not other.get(name)} == OWN:
-                shared = {name: value for name, value in one.items() if name not in {*OWN, "app"}}
+                shared = {name: _fixed(one[name]) for name in one if name not in {*OWN, "app"}}
                 self._class = type(protocol.__name__, (protocol,), shared)
                 self._app = one["app"]  # a function would be a method in a class
                 make_room(self._class.__new__(self._class), ATTRIBUTES)
@@ -81,3 +117,8 @@ class ProtocolFactory:
             parser.set_dangerous_leniencies(lenient_data_after_close=True)
         made.pipeline = deque()
         return made
+
+
+def _fixed(value: Any) -> Any:
+    """In a class, a function would be a method."""
+    return staticmethod(value) if inspect.isfunction(value) else value

@@ -315,12 +315,18 @@ def joined(theirs: Any, row: Row) -> Any:
     return made
 
 
-def install(row: Row, modules: Iterable[ModuleType] = MODULES) -> None:
-    """In a worker process, before its first connection: count what its HTTP protocols serve."""
+def install(
+    row: Row, modules: Iterable[ModuleType] = MODULES, in_hand: Callable[[str], bool] = lambda _: False
+) -> None:
+    """In a worker process, before its first connection: count what its HTTP protocols serve. ``in_hand``
+    says of a module whether its cycles are to be counted in hand, too."""
     for module in modules:
         theirs: Any = module.RequestResponseCycle
-        make = joined if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS) else metered
-        module.RequestResponseCycle = make(theirs, row)  # type: ignore[attr-defined]
+        if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):
+            made = joined(theirs, row)
+        else:
+            made = metered(theirs, row, in_hand=in_hand(module.__name__))
+        module.RequestResponseCycle = made  # type: ignore[attr-defined]
 
 
 @contextmanager
