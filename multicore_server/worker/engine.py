@@ -180,7 +180,7 @@ def about_protocol(config: Config) -> str:
     if getattr(config, "http2", False) and is_movable(protocol):
         return (
             "HTTP/2 connections end with their worker, told by GOAWAY; those of HTTP/1.1 move to others. "
-            "Without effect on HTTP/2: body_timeout, send_timeout, and WebSockets (RFC 8441)"
+            "body_timeout, and WebSockets over HTTP/2, have no effect on them"
         )
     if is_movable(protocol) or lacks(Feature.H11_MOVES) or lacks(Feature.HTTPTOOLS_MOVES):
         return ""

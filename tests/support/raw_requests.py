@@ -205,6 +205,46 @@ SMUGGLING = [
         REFUSED_OR_WAITED_FOR,
         ("POST / ",),
     ),
+    *(
+        RawRequest(
+            f"{byte!r} in a chunk extension",
+            "7.1.1",
+            chunked(b"5;a" + byte + b"b\r\nhello\r\n0\r\n\r\n"),
+            REFUSED_OR_CUT,
+            ("POST / ",),
+        )
+        for byte in (b"\r", b"\0", b"\x0b", b"\x7f", b'="\r"')
+    ),
+    RawRequest(
+        "a carriage return in the extension of the last chunk",
+        "7.1.1",
+        chunked(b"5\r\nhello\r\n0;a\rb\r\n\r\n" + SMUGGLED),
+        REFUSED_OR_CUT,
+        ("POST / ",),
+    ),
+    RawRequest(
+        "a carriage return before the end of a chunk header",
+        "7.1.1",
+        chunked(b"5;a\r\r\nhello\r\n0\r\n\r\n"),
+        REFUSED_OR_CUT,
+        ("POST / ",),
+    ),
+    *(
+        RawRequest(
+            f"the end {end!r}",
+            "7.1.2",
+            chunked(b"5\r\nhello\r\n" + end + SMUGGLED),
+            REFUSED_OR_CUT,
+            ("POST / ",),
+        )
+        for end in (
+            b"0\r\n\n",
+            b"0\n\r\n",
+            b"0\r\nX: y\n\n",
+            b"0\r\nX: y\nZ: w\r\n\r\n",
+            b"0\r\nX: y\rZ: w\r\n\r\n",
+        )
+    ),
     RawRequest(
         "a line feed in a chunk extension",
         "7.1.1",

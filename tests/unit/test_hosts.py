@@ -247,7 +247,9 @@ def test_a_cycle_that_lacks_a_member_is_not_counted(name: str, monkeypatch: pyte
     row = next(row for row in CONTRACT if row.feature is Feature.H11_COUNTS and name in row.names)
     remove(row, name, monkeypatch)
     counted = meter.modules_of(import_module("uvicorn.protocols.http.h11_impl").H11Protocol)
-    assert [module.__name__ for module in counted] == ["uvicorn.protocols.http.httptools_impl"]
+    names = {module.__name__.rpartition(".")[2] for module in counted}
+    assert "httptools_impl" in names
+    assert "h11_impl" not in names
 
 
 def test_without_setproctitle_titles_stay(monkeypatch: pytest.MonkeyPatch) -> None:
