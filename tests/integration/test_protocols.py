@@ -81,11 +81,6 @@ def test_http_protocols_of_ones_own(make_monitored: MakeMonitored, http: str) ->
     server.ends_within(5)
 
 
-def test_no_websockets(make_server: MakeServer) -> None:
-    server = make_server(APP).start("-w", "1", env={"UVICORN_WS": "none"}, ready=1)
-    assert server.get("/").status_code == 200
-
-
 @pytest.mark.parametrize(
     ("env", "line"),
     [
