@@ -34,7 +34,7 @@ from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import cycle, failures, loggers, loop, meter
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import about_protocol, is_movable, make_config, wants_access_log
-from multicore_server.worker.forked_children import ForkedChildren
+from multicore_server.worker.forked_children import ForkedChildren, waited_for
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
@@ -180,6 +180,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.log.warning("%s", line)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         loop.run(self._serve(config, self._listeners), loop_factory)
+        if pids := waited_for():
+            text = "%s multiprocessing waits for its child processes %s, which are not daemonic"
+            self.log.warning(text, self.identity, ", ".join(map(str, pids)))
 
     def count_requests(self, config: Any) -> None:
         protocol = config.http_protocol_class
