@@ -207,7 +207,7 @@ class Sniffing(MovableProtocol):
         self.timeout_keep_alive_task = None
         self.raw = transport
         super().connection_made(transport)
-        if not self.moved and transport.get_extra_info("sslcontext") is not None:
+        if not self.moved and transport.get_extra_info("sslcontext"):
             secure = transport.get_extra_info("ssl_object")
             self._become(2 if secure is not None and secure.selected_alpn_protocol() == "h2" else 1)
 
