@@ -42,6 +42,7 @@ from multicore_server.fleet.events import Action
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.slots import State
 from multicore_server.ipc.cluster_state import ClusterState
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
 from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
@@ -80,6 +81,7 @@ class Arbiter(ParentArbiter):
             fleet=self.fleet,
             scoreboard=scoreboard,
             handover=Handover.make(scoreboard, capacity),
+            requests=RequestTable(capacity * ROWS_PER_SLOT),
             cluster=ClusterState.make(capacity * ROWS_PER_SLOT),
             lifeline=Lifeline(*os.pipe()),
             observe=self.observe,

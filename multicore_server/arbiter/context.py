@@ -13,6 +13,7 @@ from multicore_server.connections.handover import Handover
 from multicore_server.fleet.events import Observation
 from multicore_server.fleet.fleet import Fleet
 from multicore_server.ipc.cluster_state import ClusterState
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import Scoreboard
 
 
@@ -35,6 +36,7 @@ class ArbiterContext:
     fleet: Fleet
     scoreboard: Scoreboard
     handover: Handover
+    requests: RequestTable
     cluster: ClusterState
     lifeline: Lifeline
     observe: Callable[[Observation], None]

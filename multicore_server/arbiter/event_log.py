@@ -32,6 +32,7 @@ class EventLog:
                     "instance": event.instance,
                     "generation": event.generation,
                     "pid": event.pid,
+                    "in_hand": event.in_hand[:MOST_TEXT],
                     "id": next(self._numbers),
                     "at": at,
                 }

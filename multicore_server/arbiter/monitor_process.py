@@ -137,6 +137,7 @@ class MonitorProcess:
         directory = app_directory.current()
         monitor = MonitorContext(
             scoreboard=self._context.scoreboard,
+            requests=self._context.requests,
             shared_report=self._shared_report,
             listener=self.addresses.listener,
             metrics_listener=self.addresses.metrics_socket.listener,

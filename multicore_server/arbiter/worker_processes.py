@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 from multicore_server import hosts
 from multicore_server.arbiter import app_metrics, logs, systemd
@@ -24,6 +24,8 @@ from multicore_server.fleet.aftermath import reason_of, why_ended
 from multicore_server.ipc.channel import MOST_AT_ONCE, Unreadable
 from multicore_server.ipc.messages import AppMessage, LastWords, RetireRequest, WorkerMessage, WorkerReady
 from multicore_server.ipc.names import Reason
+from multicore_server.ipc.request_table import in_words
+from multicore_server.ipc.scoreboard import requests_in_progress, whole
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.worker import Worker
@@ -120,6 +122,7 @@ class WorkerProcesses:
             lifeline=context.lifeline.reader,
             settings=deployment.settings,
             handover=context.handover,
+            requests=context.requests,
             deployment=deployment.number,
             cluster=context.cluster,
             monitor=self._metrics_address(deployment.settings),
@@ -225,12 +228,14 @@ class WorkerProcesses:
     def reaped(self, worker: Worker, status: int) -> None:
         """The worker is gone: `Exited` is observed."""
         self._hear(worker, ALL)
+        worker.in_hand = self._context.requests.of(worker.context.number, self._context.system.monotonic())
         exited = self._exited(worker, status)
         reason = self._reason(worker, exited)
         self._context.observe(exited)  # first: whatever fails below, the fleet knows
         self._give_back(worker)
         self._talking[:] = [other for other in self._talking if other is not worker]
         self._context.scoreboard.clear(worker.context.number)
+        self._context.requests.clear(worker.context.number)
         self._context.cluster.mailboxes.empty(worker.context.number)
         self._context.cluster.primary.announce()
         app_metrics.forget_live(worker.context.number)
@@ -243,14 +248,27 @@ class WorkerProcesses:
         return reason_of(exited) if found is None else why_ended(found[1], exited)
 
     def _exited(self, worker: Worker, status: int) -> ev.Exited:
-        words = worker.last_words
+        about = self._last_seen(worker)
         if os.WIFEXITED(status):
-            return ev.Exited(worker.pid, code=os.WEXITSTATUS(status), words=words)
+            return ev.Exited(worker.pid, code=os.WEXITSTATUS(status), **about)
         number = os.WTERMSIG(status)
         found = self._context.fleet.find(worker.pid)
         ours = found is not None and found[1].killed
         oom = number == signal.SIGKILL and not ours and self._oom_killed()
-        return ev.Exited(worker.pid, signal=_signal_name(number), oom=oom, words=words)
+        return ev.Exited(worker.pid, signal=_signal_name(number), oom=oom, **about)
+
+    def _last_seen(self, worker: Worker) -> LastSeen:
+        """What it said, and what it had in hand."""
+        counted = whole(requests_in_progress(worker.context.row))
+        total, now = max(counted, len(worker.in_hand)), self._context.system.monotonic()
+        words, in_hand = worker.last_words, in_words(worker.in_hand, total, now)
+        return {"words": words, "requests": total, "in_hand": in_hand}
+
+
+class LastSeen(TypedDict):
+    words: str
+    requests: int
+    in_hand: str
 
 
 def _signal_name(number: int) -> str:

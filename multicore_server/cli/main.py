@@ -24,6 +24,7 @@ COMMANDS = {
     "trigger": ("trigger:trigger", "Call an action of the app in its workers."),
     "metrics": ("verbs:metrics", "Print a server's metrics."),
     "monit": ("verbs:monit", "Watch a server live in the terminal."),
+    "requests": ("requests:requests", "List the requests in progress, the oldest first."),
     "events": ("verbs:events", "Print what happened to a server's workers."),
 }
 

@@ -96,4 +96,6 @@ def clock(at: float) -> str:
 def event_text(event: EventReport) -> str:
     """An event's text with its worker before it."""
     who = identity(event["instance"], event["generation"], event["pid"])
-    return plain(f"{who} {event['text']}" if who else event["text"])
+    in_hand = event.get("in_hand")  # servers of older versions do not say it
+    text = f"{event['text']}; in hand: {in_hand}" if in_hand else event["text"]
+    return plain(f"{who} {text}" if who else text)

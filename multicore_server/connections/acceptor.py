@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from multicore_server.connections.addresses import Address, only_address
+from multicore_server.connections.announcements import Announcements
 from multicore_server.connections.dispatcher import KEPT, QUIET, SENT, Dispatcher, Outcome, Swept
 from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.connections.leaving import Leaving
@@ -38,7 +39,8 @@ class Acceptor:
     """Accepts connections, places them, and takes those that siblings send.
 
     ``config`` is uvicorn's; ``make_protocol`` makes the protocol of one connection. ``dispatcher`` is None
-    with ``scheduling = shared``: whoever accepts a connection keeps it.
+    with ``scheduling = shared``: whoever accepts a connection keeps it. ``announcements`` are those of
+    proxies, where the PROXY protocol is spoken.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Acceptor:
         scoreboard: Scoreboard,
         dispatcher: Dispatcher | None,
         make_protocol: Callable[[], Any],
+        announcements: Announcements | None = None,
     ) -> None:
         self.config = config
         self.state = state
@@ -55,11 +58,12 @@ class Acceptor:
         self.scoreboard = scoreboard
         self.dispatcher = dispatcher
         self.adopting: set[asyncio.Task[None]] = set()
-        self._make_protocol = make_protocol
+        self.make_protocol = make_protocol
+        self._announcements = announcements
         self._servers: list[asyncio.AbstractServer] = []  # the loop's own way to accept
         self._listeners: list[socket.socket] = []  # those that are accepted from by hand
         self._probe: socket.socket | None = None  # whatever can be duplicated, if the loop accepts
-        self._taking = False
+        self.is_taking = False  # it accepts, and takes what siblings send
         self._complained = -QUIET
         self._refused_at = 0.0  # since when nothing is taken from the inbox
         self._loop = asyncio.get_running_loop()
@@ -97,7 +101,7 @@ class Acceptor:
         # Protocols that are not ours do not place their connections.
         ours = _is_ours(self.config.http_protocol_class)
         late = self.config.ssl is not None or self.state.gate.inline or not ours
-        early = self.dispatcher is not None and late
+        early = (self.dispatcher is not None and late) or self._announcements is not None
         return early or isinstance(self._loop, asyncio.BaseEventLoop)
 
     def begin_to_drain(self) -> None:
@@ -125,7 +129,7 @@ class Acceptor:
         self.take_on()
         # What could not be taken for long, siblings may have time for meanwhile; and an app that is asked
         # without a pause must not keep new connections waiting for ever.
-        if not self._taking and time.monotonic() - self._refused_at > LATE:
+        if not self.is_taking and time.monotonic() - self._refused_at > LATE:
             self._place_anew(dispatcher.place_inbox_anew)
         dispatcher.measure_surplus()
 
@@ -137,7 +141,7 @@ class Acceptor:
     @property
     def may_rest(self) -> bool:
         """Whether nothing is to be done before something comes."""
-        return self._taking and not (
+        return self.is_taking and not (
             self.state.draining or self.row[IN_HAND] or self.adopting or self.has_surplus
         )
 
@@ -163,7 +167,7 @@ class Acceptor:
 
     def _accepting(self, local: Address) -> Any:
         self.row[ACCEPTED] += 1
-        protocol = self._make_protocol()
+        protocol = self.make_protocol()
         protocol.local = local
         return protocol
 
@@ -212,18 +216,18 @@ class Acceptor:
 
     def take_on(self) -> None:
         """Accept, and take what siblings send, unless this worker drains or is not free."""
-        if self._taking or self.state.draining or not self.state.gate.is_open:
+        if self.is_taking or self.state.draining or not self.state.gate.is_open:
             return
-        self._taking = True
+        self.is_taking = True
         if self.dispatcher is not None:
             self._loop.add_reader(self.dispatcher.inbox, self._take)
         for listener in self._listeners:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _take_no_more(self) -> None:
-        if not self._taking:
+        if not self.is_taking:
             return
-        self._taking = False
+        self.is_taking = False
         self._refused_at = time.monotonic()
         if self.dispatcher is not None:
             self._loop.remove_reader(self.dispatcher.inbox)
@@ -269,10 +273,12 @@ class Acceptor:
             connection.close()
             self._uncount(kind)
             return
-        protocol = self._make_protocol()
+        protocol = self.make_protocol()
         protocol.handed = kind
         connection.setblocking(False)
         try:
+            if self._announcements is not None and kind is Kind.NEW:
+                await self._announcements.read(connection, protocol)
             await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self.config.ssl)
         except OSError as exc:  # a failed TLS handshake, or it is closed already
             logger.debug("a connection came to nothing: %s", exc)

@@ -10,15 +10,23 @@ Address: TypeAlias = "tuple[str, int | None] | None"
 WILDCARDS = ("0.0.0.0", "::")
 
 
-def addresses(descriptor: int, local: Address) -> tuple[Address, Address]:
+def addresses(transport: Any, local: Address) -> tuple[Address, Address]:
     """The ``server`` and the ``client`` of an ASGI scope; None where there is none. ``local`` is the first of
     them where it is known.
 
-    uvicorn asks the transport, which makes two objects and five system calls of it.
+    A transport of TCP has asked the kernel already. uvicorn asks it for a socket, which makes two objects and
+    five system calls of it.
     """
+    peer = transport.get_extra_info("peername")
+    if type(peer) is not tuple or any(peer[3:]):  # not TCP, or uvloop leaves out the scope of an IPv6 address
+        return _by_socket(transport.get_extra_info("socket"), local)
+    return local or transport.get_extra_info("sockname")[:2], peer[:2]
+
+
+def _by_socket(held: Any, local: Address) -> tuple[Address, Address]:
     try:
-        raw = _socket.socket(fileno=descriptor)
-    except OSError:  # it is closed
+        raw = _socket.socket(fileno=-1 if held is None else held.fileno())
+    except (OSError, ValueError):  # it is closed
         return local, None
     try:
         return local or _as_server(raw.getsockname()), _as_client(raw)

@@ -121,10 +121,13 @@ class Dispatcher:
         siblings have before one of them could have taken them; one whose requests take long has no such
         slack.
         """
-        slack, in_hand = self._slack, self.row[IN_HAND] + 1
+        slack, row = self._slack, self.row
+        in_hand = row[IN_HAND] + 1
         if in_hand > slack and (slack < 1 or self._inline or in_hand - self.siblings.least_in_hand() > slack):
             return False
-        self._count(Kind.NEW)
+        row[IN_HAND] = in_hand
+        row[CONNECTIONS] += 1
+        row[UNREAD] += 1
         return True
 
     def place(self, kind: Kind, descriptor: int) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import sys
@@ -14,6 +13,8 @@ from httptools import HttpRequestParser
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from multicore_server.connections.begin import BeginningHttpTools
+from multicore_server.connections.cycles import maker
 from multicore_server.connections.http2 import Http2, Sniffing
 from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
@@ -40,14 +41,14 @@ def movable(protocol: Any) -> Any:
         return _of_zttp(protocol)
     if lacks(moves):
         return protocol
-    made = "_made_by_uvicorn" if mixin is LeanHttpTools else "_made"
-    return _with(mixin, strict(protocol), protocol.__name__, made)
+    suffix = "_by_uvicorn" if mixin is LeanHttpTools else ""
+    return _with(mixin, strict(protocol), protocol.__name__, suffix)
 
 
-def _with(mixin: type, protocol: Any, name: str, made: str = "_made", **own: Any) -> Any:
+def _with(mixin: type, protocol: Any, name: str, suffix: str = "", **own: Any) -> Any:
     own |= {
-        made: protocol.connection_made,
-        "_lost": protocol.connection_lost,
+        f"_made{suffix}": protocol.connection_made,
+        f"_lost{suffix}": protocol.connection_lost,
         "_receive": protocol.data_received,
         "_complete": protocol.on_response_complete,
     }
@@ -82,8 +83,8 @@ def _is(protocol: Any, module: str, name: str) -> bool:
 
 def _for_httptools(protocol: Any) -> type[MovableProtocol]:
     """A subclass of uvicorn's may have its own way with what the lean form does."""
-    taken = ("connection_made", "on_response_complete", "timeout_keep_alive_handler", "resume_writing",
-             "_unset_keepalive_if_required")  # fmt: skip
+    taken = ("connection_made", "connection_lost", "on_response_complete", "timeout_keep_alive_handler",
+             "resume_writing", "_unset_keepalive_if_required")  # fmt: skip
     same = all(getattr(protocol, name, None) is getattr(HttpToolsProtocol, name, None) for name in taken)
     return LeanHttpTools if same else MovableHttpTools
 
@@ -92,28 +93,46 @@ class ProtocolFactory:
     """Called for each connection. ``given`` is what uvicorn's constructor gets.
 
     That finds out, for each connection, what is the same for all of them. Two instances show what is not: if
-    that is what was known when this was written, the rest becomes the class's.
+    that is what was known when this was written, the rest becomes the class's. But what each request asks for
+    is set on the instance: before Python 3.12 an attribute of the class is slow to read.
     """
 
     def __init__(self, protocol: Any, **given: Any) -> None:
         self._make = partial(protocol, **given)
         self._class: Any = None
-        self._app: Any = None
+        self._first: Any = None
+        # As in uvicorn; httptools before 0.6.3 has none.
+        self._lenient = hasattr(HttpRequestParser, "set_dangerous_leniencies")
         if inspect.isclass(protocol) and issubclass(protocol, LeanHttpTools):
-            one, other = vars(self._make()), vars(self._make())
+            self._first = first = self._make()
+            one, other = vars(first), vars(self._make())
             if {name for name in one if one[name] is not other.get(name)} == OWN:
-                shared = {name: _fixed(one[name]) for name in one if name not in {*OWN, "app"}}
-                self._class = type(protocol.__name__, (protocol,), shared)
-                self._app = one["app"]  # a function would be a method in a class
-                make_room(self._class.__new__(self._class), ATTRIBUTES)
+                self._class = self._make_class(
+                    protocol, {name: _fixed(one[name]) for name in one.keys() - OWN}
+                )
+
+    def _make_class(self, protocol: Any, shared: dict[str, Any]) -> Any:
+        shared.pop("app")  # a function would be a method in a class
+        shared["make_cycle"] = maker(self._first)
+        if protocol.begin is BeginningHttpTools.begin:
+            asks = self._first.asks_for_more
+            shared["begin"] = protocol.begin_by_uvicorn if asks else protocol.begin_here
+        made: Any = type(protocol.__name__, (protocol,), shared)
+        make_room(made.__new__(made), ATTRIBUTES)
+        return made
 
     def __call__(self) -> Any:
         if self._class is None:
             return self._make()
-        made = self._class.__new__(self._class)
-        made.app = self._app
+        made, first = self._class.__new__(self._class), self._first
+        made.app = first.app
+        made.server_state = first.server_state
+        made.loop = first.loop
+        made.tasks = first.tasks
+        made.root_path = first.root_path
+        made.timeout_keep_alive = first.timeout_keep_alive
         made.parser = parser = HttpRequestParser(made)
-        with contextlib.suppress(AttributeError):  # httptools before 0.6.3, as in uvicorn
+        if self._lenient:
             parser.set_dangerous_leniencies(lenient_data_after_close=True)
         made.pipeline = deque()
         return made

@@ -193,6 +193,8 @@ class Sniffing(MovableProtocol):
     app_state: Any
     forms: tuple[Any, Any]  # the protocols of HTTP/1.1 and HTTP/2
     raw: Any = None  # its transport, without a spool
+    known: Any = None  # the protocol that it has become
+    told_then: tuple[Callable[[Any], None], ...] = ()
 
     @property
     def idle(self) -> bool:
@@ -240,10 +242,21 @@ class Sniffing(MovableProtocol):
         protocol.handed = Kind.NEW
         self.row[IN_HAND] += 1
         self.row[UNREAD] += 1
+        protocol.stays = self.stays
         self.raw.set_protocol(protocol)
         protocol.connection_made(self.raw)
+        self.known = protocol
+        for tell in self.told_then:
+            tell(protocol)
         if buffer:
             protocol.data_received(buffer)
+
+    def once_known(self, tell: Callable[[Any], None]) -> None:
+        """Call this with the protocol that it becomes."""
+        if self.known is None:
+            self.told_then = (*self.told_then, tell)
+        else:
+            tell(self.known)
 
     def _end_timer(self) -> None:
         timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None

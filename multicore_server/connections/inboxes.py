@@ -9,7 +9,6 @@ one byte for each of its descriptors, so the bytes in an inbox are the connectio
 from __future__ import annotations
 
 import array
-import contextlib
 import fcntl
 import logging
 import os
@@ -104,7 +103,10 @@ class Inboxes:
 
     def _check_room(self, connections: int) -> None:
         """A connection that is received while there is no descriptor left is lost."""
-        some = self._pairs[0][0].fileno()
-        with contextlib.ExitStack() as taken:
+        some, taken = self._pairs[0][0].fileno(), []
+        try:
             for _ in range(connections):
-                taken.callback(os.close, os.dup(some))
+                taken.append(os.dup(some))  # noqa: PERF401 - those before a failure are to be closed
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)

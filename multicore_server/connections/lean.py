@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from uvicorn.logging import TRACE_LOG_LEVEL
-from uvicorn.protocols.http.flow_control import FlowControl
 
 from multicore_server.connections.addresses import addresses
-from multicore_server.connections.protocol import MovableHttpTools
+from multicore_server.connections.flow import Flow
+from multicore_server.connections.protocol import ASKED, IN_HAND, RESTING, MovableHttpTools
 
-# What a connection has of its own; what a slow client or a sweep adds to it is rare.
+# What a connection has of its own, 30 at most; what a slow client, a sweep or its move adds to it is rare.
 ATTRIBUTES = (
     "parser", "pipeline", "app", "row", "phase", "transport", "flow", "server", "client", "scheme", "heard",
     "progress", "size", "rests_until", "scope", "url", "headers", "expect_100_continue", "cycle", "hosts",
-    "unfinished", "timeout_keep_alive_task", "answered_at", "handed", "local", "flowed", "moved", "_before",
+    "unfinished", "timeout_keep_alive_task", "answered_at", "handed", "local", "server_state",
+    "loop", "tasks", "root_path", "timeout_keep_alive",
 )  # fmt: skip
 
 
@@ -27,32 +28,58 @@ class LeanHttpTools(MovableHttpTools):
     scheme: Any
     logger: Any
     _made_by_uvicorn: Any
+    _lost_by_uvicorn: Any
     local: Any = None  # where it came to, if that is known
     rests_until = 0.0  # of the loop's clock; 0 while it does not rest
 
     def _made(self, transport: Any) -> None:
         """As uvicorn does it, with fewer system calls."""
-        held = transport.get_extra_info("socket")
-        if held is None or self.logger.level <= TRACE_LOG_LEVEL:
+        if self._is_logged():
             self._made_by_uvicorn(transport)
             return
         self.connections.add(self)
         self.transport = transport
-        self.flow = FlowControl(transport)
-        self.server, self.client = addresses(held.fileno(), self.local)
+        self.flow = Flow(transport)
+        self.server, self.client = addresses(transport, self.local)
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
+
+    def _is_logged(self) -> bool:
+        """Whether uvicorn logs that connections come and go. A logger without a level has its parent's."""
+        return self.logger.level <= TRACE_LOG_LEVEL and bool(self.logger.isEnabledFor(TRACE_LOG_LEVEL))
+
+    def _lost(self, exc: Exception | None) -> None:
+        """As uvicorn does it, with a call only where there is somebody to tell."""
+        if self.flow is None or self._is_logged():
+            self._lost_by_uvicorn(exc)
+            return
+        self.connections.discard(self)
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if self.flow.write_paused:
+            self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+            self.rests_until = 0.0
+        self.parser = None
 
     # One timer for as long as a connection is kept alive: it looks whether the connection still rests. To
     # arm one after each response, and to cancel it before the next, costs more than all else done then.
 
     def on_response_complete(self) -> None:
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline:
             super().on_response_complete()
             return
         state = self.server_state
         state.total_requests += 1
-        self.flow.resume_reading()
-        self._keep_alive()
+        if not self.transport.is_closing():
+            if self.flow.read_paused:
+                self.flow.resume_reading()
+            self._keep_alive()
+        if self.phase == ASKED and self.scope is self.cycle.scope:
+            self.phase = RESTING
+            self.row[IN_HAND] -= 1
         self._answered(state)
 
     def _keep_alive(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from multicore_server.settings.gunicorn import is_given, is_set
+from multicore_server.settings.gunicorn import is_set
 from multicore_server.settings.table import Settings
 
 WHOLE_HEAD = 64 * 1024  # bytes of a request's head, where gunicorn's limits are not in force
@@ -19,8 +19,7 @@ class Limits:
     """Sizes are bytes, times seconds; None or 0 is no limit.
 
     ``line`` is the request line, ``fields`` their number, ``field_size`` one of them with its name, ``head``
-    all of a head. The names of the settings are limit_request_* and *_timeout. ``header_map`` is gunicorn's
-    setting for names with a ``_``, where it is in force.
+    all of a head. The names of the settings are limit_request_* and *_timeout.
     """
 
     line: int = 0
@@ -31,14 +30,12 @@ class Limits:
     header_timeout: float = 30.0
     body_timeout: float = 60.0
     send_timeout: float = 60.0
-    header_map: str = "dangerous"  # every name is let through
     # A head of no more bytes than ``least``, and no more fields than ``most_fields``, needs no look at it.
     least: int = field(init=False)
     most_fields: int = field(init=False)
 
     def __post_init__(self) -> None:
         least = min(limit for limit in (self.line, self.field_size, self.head) if limit)
-        least = least if self.header_map == "dangerous" else 0
         object.__setattr__(self, "least", least)  # the class is frozen
         object.__setattr__(self, "most_fields", self.fields or self.head)
 
@@ -51,12 +48,14 @@ def gunicorns(line: int, fields: int, field: int) -> Limits:
     return Limits(line, fields, max(field, 0), most)
 
 
-def limits_of(cfg: Any, settings: Settings, head: int | None = None, *, maps_names: bool = True) -> Limits:
+def limits_of(
+    cfg: Any,
+    settings: Settings,
+    head: int | None = None,
+) -> Limits:
     """The limits of a worker: gunicorn's settings count with gunicorn, and elsewhere where they are set.
 
     ``head`` is uvicorn's h11_max_incomplete_event_size, where it is set: it counts with every parser.
-    ``maps_names``: gunicorn's header_map counts where it is set, also with gunicorn: for an ASGI app its
-    default is uvicorn's, which lets every name through.
     """
     names = ("limit_request_line", "limit_request_fields", "limit_request_field_size")
     sizes = Limits()
@@ -69,7 +68,4 @@ def limits_of(cfg: Any, settings: Settings, head: int | None = None, *, maps_nam
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         send_timeout=settings.send_timeout,
-        header_map=cfg.settings["header_map"].get()
-        if maps_names and is_given(cfg, "header_map")
-        else "dangerous",
     )

@@ -39,6 +39,7 @@ class MovableProtocol(SpoolingProtocol):
 
     handed: Kind | None = None  # what it was when it was taken or accepted by hand; it is counted then
     moved = False  # it is another worker's now
+    stays = False  # a proxy has said here who its client is: a sibling would not know
     phase = RESTING  # in the other phases it is counted as in hand
     answered_at = 0.0  # while the worker drains
     row: Row
@@ -96,7 +97,8 @@ class MovableProtocol(SpoolingProtocol):
             self._keep_alive()
             return
         self.phase = WAITING
-        state.gate.came(self)
+        if state.gate.inline:
+            state.gate.came(self)
 
     def _is_placed_elsewhere(self, transport: Any, dispatch: Callable[[Kind, int], Outcome]) -> bool:
         if dispatch(Kind.NEW, transport.get_extra_info("socket").fileno()) is KEPT:
@@ -120,7 +122,8 @@ class MovableProtocol(SpoolingProtocol):
         self.row[CONNECTIONS] = len(self.connections)
         if self.phase:
             self.finish()
-        state.gate.went(self)
+        if state.gate.inline:
+            state.gate.went(self)
 
     def _end_timer(self) -> None:
         self._unset_keepalive_if_required()
@@ -196,7 +199,8 @@ class MovableProtocol(SpoolingProtocol):
     def _is_read(self) -> None:
         """It does not wait for its first request any more."""
         self.row[UNREAD] -= 1
-        self.server_state.gate.was_read(self)
+        if self.server_state.gate.inline:
+            self.server_state.gate.was_read(self)
 
     def end(self) -> None:
         """The worker drains, and a response is complete: say that it was the last, or go to a sibling."""
@@ -253,7 +257,9 @@ class MovableProtocol(SpoolingProtocol):
     @property
     def can_leave(self) -> bool:
         """Whether it may go to a sibling when it is idle: TLS keys are in this process's memory."""
-        return self.server_state.sheds() and self.transport.get_extra_info("sslcontext") is None
+        if self.stays or not self.server_state.sheds():
+            return False
+        return self.transport.get_extra_info("sslcontext") is None
 
     def leave_soon(self) -> None:
         """Go to a sibling before the next request is read, if it may."""
@@ -275,7 +281,7 @@ class MovableProtocol(SpoolingProtocol):
     def set_aside(self) -> None:
         """The app is about to have this thread, for an unknown time: wait where siblings can take it."""
         transport = self.transport
-        if transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
+        if self.stays or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
             return
         if self.server_state.set_aside([self.sent]) is SENT:
             self.let_go()
@@ -311,8 +317,11 @@ class MovableHttpTools(MovableProtocol):
 
     @property
     def is_awaited(self) -> bool:
+        cycle = self.cycle
+        if cycle is None or cycle.disconnected:
+            return False
         # ``cycle`` belongs to the newest request: those before it may have no response yet.
-        return super().is_awaited or (bool(self.pipeline) and not self.cycle.disconnected)
+        return not (cycle.more_body or cycle.response_complete) or bool(self.pipeline)
 
     @property
     def idle(self) -> bool:

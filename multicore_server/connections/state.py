@@ -37,6 +37,7 @@ class ConnectionsState(ServerState):
     def __init__(self, row: Row, gate: OpenGate) -> None:
         super().__init__()
         self.row = row
+        self.loop: Any = None  # the running one, if it is known: to ask for it is a system call
         self.gate = gate
         self.dispatch: Callable[[Kind, int], Outcome] | None = None
         # Takes a new connection where that needs no choice; where it does not, it is dispatched.
@@ -51,6 +52,8 @@ class ConnectionsState(ServerState):
         self.lingering: set[Any] = set()  # transports whose clients still send, and nobody reads
         self.spools: Spools | None = None  # for the responses of apps that cannot wait for a client
         self.direct: Any = None  # begins requests whose app needs no task
+        self.scheduled = 0  # requests that it serves in this turn of the loop or the next
+        self.joins_chunks = True  # parts of a response that come at once may leave at once
         self.is_brisk = True  # the loop was not blocked lately: what is done in one turn takes milliseconds
         self.answers_half_closed = False  # a client that sends no more gets its response; uvicorn closes
         self.draining = False
@@ -60,11 +63,6 @@ class ConnectionsState(ServerState):
         """Count it among the tasks until it ends."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-    @property
-    def has_several(self) -> bool:
-        """Whether more requests than one are in progress."""
-        return len(self.tasks) > 1 or (self.direct is not None and self.direct.scheduled > 0)
 
     def descriptors(self) -> Iterator[int]:
         """Of all connections, WebSockets too."""

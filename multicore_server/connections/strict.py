@@ -87,15 +87,6 @@ class StrictProtocol:
             size += length
             if (limits.field_size and length > limits.field_size) or size > limits.head:
                 self._raise(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if limits.header_map != "dangerous":
-            self._map_names(limits.header_map)
-
-    def _map_names(self, header_map: str) -> None:
-        """Drop or refuse names with a ``_``: CGI cannot tell them from those with a ``-``."""
-        kept = [field for field in self.headers if b"_" not in field[0]]
-        if header_map == "refuse" and len(kept) < len(self.headers):
-            self._raise(HTTPStatus.BAD_REQUEST)
-        self.headers[:] = kept  # the scope has the same list
 
     def check_body(self) -> None:
         """Raises Refused where the body is announced to be above its limit."""
@@ -218,7 +209,8 @@ class StrictHttpTools(StrictProtocol):
         if self.size + self.unfinished > limits.least or len(headers) > limits.most_fields:
             self.check_head(len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1"))
         version = self.parser.get_http_version()
-        self.check_version(version)
+        if version != "1.1":
+            self.check_version(version)
         if self.url[0] != SLASH:
             self.check_target(self.parser.get_method().decode("ascii"), self.url)
         if self.hosts != 1 and (self.hosts or version != "1.0"):  # RFC 9112 3.2

@@ -78,7 +78,8 @@ class Endings:
 
     def _gone(self, process: Process, exited: ev.Exited) -> None:
         drained = self.state.now - process.since
-        self.state.tell("gone", f"{describe(exited)} after draining for {drained:.1f} s", process)
+        text = f"{describe(exited)} after draining for {drained:.1f} s{left(exited)}"
+        self.state.tell("gone", text, process, in_hand=exited.in_hand)
 
     def _crashed(self, slot: Slot, process: Process, exited: ev.Exited) -> None:
         reason = why_ended(process, exited)
@@ -88,8 +89,8 @@ class Endings:
         aftermath = (
             Aftermath(Next.REPLACEMENT_STARTS) if slot.starting else self._follow(slot, process, verdict)
         )
-        text = f"{describe(exited)} after {uptime:.1f} s; {aftermath}"
-        self.state.tell("exited", text, process, "error", reason)
+        text = f"{describe(exited)} after {uptime:.1f} s{left(exited)}; {aftermath}"
+        self.state.tell("exited", text, process, "error", reason, exited.in_hand)
 
     def boot_failed(self, slot: Slot, process: Process, how: str, code: int | None, words: str) -> None:
         """A process of this slot, gone by now, was never ready."""
@@ -165,6 +166,13 @@ def describe(exited: ev.Exited) -> str:
     if exited.signal is None:
         return f"exited with code {exited.code}"
     return f"was killed by {exited.signal}" + (" (out of memory)" if exited.oom else "")
+
+
+def left(exited: ev.Exited) -> str:
+    """How many requests it did not answer."""
+    if not exited.requests:
+        return ""
+    return f" with {exited.requests} request{'s' * (exited.requests != 1)} in hand"
 
 
 def why_ended(process: Process, exited: ev.Exited) -> Reason:

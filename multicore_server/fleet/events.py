@@ -55,13 +55,16 @@ class AskedToRetire:
 @dataclass(frozen=True, slots=True)
 class Exited:
     """A worker is gone: by exit ``code``, or by ``signal`` (its name, ``oom`` if the kernel's OOM killer sent
-    it). ``words`` is what it said of the cause."""
+    it). ``words`` is what it said of the cause; ``requests`` is how many it had in hand, ``in_hand`` names
+    some of them."""
 
     pid: int
     code: int | None = None
     signal: str | None = None
     oom: bool = False
     words: str = ""
+    requests: int = 0
+    in_hand: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,8 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that operators want to know: who, what happened, what happens now."""
+    """Something that operators want to know: who, what happened, what happens now. ``in_hand`` names
+    requests: paths are the users' data, so that is for the log and the server's owner."""
 
     kind: EventKind
     text: str
@@ -224,10 +228,12 @@ class Event:
     instance: int | None = None
     generation: int | None = None
     pid: int | None = None
+    in_hand: str = ""
 
     def __str__(self) -> str:
         who = identity(self.instance, self.generation, self.pid)
-        return f"{who} {self.text}" if who else self.text
+        text = f"{self.text}; in hand: {self.in_hand}" if self.in_hand else self.text
+        return f"{who} {text}" if who else text
 
 
 Action: TypeAlias = (

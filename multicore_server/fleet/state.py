@@ -48,10 +48,13 @@ class FleetState:
 
     def tell(
         self, kind: EventKind, text: str, process: Process | None = None,
-        level: Level = "info", reason: str | None = None,
+        level: Level = "info", reason: str | None = None, in_hand: str = "",
     ) -> None:  # fmt: skip
-        who = (process.instance, process.generation, process.pid or None) if process else ()
-        self.act(ev.Event(kind, text, level, reason, *who))
+        made = ev.Event(kind, text, level, reason, in_hand=in_hand)
+        if process is not None:
+            who = process.instance, process.generation, process.pid or None
+            made = ev.Event(kind, text, level, reason, *who, in_hand)
+        self.act(made)
 
     def take_actions(self) -> list[Action]:
         """The actions so far; they are the caller's from now on."""

@@ -37,7 +37,8 @@ class SlotReport(TypedDict):
 
 
 class EventReport(TypedDict):
-    """``id`` counts the events of a server from 1 on. ``reason`` is a `Reason`, or the result of a reload."""
+    """``id`` counts the events of a server from 1 on. ``reason`` is a `Reason`, or the result of a reload.
+    ``in_hand`` names requests: only the server's owner is shown it."""
 
     id: int
     at: float
@@ -48,6 +49,7 @@ class EventReport(TypedDict):
     instance: int | None
     generation: int | None
     pid: int | None
+    in_hand: str
 
 
 class ArbiterReport(TypedDict):
@@ -134,8 +136,21 @@ class CountedStatus(TypedDict):
     requests: RequestsStatus
 
 
+class RequestReport(TypedDict):
+    """A request in progress: how it was asked for, and for how many seconds it has been in hand."""
+
+    method: str
+    path: str
+    client: str
+    seconds: float
+
+
 class WorkerStatus(MeasuredStatus, CountedStatus):
-    """An instance. Generation, pid, start and uptime are its worker's; None while it has none."""
+    """An instance. Generation, pid, start and uptime are its worker's; None while it has none.
+
+    ``running``: requests in progress, the oldest first; a worker notes a limited number of them. Paths are
+    the users' data: over TCP it is None.
+    """
 
     instance: int
     generation: int | None
@@ -149,6 +164,7 @@ class WorkerStatus(MeasuredStatus, CountedStatus):
     next_restart: float | None
     wanted: Reason | None
     processes: list[ProcessReport]
+    running: list[RequestReport] | None
 
 
 class Status(ServerFacts, FleetStatus):

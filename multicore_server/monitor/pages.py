@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 from multicore_server.ipc.report import MonitorStatus, unready
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.metrics import exposition
 from multicore_server.monitor import actions, live
@@ -27,6 +28,8 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 class ReadOnly:
     """The read-only paths. Nothing of a request is ever repeated in an answer."""
+
+    requests: RequestTable | None = None  # whose requests are shown
 
     def __init__(self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots) -> None:
         self.scoreboard = scoreboard
@@ -65,7 +68,8 @@ class ReadOnly:
         if report is None:
             error = "the arbiter has not published anything yet"
             return _json({"error": error, "monitor": self.monitor}, 503)
-        return _json(status(report, self.scoreboard, now=time.time(), monitor=self.monitor))
+        now = time.time()
+        return _json(status(report, self.scoreboard, now=now, monitor=self.monitor, requests=self.requests))
 
     async def healthz(self, request: Request) -> Response:
         # A process whose parent has ended gets another one.
@@ -88,8 +92,10 @@ class Full(ReadOnly):
         snapshots: Snapshots,
         arbiter: ArbiterClient,
         workers: WorkerClient,
+        requests: RequestTable,
     ) -> None:
         super().__init__(scoreboard, view, snapshots)
+        self.requests = requests
         self.arbiter = arbiter
         self.workers = workers
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import uvicorn
 
 from multicore_server.ipc.mailboxes import Mailboxes
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import Head, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.metrics.app.merge import AppMetrics
@@ -44,6 +45,7 @@ class MonitorContext:
     """What the monitor watches, and where it listens."""
 
     scoreboard: Scoreboard
+    requests: RequestTable  # that workers have in hand
     shared_report: SharedReport
     listener: socket.socket | None  # of `metrics_bind`, for all who want to read
     metrics_listener: socket.socket | None  # for workers, of `metrics_path`: the metrics alone
@@ -83,7 +85,8 @@ class Monitor:
         self._arbiter = ArbiterClient(context.channel)
         self._workers = WorkerClient(context.mailboxes, context.scoreboard)
         read_only = ReadOnly(context.scoreboard, view, self._snapshots)
-        full = Full(context.scoreboard, view, self._snapshots, self._arbiter, self._workers)
+        parts = self._snapshots, self._arbiter, self._workers, context.requests
+        full = Full(context.scoreboard, view, *parts)
         # Each has connections of its own: however many ask for one, the others are answered.
         of_workers = replace(context.limits, connections=OF_WORKERS, probes=0)
         sites = [

@@ -6,6 +6,7 @@ Pure, but for reading the shared memory.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from itertools import accumulate
 
@@ -15,11 +16,13 @@ from multicore_server.ipc.report import (
     MonitorStatus,
     ProcessReport,
     Report,
+    RequestReport,
     SlotReport,
     Status,
     WorkerStatus,
     serving,
 )
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import (
     BUCKETS,
     CODES,
@@ -37,8 +40,16 @@ _BOUNDS = (*map(str, BUCKETS), "+Inf")  # as they are in Prometheus' text format
 _NO_ROW = [0.0] * (max(Item) + 1)
 
 
-def status(report: Report, scoreboard: Scoreboard, *, now: float, monitor: MonitorStatus) -> Status:
-    """The document, ready to become JSON. ``now`` is in seconds since the epoch."""
+def status(
+    report: Report,
+    scoreboard: Scoreboard,
+    *,
+    now: float,
+    monitor: MonitorStatus,
+    requests: RequestTable | None = None,
+) -> Status:
+    """The document, ready to become JSON. ``now`` is in seconds since the epoch. ``requests`` is given where
+    the server's owner asks, who may know what users ask for."""
     arbiter = report["arbiter"]
     return {
         "time": now,
@@ -52,15 +63,28 @@ def status(report: Report, scoreboard: Scoreboard, *, now: float, monitor: Monit
         "restarts": report["restarts"],
         "reloads": report["reloads"],
         "settings": report["settings"],
-        "events": report["events"],
+        "events": report["events"] if requests else [{**it, "in_hand": ""} for it in report["events"]],
         "arbiter": {**arbiter, "uptime": max(0.0, now - arbiter["started"])},
         "monitor": monitor,
         "ready": sum(slot["state"] == "ready" for slot in report["slots"]),
-        "workers": [_worker(slot, report, scoreboard, now) for slot in report["slots"]],
+        "workers": [_worker(slot, report, scoreboard, now, requests) for slot in report["slots"]],
     }
 
 
-def _worker(slot: SlotReport, report: Report, scoreboard: Scoreboard, now: float) -> WorkerStatus:
+def _running(slot: SlotReport, requests: RequestTable | None) -> list[RequestReport] | None:
+    if requests is None:
+        return None
+    now = time.monotonic()
+    found = [it for process in slot["processes"] for it in requests.of(process["row"], now)]
+    return [
+        {"method": it.method, "path": it.path, "client": it.client, "seconds": round(now - it.since, 3)}
+        for it in sorted(found, key=lambda it: it.since)
+    ]
+
+
+def _worker(
+    slot: SlotReport, report: Report, scoreboard: Scoreboard, now: float, requests: RequestTable | None
+) -> WorkerStatus:
     process = serving(slot["processes"])
     return {
         "instance": slot["instance"],
@@ -77,6 +101,7 @@ def _worker(slot: SlotReport, report: Report, scoreboard: Scoreboard, now: float
         **_measured(process, scoreboard, report["worker_memory_limit"]),
         **_counted(slot["instance"], scoreboard),
         "processes": slot["processes"],
+        "running": _running(slot, requests),
     }
 
 

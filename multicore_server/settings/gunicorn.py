@@ -16,9 +16,6 @@ from multicore_server.settings.table import PREFIX, TABLE, SettingError
 _PARSER = "uvicorn's parser has its own limits"
 
 
-_PROXY = "uvicorn's --proxy-headers does this (X-Forwarded-Proto and X-Forwarded-For)"
-
-
 _HTTP2 = "gunicorn's HTTP/2 is not used; uvicorn's is UVICORN_HTTP=zttp with UVICORN_HTTP2=1"
 
 
@@ -29,9 +26,6 @@ NO_EFFECT = {
     "permit_unconventional_http_version": _PARSER,
     "casefold_http_method": _PARSER,
     "http_parser": "set UVICORN_HTTP=h11|httptools",
-    "secure_scheme_headers": _PROXY,
-    "forwarder_headers": _PROXY,
-    "proxy_protocol": "uvicorn does not speak the PROXY protocol",
     "protocol": "uvicorn speaks HTTP only",
     "http_protocols": _HTTP2,
     "http2_cleartext": _HTTP2,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import Row
 from multicore_server.settings.table import Settings
 
@@ -24,6 +25,7 @@ class WorkerContext:
     lifeline: int  # a pipe's end that reads EOF when the arbiter is gone
     settings: Settings
     handover: Handover
+    requests: RequestTable
     deployment: int  # its number: a reload makes a new one
     cluster: ClusterState
     monitor: str  # the address at which the monitor answers workers

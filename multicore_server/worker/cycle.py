@@ -21,12 +21,15 @@ from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
 
+from multicore_server.connections.cycles import ADDED
 from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
+from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
-from multicore_server.worker.meter import COUNTED, MODULES, counting, metered
+from multicore_server.worker.meter import COUNTED, MODULES, Meter, meter_of, metered
 
-SPECIAL = frozenset({b"content-length", b"transfer-encoding", b"connection"})  # they mean something here
+LENGTH = b"content-length"
+SPECIAL = frozenset({LENGTH, b"transfer-encoding", b"connection"})  # they mean something here
 JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a longer one goes beside it
 KNOWN = 512  # header lines that are remembered
 LONGEST = 96  # bytes of a value that is worth remembering
@@ -34,8 +37,8 @@ BODILESS = (204, 304)  # statuses
 # Seconds that a request takes whose response may wait for others: below, its client is awake anyway; above,
 # the others may take as long.
 QUICK = (10e-6, 1e-3)
-SET_LATER = ("status", "head", "ends", "began", "took", "state", "task")  # after the constructor
 MOST_HELD = 2e-3  # seconds that a response waits at most, and the call in progress
+MOST_JOINED = 1e-3  # seconds behind a write in which what follows it waits for more
 
 
 class Lines(dict[Any, bytes]):
@@ -49,9 +52,9 @@ class Lines(dict[Any, bytes]):
     def __missing__(self, header: Any) -> bytes:
         name, value = header
         lower = name.lower()
-        if lower in SPECIAL or self._bad_name(name) or self._bad_value(value):
+        if self._bad_name(name) or self._bad_value(value):
             return b""
-        line = b"%b: %b\r\n" % (lower, value)
+        line = b"" if lower in SPECIAL else b"%b: %b\r\n" % (lower, value)
         if len(value) <= LONGEST:
             if len(self) >= KNOWN:
                 self.clear()
@@ -66,9 +69,9 @@ class Held:
         self.cycles: list[Any] = []
         self.since = 0.0  # of perf_counter: when the first of their requests began
 
-    def add(self, cycle: Any, loop: Any = None) -> None:
-        """``loop`` is the running one, where it does not seem to run."""
+    def add(self, cycle: Any) -> None:
         if not self.cycles:
+            loop = None if cycle.state is None else cycle.state.loop
             (loop or get_running_loop()).call_soon(self.release)
             self.since = cycle.began
         self.cycles.append(cycle)
@@ -103,7 +106,8 @@ class Heads:
                 line = lines[header]
                 if not line:
                     name, value = header
-                    if name.lower() != b"content-length" or chunked is not None or not value.isdigit():
+                    known = name == LENGTH or name.lower() == LENGTH
+                    if not known or chunked is not None or not value.isdigit():
                         return None
                     length, chunked = int(value), False
                     line = b"content-length: %b\r\n" % value
@@ -133,9 +137,11 @@ class JoinedCycle:
     ends = False  # all of the response waits, and what follows from it
     began = 0.0  # of perf_counter
     took = 0.0  # seconds
+    wrote = 0.0  # of perf_counter: when a part of a stream was written at once
     state: Any = None  # of the connections, where responses may wait for each other
     answers_whole = True  # by `answer`
     ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
+    entry = NONE  # in the table of requests in hand
     task: Any = None  # that the state has, until it ends
     scope: Any
     transport: Any
@@ -152,12 +158,14 @@ class JoinedCycle:
     expected_content_length: int
     _run: Any
     _send: Any
-    _count: Callable[[Any, int], float]
+    begin: Callable[[], None]
+    _count: Callable[[int], float]
     _make_head: Callable[[Any, Any, Iterable[Any]], bytes | None]
     _held: Held
 
     async def run_asgi(self, app: Any) -> None:
-        self.began = self.began or perf_counter()
+        if not self.began:
+            self.begin()
         try:
             outcome = await app(self.scope, self.receive, self.send)
             if outcome is not None or not (self.response_complete or self.ends or self.disconnected):
@@ -168,7 +176,7 @@ class JoinedCycle:
             await self._run(_as_before(exc))
         finally:
             if self.status != COUNTED:  # its response is cut short: the app's fault, or the client's
-                self._count(self, 0)
+                self._count(0)
             if not self.ends:
                 self.on_response = _nothing  # uvicorn's own way to leave no circle of references
             task, self.task = self.task, None
@@ -184,7 +192,7 @@ class JoinedCycle:
             if self.flow.write_paused and self.response_started and not self.disconnected:
                 await self.flow.drain()
             if not more and self.status != COUNTED:
-                self.took = self._count(self, self.status)
+                self.took = self._count(self.status)
             if self.disconnected or (
                 self.response_started
                 and not self.response_complete
@@ -209,10 +217,10 @@ class JoinedCycle:
         self.response_started = True
         self.waiting_for_100_continue = False
         self.expected_content_length = 0
-        self.took = self._count(self, status)
+        self.took = self._count(status)
         self.head = head
         if QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
-            self._held.add(self, self.state.direct.loop)
+            self._held.add(self)
             self._wait(body)
         else:
             self._write_with_head(body)
@@ -247,25 +255,43 @@ class JoinedCycle:
             if left < 0 or (left and not more):
                 return False
             self.expected_content_length = left
+        if more:
+            self._send_part(body)
+            return True
         if not self.head:
             self.transport.write(body)
-        elif not more and QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
+        elif QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
             self._wait(body)
             return True
         else:
             self._write_with_head(body)
-        if not more:
-            self._complete()
+        self._complete()
         return True
 
+    def _send_part(self, body: Any) -> None:
+        """Of a stream. Those that the app gives one right after the other leave together: what waits does so
+        until the loop turns, or there is enough of it."""
+        now, state = perf_counter(), self.state
+        joins = now - self.wrote < MOST_JOINED and state is not None and state.joins_chunks
+        if joins and len(self.head) + len(body) <= JOINED:
+            if not self.head:
+                self._held.add(self)
+            self.head += body
+            return
+        self.wrote = now
+        if self.head:
+            self._write_with_head(body)
+        else:
+            self.transport.write(body)
+
     def _may_wait(self, body: Any) -> bool:
-        """Whether other responses will follow soon."""
+        """Whether other responses will follow soon, or do so in this turn."""
         state = self.state
         return (
-            state is not None
-            and (state.has_several or bool(self._held.cycles))
+            self.keep_alive
+            and state is not None
+            and (len(state.tasks) > 1 or state.scheduled or len(self._held.cycles) > bool(self.head))
             and state.is_brisk
-            and self.keep_alive
             and len(body) <= JOINED
         )
 
@@ -301,39 +327,44 @@ class JoinedCycle:
             self.on_response = _nothing
 
 
-def joined(theirs: Any, row: Row) -> Any:
-    """uvicorn's ``RequestResponseCycle`` of httptools, counted in ``row``."""
+def joined(theirs: Any, meter: Meter) -> Any:
+    """uvicorn's ``RequestResponseCycle`` of httptools, counted."""
     own = {
         "_run": theirs.run_asgi,
         "_send": theirs.send,
-        "_count": staticmethod(counting(row)),
+        "begin": meter.begin,
+        "_count": meter.finish,
         "_make_head": staticmethod(Heads().make),
         "_held": Held(),
     }
     made: Any = type(theirs.__name__, (JoinedCycle, theirs), own)
-    make_room(made(**dict.fromkeys(list(signature(theirs).parameters))), SET_LATER)
+    make_room(made(**dict.fromkeys(list(signature(theirs).parameters))), ADDED)
     return made
 
 
 def install(
-    row: Row, modules: Iterable[ModuleType] = MODULES, in_hand: Callable[[str], bool] = lambda _: False
+    row: Row,
+    in_hand: Writer | None = None,
+    modules: Iterable[ModuleType] = MODULES,
+    load: Callable[[str], bool] = lambda _: False,
 ) -> None:
-    """In a worker process, before its first connection: count what its HTTP protocols serve. ``in_hand``
-    says of a module whether its cycles are to be counted in hand, too."""
+    """In a worker process, before its first connection: count what its HTTP protocols serve. ``load`` says of
+    a module whether its cycles are the worker's load one by one, because their connections do not count."""
+    meter = meter_of(row, in_hand)
     for module in modules:
         theirs: Any = module.RequestResponseCycle
         if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):
-            made = joined(theirs, row)
+            made = joined(theirs, meter)
         else:
-            made = metered(theirs, row, in_hand=in_hand(module.__name__))
+            made = metered(theirs, meter, row if load(module.__name__) else None)
         module.RequestResponseCycle = made  # type: ignore[attr-defined]
 
 
 @contextmanager
-def installed(row: Row) -> Iterator[None]:
+def installed(row: Row, in_hand: Writer | None = None) -> Iterator[None]:
     """`install`, and back to what was there: for tests."""
     before = [module.RequestResponseCycle for module in MODULES]
-    install(row)
+    install(row, in_hand)
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
 from multicore_server.worker.interface import resolve
 from multicore_server.worker.metrics_path import MetricsPath
-from multicore_server.worker.proxied import Proxied
+from multicore_server.worker.proxied import Proxied, Rules
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.wsgi.bridge import WSGIBridge
 from multicore_server.wsgi.direct import Direct
@@ -60,6 +60,7 @@ class Engine(NamedTuple):
     interface: Interface
     apart: Callable[[Callable[[], None]], Awaitable[None]] | None
     direct: Callable[[Any], Direct] | None = None  # made with the server's state, in a running loop
+    proxied: Proxied | None = None  # what learns of a proxy who the client is
 
 
 def make_config(
@@ -93,7 +94,7 @@ def make_config(
         app = bridge = _bridge(cfg, log, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
-    inner = _surround(app, cfg, log, trusted, hooks)
+    inner = _surround(app, cfg, log, trusted, hooks, Rules.of(cfg, wsgi=interface == "wsgi"))
     outer = surround(inner, options.get("root_path", ""))
     config = Config(
         outer,
@@ -110,14 +111,15 @@ def make_config(
         config.ssl = _ssl_context(cfg, password)
         if alpn := getattr(config.http_protocol_class, "alpn_protocols", None):  # uvicorn's HTTP/2
             config.ssl.set_alpn_protocols(alpn)
+    proxied = inner if isinstance(inner, Proxied) else None
     if bridge is None:
-        return Engine(config, interface, None)
+        return Engine(config, interface, None, proxied=proxied)
     # With trace logs, uvicorn wraps the app once more.
     logged = hooks or wants_access_log(cfg, log)
     is_direct = bridge.is_direct and config.loaded_app is outer and not logged
     detours = _detours(inner, outer) if is_direct else _always
     direct = partial(Direct, bridge, detours) if bridge.is_inline else None
-    return Engine(config, interface, bridge.between_requests, direct)
+    return Engine(config, interface, bridge.between_requests, direct, proxied)
 
 
 def _always(_: object) -> bool:
@@ -133,9 +135,7 @@ def _detours(inner: Any, outer: Any) -> Callable[[Any], bool]:
     def detours(scope: Any) -> bool:
         if takes is not None and takes(scope):
             return True
-        if apply is not None:
-            apply(scope)
-        return False
+        return apply is not None and apply(scope) is not None
 
     return detours
 
@@ -215,16 +215,16 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
-def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None) -> Any:
+def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None, rules: Rules) -> Any:
     """Wrap the app in the access log, the hooks and the proxy headers.
 
     ``trusted`` are the addresses whose proxy headers count; None: nobody's count.
     """
     if hooks or wants_access_log(cfg, log):
         app = AccessLog(app, log, hooks)
-    if trusted is None:
+    if trusted is None and rules.header_map == "dangerous":
         return _plain(app)
-    return Proxied(app, trusted)
+    return Proxied(app, trusted, rules)
 
 
 def wants_access_log(cfg: Any, log: Any) -> bool:

@@ -14,10 +14,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http import h11_impl, httptools_impl
 
+from multicore_server.ipc.request_table import NONE, RequestTable, Writer
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row
 
 DURATIONS = Item.DURATIONS.value
@@ -33,12 +34,28 @@ MODULES: tuple[ModuleType, ...] = (httptools_impl, h11_impl)
 COUNTED = -1  # in place of a cycle's status
 
 
-def counting(row: Row) -> Callable[[Any, int], float]:
-    """Return what counts a cycle of uvicorn's, once: with the status of its response, 0 where it has none.
-    That returns the seconds that the request has taken."""
+class Meter(NamedTuple):
+    """Two methods of a cycle of uvicorn's. ``begin`` is called when the app is about to be; ``finish`` once,
+    with the status of the response, 0 where it has none: it returns the seconds that were taken."""
+
+    begin: Callable[[Any], None]
+    finish: Callable[[Any, int], float]
+
+
+def meter_of(row: Row, in_hand: Writer | None = None) -> Meter:
+    """Counts in ``row``, and notes in ``in_hand`` what is in progress."""
+    writer = in_hand or RequestTable(1).writer(0)
+    note, forget = writer.begin, writer.end
+
+    def begin(cycle: Any) -> None:
+        cycle.began = since = perf_counter()  # of CLOCK_MONOTONIC
+        cycle.entry = note(cycle.scope, since)
 
     def count(cycle: Any, status: int) -> float:
         cycle.status = COUNTED
+        if cycle.entry >= 0:
+            forget(cycle.entry)
+            cycle.entry = NONE
         code = status // 100 - 1
         if cycle.disconnected:
             code = LEFT
@@ -50,24 +67,27 @@ def counting(row: Row) -> Callable[[Any, int], float]:
         row[DURATION_SUM] += seconds  # last: a kill in between costs an observation of it, and no count
         return seconds
 
-    return count
+    return Meter(begin, count)
 
 
-def metered(cycle: Any, row: Row, *, in_hand: bool = False) -> Any:
-    """uvicorn's ``RequestResponseCycle``, with its requests counted in ``row``; also as ``in_hand``, where
-    their connections do not do that."""
-    run, send, count = cycle.run_asgi, cycle.send, counting(row)
+def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
+    """uvicorn's ``RequestResponseCycle``, with its requests counted; in ``load`` also as in hand, where their
+    connections do not do that."""
+    run, send, (begin, count) = cycle.run_asgi, cycle.send, meter
 
     class Metered(cycle):  # type: ignore[misc]  # a class that is chosen when it runs
         status = 0
+        entry = NONE
 
         async def run_asgi(self, app: Any) -> None:
-            self.began = perf_counter()
-            row[IN_HAND] += in_hand
+            begin(self)
+            if load is not None:
+                load[IN_HAND] += 1
             try:
                 await run(self, app)
             finally:
-                row[IN_HAND] -= in_hand
+                if load is not None:
+                    load[IN_HAND] -= 1
                 if self.status != COUNTED:  # its response is cut short: the app's fault, or the client's
                     count(self, 0)
 

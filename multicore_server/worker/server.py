@@ -28,6 +28,7 @@ from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 from multicore_server.worker.heart import Heart
+from multicore_server.worker.proxied import announcements
 from multicore_server.worker.signals import HANDLED, LoopSignals
 
 logger = logging.getLogger("gunicorn.error")
@@ -97,20 +98,21 @@ class WorkerServer(uvicorn.Server):
         self.row = worker.context.row
         dispatcher, gate = self._place_and_gate()
         self.server_state = self.state = ConnectionsState(self.row, gate)
+        self.state.loop = asyncio.get_running_loop()
         self.state.limits = limits_of(
             worker.cfg,
             worker.context.settings,
             config.h11_max_incomplete_event_size,
-            maps_names=worker.interface != "wsgi",  # the bridge has its own way with names
         )
         if worker.interface == "wsgi":
             self.state.answers_half_closed = True
+            self.state.joins_chunks = False  # PEP 3333: no block may wait for the next one
             self.state.spools = Spools(spool_directories(worker.cfg))
         if worker.direct is not None:
             self.state.direct = worker.direct(self.state)
         scoreboard = worker.context.handover.scoreboard
-        self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol)
-        self._protocols: ProtocolFactory | None = None
+        announced = announcements(worker.cfg, self.state.limits.header_timeout)
+        self.acceptor = Acceptor(config, self.state, scoreboard, dispatcher, self._make_protocol, announced)
         self._told = asyncio.Event()
         self._gave_up = False  # requests were cancelled
         self._loops_handler: Any = None  # of SIGTERM
@@ -142,12 +144,12 @@ class WorkerServer(uvicorn.Server):
         return dispatcher is None or (self.state.is_brisk and dispatcher.is_quick(connections))
 
     def _make_protocol(self) -> Any:
-        """The first time: the app's lifespan state is there by then."""
-        if self._protocols is None:
-            given = {"app_state": self.lifespan.state, "_loop": self._loop}
-            protocol = self.config.http_protocol_class
-            self._protocols = ProtocolFactory(protocol, config=self.config, server_state=self.state, **given)
-        return self._protocols()
+        """The first one: the app's lifespan state is there by then."""
+        given = {"app_state": self.lifespan.state, "_loop": self._loop}
+        protocol = self.config.http_protocol_class
+        factory = ProtocolFactory(protocol, config=self.config, server_state=self.state, **given)
+        self.acceptor.make_protocol = factory
+        return factory()
 
     def stop(self, *, quick: bool = False) -> None:
         """Begin to drain; ``quick``: without waiting for the requests in hand."""
@@ -212,9 +214,11 @@ class WorkerServer(uvicorn.Server):
         if self.state.draining:
             connection.end()
             return
+        acceptor = self.acceptor
         self.worker.on_answered()
-        self.acceptor.take_on()
-        if self.acceptor.has_surplus and connection.idle:
+        if not acceptor.is_taking:
+            acceptor.take_on()
+        if acceptor.has_surplus and connection.idle:
             connection.leave_soon()
 
     async def main_loop(self) -> None:

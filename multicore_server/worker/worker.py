@@ -28,6 +28,7 @@ from multicore_server.ipc.identity import identity
 from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
 from multicore_server.ipc.messages import EndOrder
 from multicore_server.ipc.names import Interface, Reason
+from multicore_server.ipc.request_table import InHand
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
@@ -39,6 +40,7 @@ from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
+from multicore_server.worker.proxied import Proxied
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
 
@@ -62,6 +64,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._app_ready = False  # cluster.ready() was called
         self._loading = False  # the app's code
         self.last_words = ""  # as the arbiter has heard them
+        self.in_hand: list[InHand] = []  # in the arbiter, after its end: the requests that it did not answer
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
         self.direct: Callable[[Any], Any] | None = None  # how a WSGI app is asked without a detour
@@ -172,10 +175,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         engine = make_config(
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
         )
-        config, self.interface, self._apart, self.direct = engine
+        config, self.interface, self._apart, self.direct, proxied = engine
         if self.interface == "wsgi":
             loggers.explain_upgrades()
-        self.count_requests(config)
+        self.count_requests(config, proxied)
         if (line := about_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
@@ -184,12 +187,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             text = "%s multiprocessing waits for its child processes %s, which are not daemonic"
             self.log.warning(text, self.identity, ", ".join(map(str, pids)))
 
-    def count_requests(self, config: Any) -> None:
-        protocol = config.http_protocol_class
-        phased = is_movable(protocol)  # its connections count in hand what they have
-        cycle.install(
-            self.context.row, meter.modules_of(protocol), lambda name: not phased or name == http2.CYCLES
-        )
+    def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
+        context, protocol = self.context, config.http_protocol_class
+        in_hand = context.requests.writer(context.number)
+        if proxied is not None:
+            proxied.on_client = in_hand.rename_client
+        phased = is_movable(protocol)  # its connections count what they have
+        modules = meter.modules_of(protocol)
+        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

@@ -21,7 +21,7 @@ from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
 from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
-from multicore_server.wsgi.environ import ALWAYS, environ, fill
+from multicore_server.wsgi.environ import ALWAYS, FORWARDED, Forwarded, environ, fill
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
@@ -102,7 +102,7 @@ class WSGIBridge:
             return
         if scope["type"] != "http":
             raise RuntimeError(f"a WSGI app has no {scope['type']} protocol")
-        if self._refuse_underscores and any(b"_" in name for name, _ in scope["headers"]):
+        if self._refuse_underscores and _has_refused_name(scope):
             await refuse(send, HTTPStatus.BAD_REQUEST)
             return
         env = self.environ(scope)
@@ -209,6 +209,11 @@ class WSGIBridge:
             raise
         finally:
             exchange.end()
+
+
+def _has_refused_name(scope: Scope) -> bool:
+    forwarded = scope.get(FORWARDED) or Forwarded(frozenset())
+    return any(b"_" in name and not forwarded.allows(name) for name, _ in scope["headers"])
 
 
 def _has_body(env: dict[str, Any], scope: Scope) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Iterable
-from time import perf_counter
 from typing import Any, Protocol
 
 from multicore_server.wsgi.bridge import WSGIBridge, close_hidden, go_on
@@ -31,12 +30,15 @@ class Cycle(Protocol):
     more_body: bool
     disconnected: bool
     waiting_for_100_continue: bool
-    began: float
     receive: Any
     send: Any
 
     def answer(self, status: int, headers: Iterable[Any], body: bytes) -> bool:
         """Send a whole response; False, and nothing was done, where it is to be sent in messages."""
+        ...
+
+    def begin(self) -> None:
+        """The app is about to be called."""
         ...
 
     def run_asgi(self, app: Any) -> Any: ...
@@ -46,6 +48,7 @@ class State(Protocol):
     """What is asked of the server's state."""
 
     gate: Any  # has the connections that are ``leaving``
+    scheduled: int  # requests that are served in this turn of the loop or the next
 
     def hold(self, task: asyncio.Task[Any]) -> None:
         """Count it among the server's tasks until it ends."""
@@ -62,12 +65,11 @@ class Direct:
         self._state = state
         self.loop = asyncio.get_running_loop()
         self._hidden = HiddenLoop()
-        self.scheduled = 0  # requests that are served in this turn of the loop or the next
 
     def begin(self, cycle: Cycle, app: Callable[..., Awaitable[None]]) -> None:
         """Serve a request in the loop's next turn: what has come with it is read by then. ``app`` is the
         bridge with what surrounds it: the usual way."""
-        self.scheduled += 1
+        self._state.scheduled += 1
         self.loop.call_soon(self._serve, cycle, app)
 
     def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]], turns: int = TURNS) -> None:
@@ -76,7 +78,7 @@ class Direct:
         if self._state.gate.leaving and turns:
             self.loop.call_soon(self._serve, cycle, app, turns - 1)
             return
-        self.scheduled -= 1
+        self._state.scheduled -= 1
         turn = self._bridge.turn
         if not turn.take():
             self._in_task(cycle, app)
@@ -86,7 +88,6 @@ class Direct:
             turn.give()
             self._in_task(cycle, app)
             return
-        cycle.began = perf_counter()
         failed: BaseException | None = None
         self._hidden.hide_loop()
         try:
@@ -103,8 +104,10 @@ class Direct:
     def _request(self, cycle: Cycle) -> _Request | None:
         """None where it is to go the usual way, or goes wrong: then it does so there too, and is answered."""
         try:
-            if self._may_serve(cycle) and not self._detours(cycle.scope):
-                return _Request(self._bridge, cycle, self.loop)
+            if self._may_serve(cycle):
+                cycle.begin()
+                if not self._detours(cycle.scope):
+                    return _Request(self._bridge, cycle, self.loop)
         except Exception:  # noqa: BLE001 - as above
             return None
         return None

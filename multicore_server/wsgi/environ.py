@@ -6,7 +6,8 @@ choice, this does what gunicorn does, because its users' apps run here.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import Scope
@@ -14,20 +15,36 @@ from starlette.types import Scope
 # What `fill` sets for each request.
 ALWAYS = ("REQUEST_METHOD", "SERVER_PROTOCOL", "wsgi.url_scheme", "REMOTE_ADDR", "SCRIPT_NAME", "PATH_INFO",
           "QUERY_STRING", "RAW_URI", "SERVER_NAME", "SERVER_PORT")  # fmt: skip
+FORWARDED = "multicore_server.forwarded"  # in a scope: what its proxy has set, a Forwarded
 # Real traffic uses a few dozen header names. The limit is for clients that invent new ones.
 _KNOWN_NAMES = 512
+
+
+class Forwarded(NamedTuple):
+    """``names`` are those with a ``_``, in small letters, that a trusted proxy may set; ``*`` is any.
+    ``script_name``: where it has mounted the app for this request; the path begins with it."""
+
+    names: frozenset[bytes]
+    script_name: str | None = None
+
+    def allows(self, name: bytes) -> bool:
+        return name in self.names or b"*" in self.names
+
+
+_NOTHING = Forwarded(frozenset())
 
 
 class _HeaderKeys(dict[bytes, str]):
     """Maps a header name (lower case, as in ASGI) to its environ key; to "" if the header is dropped."""
 
-    def __init__(self, drop_underscores: bool) -> None:
+    def __init__(self, drop_underscores: bool, forwarded: Forwarded = _NOTHING) -> None:
         super().__init__({b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"})
         self._drop_underscores = drop_underscores
+        self._forwarded = forwarded
 
     def __missing__(self, name: bytes) -> str:
         # "X-Real_IP" and "X-Real-IP" have the same key, so a client could fake a header that a proxy sets.
-        if self._drop_underscores and b"_" in name:
+        if self._drop_underscores and b"_" in name and not self._forwarded.allows(name):
             return ""
         key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         if len(self) < _KNOWN_NAMES:
@@ -56,14 +73,48 @@ def fill(
     env["REMOTE_ADDR"] = client[0] if client else ""
     if client and client[1]:  # 0 where a proxy named the client without a port
         env["REMOTE_PORT"] = str(client[1])
-    _add_paths(env, scope, script_name)
-    _add_headers(env, scope["headers"], _KEYS[drop_underscores])
+        if type(client) is not tuple:
+            _add_proxy(env, client)
+    forwarded = scope.get(FORWARDED)
+    if forwarded is None:
+        _add_paths(env, scope, scope.get("root_path", ""), script_name)
+        _add_headers(env, scope["headers"], _KEYS[drop_underscores])
+    else:
+        _add_forwarded(env, scope, forwarded, script_name, drop_underscores)
     server = scope.get("server")
     if not server or server[1] is None:  # a Unix socket
         server = _server_from_host(env.get("HTTP_HOST", ""), scheme)
     env["SERVER_NAME"] = server[0]
     env["SERVER_PORT"] = str(server[1])
     return env
+
+
+def _add_proxy(env: dict[str, Any], client: Any) -> None:
+    """What the PROXY protocol has said, by gunicorn's names."""
+    protocol = getattr(client, "protocol", "")
+    if protocol:
+        env["PROXY_PROTOCOL"] = protocol
+        env["PROXY_ADDR"], env["PROXY_PORT"] = client.proxy[0], str(client.proxy[1])
+
+
+def _add_forwarded(
+    env: dict[str, Any], scope: Scope, forwarded: Forwarded, script_name: str, drop_underscores: bool
+) -> None:
+    """Of a request whose proxy may set more than others. What it has set, a client cannot by another
+    spelling: "Remote-User" has the key of "REMOTE_USER"."""
+    headers = scope["headers"]
+    if forwarded.script_name is None:
+        _add_paths(env, scope, scope.get("root_path", ""), script_name)
+    else:  # the proxy's path has it in front, as a root path that was set once for all has not
+        _add_paths(env, scope, "", forwarded.script_name)
+    own = {name for name, _ in headers if b"_" in name and forwarded.allows(name)}
+    kept = [field for field in headers if field[0] in own or field[0].replace(b"-", b"_") not in own]
+    _add_headers(env, kept, _keys(drop_underscores, forwarded.names))
+
+
+@functools.cache
+def _keys(drop_underscores: bool, names: frozenset[bytes]) -> _HeaderKeys:
+    return _HeaderKeys(drop_underscores, Forwarded(names))
 
 
 def _add_headers(env: dict[str, Any], headers: list[tuple[bytes, bytes]], keys: _HeaderKeys) -> None:
@@ -83,8 +134,7 @@ def _add_headers(env: dict[str, Any], headers: list[tuple[bytes, bytes]], keys: 
         env[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
 
 
-def _add_paths(env: dict[str, Any], scope: Scope, script_name: str) -> None:
-    root = scope.get("root_path", "")
+def _add_paths(env: dict[str, Any], scope: Scope, root: str, script_name: str) -> None:
     target: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     if root:  # uvicorn puts root_path before both path and raw_path; the client did not send it
         target = target.removeprefix(root.encode("utf-8"))

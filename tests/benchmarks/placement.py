@@ -30,6 +30,7 @@ from multicore_server.connections.inboxes import Kind
 from multicore_server.connections.inline import OpenGate
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
+from tests.benchmarks.common import LOCAL
 from tests.benchmarks.cost import numbers_of
 
 CHOICES = 2000
@@ -91,17 +92,24 @@ def choices(workers: int, rounds: int) -> list[float]:
         return rounds_of(rounds, once)
 
 
+def connected(number: int) -> list[tuple[socket.socket, socket.socket]]:
+    """TCP connections, as a server and its clients have them."""
+    with socket.create_server((LOCAL, 0), backlog=number) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(number)]
+        return [(listener.accept()[0], client) for client in clients]
+
+
 async def _handover(fleet: Fleet) -> float:
     loop = asyncio.get_running_loop()
     giver, taker = fleet.dispatchers[:2]
     taker.row[Item.IN_HAND] = 0
-    config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+    config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False, log_level="info")
     config.load()
     state = ConnectionsState(taker.row, OpenGate())
     protocol: Any = config.http_protocol_class
     make = ProtocolFactory(movable(protocol), config=config, server_state=state, app_state={}, _loop=loop)
     acceptor = Acceptor(config, state, fleet.handover.scoreboard, taker, make)
-    pairs = [socket.socketpair() for _ in range(HANDOVERS)]
+    pairs = connected(HANDOVERS)
     began = time.process_time()
     for ours, _ in pairs:
         assert giver.dispatch(Kind.NEW, ours.fileno()) is SENT

@@ -12,12 +12,14 @@ import psutil
 import pytest
 import trustme
 
+from tests.support import proxies
 from tests.support.apps import ASK, HELLO, source
 from tests.support.command_line import Operator
 from tests.support.draining import LOOPS, PROTOCOLS
 from tests.support.monitor_process import MakeMonitor, Monitor
 from tests.support.monitored_server import MakeMonitored, MonitoredServer
 from tests.support.processes import gone
+from tests.support.proxies import MakeProxy, Proxy
 from tests.support.raw_client import Connect, Connection
 from tests.support.server import MakeServer, Server
 
@@ -136,6 +138,35 @@ def ending() -> Iterator[list[int]]:
         if not gone(pid):
             for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
                 process.kill()
+
+
+# --- proxies
+
+
+@pytest.fixture
+def make_nginx(tmp_path: Path) -> Iterator[MakeProxy]:
+    """Make proxies by what stands in their servers; they are ended."""
+    made: list[Proxy] = []
+
+    def make(inside: str) -> Proxy:
+        made.append(proxies.nginx(tmp_path, inside))
+        return made[-1]
+
+    with proxies.ended(made):
+        yield make
+
+
+@pytest.fixture
+def make_haproxy(tmp_path: Path) -> Iterator[MakeProxy]:
+    """Make proxies before one address each; they are ended."""
+    made: list[Proxy] = []
+
+    def make(*args: Any, **options: Any) -> Proxy:
+        made.append(proxies.haproxy(tmp_path, *args, **options))
+        return made[-1]
+
+    with proxies.ended(made):
+        yield make
 
 
 # --- the monitor

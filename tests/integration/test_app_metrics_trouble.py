@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.app_metrics import TELL, VARIABLE, counts, kill, note, start, told
 from tests.support.asking import ask
-from tests.support.prometheus import command
+from tests.support.programs import program
 from tests.support.scraping import each_worker
 from tests.support.server import MakeServer
 
@@ -43,7 +43,11 @@ def test_promtool_has_nothing_to_say(make_server: MakeServer) -> None:
     note(scraped.server, 3, 4)
     text = scraped.scrape().text
     done = subprocess.run(
-        [command("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        [program("promtool", "prometheus"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

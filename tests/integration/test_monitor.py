@@ -18,7 +18,7 @@ from tests.support.asking import ask
 from tests.support.deploying import deploy, hup
 from tests.support.load import Load, load
 from tests.support.monitored_server import MakeMonitored, MonitoredServer, by, over, parsed
-from tests.support.prometheus import command as found
+from tests.support.programs import program
 from tests.support.raw_client import Connection
 from tests.support.waiting import wait_for
 
@@ -100,7 +100,11 @@ def test_every_metric_of_the_docs_and_no_other(monitored: MonitoredServer) -> No
     for metric, kind in documented.items():
         assert (f"{metric}_count" if kind == "histogram" else metric) in samples, metric
     checked = subprocess.run(
-        [found("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        [program("promtool", "prometheus"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 

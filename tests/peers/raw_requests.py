@@ -33,7 +33,8 @@ treq: Any = importlib.import_module("treq")
 VALID = sorted((TESTS / "requests" / "valid").glob("*.http"))
 INVALID = sorted((TESTS / "requests" / "invalid").glob("*.http"))
 HOST = b"Host: added\r\n"
-HEAD = re.compile(rb"(?:(?<=\r\n\r\n)|^)([^\r\n]* HTTP/1\.1\r\n)((?:[^\r\n]+\r\n)*\r\n)")
+ANNOUNCED = rb"(?:PROXY [^\r\n]*\r\n)?"
+HEAD = re.compile(rb"(?:(?<=\r\n\r\n)|^)(" + ANNOUNCED + rb"[^\r\n]* HTTP/1\.1\r\n)((?:[^\r\n]+\r\n)*\r\n)")
 
 ServerFor = Callable[[str, dict[str, Any]], Server]
 

@@ -9,30 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.support.addresses import free_port
+from tests.support.programs import program
 from tests.support.waiting import PATIENCE, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "prometheus"
 TARGET = "127.0.0.1:9464"  # in the example
 
 
-def command(name: str) -> str:
-    """The path of ``prometheus`` or ``promtool``. Without it the test is skipped, and fails in CI."""
-    found = shutil.which(name)
-    if found is None:
-        reason = f"there is no {name} on this machine: install Debian's package prometheus"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 def promtool(*arguments: str | Path) -> str:
     """What promtool says; fails the test if it finds a mistake."""
     done = subprocess.run(
-        [command("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False
+        [program("promtool", "prometheus"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
@@ -61,7 +54,7 @@ class Prometheus:
     def start(self) -> Prometheus:
         """Start it and wait until it answers."""
         arguments = [
-            command("prometheus"),
+            program("prometheus"),
             "--config.file=prometheus.yml",
             "--storage.tsdb.path=data",
             f"--web.listen-address=127.0.0.1:{self.port}",

@@ -47,7 +47,7 @@ def slot(
 def event(text: str, at: float = 1000.0, **changes: Any) -> EventReport:
     made = {
         "id": 1, "at": at, "kind": "ready", "level": "info", "text": text,
-        "instance": 0, "generation": 1, "pid": 4001, "reason": None, **changes,
+        "instance": 0, "generation": 1, "pid": 4001, "reason": None, "in_hand": "", **changes,
     }  # fmt: skip
     return cast("EventReport", made)
 
@@ -87,7 +87,7 @@ def worker(
         "requests": {"in_progress": 1, "total": 100, "durations": {}},
         "memory": {"resident": 90 * 2**20, "unique": 60 * 2**20, "limit": 100 * 2**20},
         "connections": 12, "in_hand": 3, "websockets": 0, "loop_lag": 0.0021,
-        "processes": list(processes), **changes,
+        "processes": list(processes), "running": None, **changes,
     }  # fmt: skip
     return cast("WorkerStatus", made)
 

@@ -20,7 +20,8 @@ from multicore_server.fleet.fleet import Fleet
 from multicore_server.fleet.policy import Options
 from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
 from multicore_server.ipc.identity import identity
-from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.ipc.request_table import RequestTable
+from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.settings.hooks import EVENTS
 
 ARBITER = 1
@@ -199,6 +200,7 @@ class Shell:
             fleet=self.fleet,
             scoreboard=scoreboard,
             handover=handover,
+            requests=RequestTable(8 * ROWS_PER_SLOT),
             cluster=cluster,
             lifeline=Lifeline(*PIPE),
             observe=self.observe,

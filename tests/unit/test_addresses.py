@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from multicore_server.connections.addresses import addresses, only_address
 
 
 class Transport:
-    def __init__(self, held: socket.socket) -> None:
+    def __init__(self, held: Any) -> None:
         self._held = held
 
     def get_extra_info(self, name: str) -> Any:
@@ -52,8 +54,8 @@ def uvicorns(connection: socket.socket) -> tuple[Any, Any]:
 def test_it_is_what_uvicorn_says(accepted: tuple[Any, socket.socket, Any]) -> None:
     listener, connection, _ = accepted
     local = only_address(listener)
-    assert addresses(connection.fileno(), None) == uvicorns(connection)
-    assert addresses(connection.fileno(), local) == uvicorns(connection)
+    assert addresses(Transport(connection), None) == uvicorns(connection)
+    assert addresses(Transport(connection), local) == uvicorns(connection)
     wildcard = listener.family != socket.AF_UNIX and listener.getsockname()[0] in ("0.0.0.0", "::")
     assert (local is None) == wildcard
 
@@ -66,10 +68,58 @@ def test_a_client_that_has_left_has_no_address(accepted: tuple[Any, socket.socke
     connection.settimeout(5)
     with contextlib.suppress(ConnectionResetError):
         connection.recv(1)
-    assert addresses(connection.fileno(), None) == uvicorns(connection)
+    assert addresses(Transport(connection), None) == uvicorns(connection)
 
 
 def test_a_descriptor_that_is_closed_has_none() -> None:
     with socket.socket() as closed:
-        number = closed.fileno()
-    assert addresses(number, ("127.0.0.1", 80)) == (("127.0.0.1", 80), None)
+        pass
+    assert addresses(Transport(closed), ("127.0.0.1", 80)) == (("127.0.0.1", 80), None)
+    assert addresses(Transport(None), None) == (None, None)
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "unix"])
+def test_a_transport_says_what_uvicorn_says(runner: Any, host: str, tmp_path: Path) -> None:
+    """TCP without a look at the socket."""
+    found: list[Any] = []
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            found.extend((addresses(transport, None), uvicorns(transport.get_extra_info("socket"))))
+            transport.close()
+
+    async def connect() -> None:
+        loop = asyncio.get_running_loop()
+        path = str(tmp_path / "app.sock")
+        if host == "unix":
+            server: Any = await loop.create_unix_server(Accepted, path)
+            reader, writer = await asyncio.open_unix_connection(path)
+        else:
+            server = await loop.create_server(Accepted, host, 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    runner(connect())
+    said, expected = found
+    assert said == expected
+    assert said[0] is not None
+
+
+def test_the_scope_of_an_address_is_not_lost() -> None:
+    """uvloop's transports have an address of IPv6 without its scope."""
+
+    class WithScope(Transport):
+        def get_extra_info(self, name: str) -> Any:
+            return ("fe80::1", 1, 0, 2) if name == "peername" else super().get_extra_info(name)
+
+    class Held:
+        def fileno(self) -> int:
+            return -1
+
+    held: Any = Held()
+    assert addresses(WithScope(held), ("::", 80)) == (("::", 80), None)  # the socket was asked

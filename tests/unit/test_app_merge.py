@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -37,7 +38,6 @@ def histograms(draw: st.DrawFn) -> list[Entry]:
 @st.composite
 def gauges(draw: st.DrawFn) -> list[Entry]:
     mode = draw(st.sampled_from(sorted(MODES)))
-    # Which of two values with the same stamp is shown is left open.
     stamp = draw(st.floats(0.5, 2.0)) if mode.endswith("mostrecent") and draw(st.booleans()) else 0.0
     return [gauge(draw(numbers), mode, f"{mode}_level", stamp, **draw(label_sets))]
 
@@ -60,6 +60,20 @@ files = st.lists(
     ),
     max_size=8,
 )
+
+
+def with_own_stamps(content: list[list[list[Entry]]]) -> list[list[list[Entry]]]:
+    """Which of two values with the same stamp is shown is left open."""
+    seen: set[float] = set()
+
+    def own(entry: Entry) -> Entry:
+        stamp = entry.stamp
+        while stamp and stamp in seen:
+            stamp = math.nextafter(stamp, math.inf)
+        seen.add(stamp)
+        return entry._replace(stamp=stamp)
+
+    return [[[own(entry) for entry in group] for group in groups] for groups in content]
 
 
 def stock(directory: Path, workers: dict[str, Owner]) -> dict[str, float]:
@@ -85,7 +99,7 @@ def test_it_shows_what_prometheus_clients_collector_shows(
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         metrics = AppMetrics(directory)
-        for row, groups in zip(rows, content, strict=True):
+        for row, groups in zip(rows, with_own_stamps(content), strict=True):
             for group in groups:
                 (write_stock if by_stock else write)(directory, f"row{row}", group)
                 shown(metrics, living(*rows))  # keys are added between two scrapes

@@ -15,13 +15,14 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from multicore_server.connections.cycles import ADDED
 from multicore_server.connections.factory import movable
 from multicore_server.connections.inline import OpenGate
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.worker import cycle as module
 from multicore_server.worker import meter
-from multicore_server.worker.cycle import JOINED, SET_LATER, installed
+from multicore_server.worker.cycle import JOINED, installed
 from tests.unit.fake_transport import GET
 from tests.unit.rows import cell
 
@@ -375,9 +376,13 @@ def test_others_are_written_at_once(app: Any, request_: bytes, brisk: bool) -> N
 
 @by_the_clock
 def test_one_that_is_alone_is_written_at_once() -> None:
-    together = Together(takes(QUICKLY), count=1)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await takes(QUICKLY)(scope, receive, send)
+        together.order.append("returned")
+
+    together = Together(app, count=1)
     together.play()
-    assert together.order == ["called", "written"]
+    assert together.order == ["called", "written", "returned"]
 
 
 @by_the_clock
@@ -449,5 +454,5 @@ def test_there_is_room_for_what_a_request_has(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(made, "_complete", note)
         assert play([start(200, (b"content-length", b"2")), body(b"ok")]).transport.writes
         given: Any = vars(THEIRS(*[None] * 11))  # type: ignore[arg-type]
-    assert found - set(SET_LATER) <= given.keys()
-    assert len(found | set(SET_LATER)) <= 30, "Python makes room for no more"
+    assert found - ADDED.keys() <= given.keys()
+    assert len(found | ADDED.keys()) <= 30, "Python makes room for no more"

@@ -13,6 +13,7 @@ import pytest
 
 from multicore_server.ipc.mailboxes import Mailboxes
 from multicore_server.ipc.messages import Answer, Command, ScaleCommand
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.actions import WorkerClient
@@ -52,7 +53,8 @@ class Pages:
         self.read_only = ReadOnly(scoreboard, view, self.snapshots)
         self.mailboxes = Mailboxes(4 * ROWS_PER_SLOT)
         self.workers = WorkerClient(self.mailboxes, scoreboard)
-        self.full = Full(scoreboard, view, self.snapshots, client, self.workers)
+        self.requests = RequestTable(4 * ROWS_PER_SLOT)
+        self.full = Full(scoreboard, view, self.snapshots, client, self.workers, self.requests)
 
     def publish(self, **changes: Any) -> None:
         self.shared_report.publish(json.dumps(report(**changes)).encode())

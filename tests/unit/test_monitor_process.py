@@ -17,6 +17,7 @@ import pytest
 
 from multicore_server.ipc.channel import MonitorChannel
 from multicore_server.ipc.mailboxes import Mailboxes
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Head, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor import process
@@ -42,6 +43,7 @@ class Process:
         self.log = Log()
         self.context = MonitorContext(
             scoreboard=Scoreboard(2),
+            requests=RequestTable(2 * ROWS_PER_SLOT),
             shared_report=SharedReport(2**16),
             listener=self.listener,
             metrics_listener=None,

@@ -158,7 +158,7 @@ def test_the_event_log_keeps_the_last_events_each_with_a_number() -> None:
     assert [entry["id"] for entry in event_log.entries] == list(range(6, MOST_EVENTS + 6))
     assert event_log.entries[0] == {
         "kind": "ready", "text": "text 5", "level": "info", "reason": None, "instance": 5,
-        "generation": None, "pid": None, "id": 6, "at": 5.0,
+        "generation": None, "pid": None, "in_hand": "", "id": 6, "at": 5.0,
     }  # fmt: skip
 
 

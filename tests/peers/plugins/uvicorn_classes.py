@@ -38,7 +38,7 @@ class State(ConnectionsState):
 
 
 def place() -> None:
-    cycle.install(BOARD.row(0), meter.modules_of(zttp_impl.ZttpProtocol))
+    cycle.install(BOARD.row(0), modules=meter.modules_of(zttp_impl.ZttpProtocol))
     for module, name in PROTOCOLS:
         ours = movable(getattr(module, name))
         ours.__name__ = name  # tests ask for it, to skip what its parser cannot do

@@ -19,6 +19,7 @@ from gunicorn.config import Config as GunicornConfig
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
@@ -55,7 +56,8 @@ class Host:
         row, self._lifeline = self._handover.scoreboard.row(0), os.pipe()
         self._channel = WorkerChannel()
         self.context = WorkerContext(
-            0, 1, 1, 0, row, self._channel, self._lifeline[0], Settings(workers=1), self._handover, 1,
+            0, 1, 1, 0, row, self._channel, self._lifeline[0], Settings(workers=1), self._handover,
+            RequestTable(1), 1,
             self._cluster, "",
         )  # fmt: skip
 

@@ -70,7 +70,7 @@ def test_a_protocol_that_does_not_count_leaves_no_count() -> None:
             transport.abort()
 
     async def scenario(place: Workplace) -> None:
-        place.acceptor._make_protocol = Other
+        place.acceptor.make_protocol = Other
         await place.acceptor.open([place.listener])
         client = place.send_to_inbox()
         assert await place.closed(client)
@@ -103,7 +103,7 @@ def test_inline_nothing_is_taken_behind_a_request_until_it_is_answered() -> None
         clients = [place.connect(), place.send_to_inbox()]
         await asyncio.sleep(0.05)
         assert (place.open, place.handover.inboxes.waiting(0)) == (1, 1)
-        assert not place.acceptor._taking
+        assert not place.acceptor.is_taking
         place.connections.app.answer()
         await place.until(lambda: place.state.gate.is_open)
         place.acceptor.take_on()
@@ -121,7 +121,7 @@ def test_inline_what_waits_for_long_is_placed_anew(monkeypatch: pytest.MonkeyPat
         await place.loop.sock_sendall(place.connect(), GET)
         await place.until(lambda: place.connections.app.waiting)
         place.send_to_inbox()
-        await place.until(lambda: not place.acceptor._taking)
+        await place.until(lambda: not place.acceptor.is_taking)
         place.wake_sibling()
         place.acceptor.beat(1, 0)
         assert place.handover.inboxes.waiting(0) == 0

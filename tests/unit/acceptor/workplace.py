@@ -67,6 +67,7 @@ class Workplace:
         self.acceptor = Acceptor(self.config, self.state, board, self.dispatcher, self.make)
         self.listener = Listener()
         self.clients: list[socket.socket] = []
+        self.seen: list[Any] = []  # scopes, where a test notes them
         self.serving(0)
 
     def make(self) -> Any:

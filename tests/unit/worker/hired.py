@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
@@ -63,6 +64,7 @@ class Hired:
             self.lifeline,
             Settings(workers=1),
             self.handover,
+            RequestTable(1),
             1,
             self.cluster,
             "",

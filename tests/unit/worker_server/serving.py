@@ -19,6 +19,7 @@ from multicore_server.connections.factory import movable
 from multicore_server.connections.handover import Handover
 from multicore_server.ipc.channel import WorkerChannel
 from multicore_server.ipc.cluster_state import ClusterState
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
@@ -60,7 +61,19 @@ class Host:
         self.handover.scoreboard.publish(frozenset({0}))
         settings = Settings(workers=2, scheduling=scheduling)
         self.context = WorkerContext(
-            0, 2, 1, 0, row, self.channel, self.lifeline, settings, self.handover, 1, self.cluster, ""
+            0,
+            2,
+            1,
+            0,
+            row,
+            self.channel,
+            self.lifeline,
+            settings,
+            self.handover,
+            RequestTable(1),
+            1,
+            self.cluster,
+            "",
         )
         self.told: list[object] = []
 

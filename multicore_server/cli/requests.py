@@ -1,0 +1,74 @@
+"""``multicore-server requests``: what a server's workers have in hand now."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from multicore_server.cli import table
+from multicore_server.cli.arguments import instances_of, is_number
+from multicore_server.cli.servers import choose
+from multicore_server.cli.table import Cell, Column
+from multicore_server.cli.text import milliseconds, plain
+from multicore_server.ipc.report import RequestReport, Status
+
+COLUMNS = (
+    Column("age", right=True), Column("id", right=True), Column("method", most=16),
+    Column("path", most=120), Column("client", drop=1, most=48),
+)  # fmt: skip
+
+
+class Running(RequestReport):
+    instance: int
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVER] [INSTANCE]...")
+@click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def requests(arguments: tuple[str, ...], server: str | None, as_json: bool) -> None:
+    """List the requests in progress, the oldest first, of all workers or of some instances.
+
+    A number is an INSTANCE as `ps` shows it, anything else before it the server's name. A worker notes up to
+    32 of its requests; where it has more in hand, a line says how many.
+    """
+    if server is None and arguments and not is_number(arguments[0]):
+        server, *rest = arguments
+        arguments = tuple(rest)
+    wanted = instances_of("requests", arguments)
+    status = choose(server).status()
+    found = running(status, wanted)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    rows = [[Cell(text) for text in _texts(it)] for it in found]
+    for line in table.lines(COLUMNS, rows, room=table.room(), color=table.in_color()):
+        click.echo(line)
+    if (more := in_progress(status, wanted) - len(found)) > 0:
+        click.echo(f"and {more} more")
+
+
+def running(status: Status, instances: list[int] | None) -> list[Running]:
+    """The requests of these instances (None: of all), the oldest first."""
+    found: list[Running] = [
+        {"instance": worker["instance"], **request}
+        for worker in status["workers"]
+        if instances is None or worker["instance"] in instances
+        for request in worker.get("running") or ()
+    ]
+    return sorted(found, key=lambda it: -it["seconds"])
+
+
+def in_progress(status: Status, instances: list[int] | None) -> int:
+    """How many there are, with those that no worker has noted."""
+    return sum(
+        worker["requests"]["in_progress"]
+        for worker in status["workers"]
+        if instances is None or worker["instance"] in instances
+    )
+
+
+def _texts(request: Running) -> tuple[str, ...]:
+    age, instance = milliseconds(request["seconds"]), str(request["instance"])
+    return age, instance, *map(plain, (request["method"], request["path"], request["client"] or "-"))

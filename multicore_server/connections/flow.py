@@ -1,0 +1,29 @@
+"""Back-pressure, for clients most of which never cause any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from multicore_server.connections.message_event import MessageEvent
+
+
+class Flow(FlowControl):
+    """uvicorn's. The event that its ``drain`` waits for is made when writing is paused."""
+
+    read_paused = False
+    write_paused = False
+    _is_writable_event: Any = None
+
+    def __init__(self, transport: Any) -> None:  # in place of uvicorn's
+        self._transport = transport
+
+    def pause_writing(self) -> None:
+        if not self.write_paused:
+            self.write_paused = True
+            self._is_writable_event = MessageEvent()
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            await self._is_writable_event.wait()
