@@ -12,11 +12,12 @@ from importlib.util import find_spec
 import httpx
 import pytest
 
-from tests.support.apps import source
+from tests.support.apps import SCOPE, source
 from tests.support.deploying import hup, wait_workers
 from tests.support.draining import LOOPS
 from tests.support.monitored_server import MakeMonitored, by
 from tests.support.parsers import HAS_ZTTP
+from tests.support.proxies import MakeProxy, told
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
 from tests.support.waiting import PATIENCE, wait_for
@@ -24,6 +25,7 @@ from tests.support.waiting import PATIENCE, wait_for
 pytestmark = pytest.mark.skipif(
     not HAS_ZTTP or find_spec("h2") is None, reason="uvicorn's zttp, or h2 for the client, is not here"
 )
+CLIENT = "127.0.0.9"  # none that is trusted
 HTTP2 = {"UVICORN_HTTP": "zttp", "UVICORN_HTTP2": "1"}
 APP = source("connections")
 loops = pytest.mark.parametrize("loop", LOOPS)
@@ -145,6 +147,23 @@ def test_connections_go_to_the_worker_that_has_least(make_server: MakeServer, lo
             with client() as other:
                 pids.append(int(other.get(f"{server.url}/").headers["x-pid"]))
     assert len(set(pids)) == 1, "the busy worker got one, too"
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_the_client_is_the_one_that_a_proxy_announces(
+    make_server: MakeServer, make_haproxy: MakeProxy, trusting: ssl.SSLContext, secure: bool
+) -> None:
+    server = make_server(SCOPE)
+    server.write("gunicorn.conf.py", "proxy_protocol = True\n")
+    tls = ("--certfile", "../cert.pem", "--keyfile", "../key.pem") if secure else ()
+    server.start("-w", "2", *tls, env=HTTP2, ready=2)
+    proxy = make_haproxy(server.port, "send-proxy", mode="tcp")
+    trusting.set_alpn_protocols(["h2"])
+    transport = httpx.HTTPTransport(local_address=CLIENT, http1=False, http2=True, verify=trusting)
+    with httpx.Client(transport=transport, timeout=PATIENCE) as over:
+        for _ in range(3):
+            answer = over.get(f"https://localhost:{proxy.port}/" if secure else proxy.url)
+            assert (answer.http_version, told(answer)["client"]) == ("HTTP/2", CLIENT)
 
 
 # --- limited
