@@ -95,14 +95,18 @@ class Http2(MovableProtocol):
 
     def handle_request(self, event: Any) -> None:
         own, head = self.app, Head(self.server_state, event)
-        if head.is_refused():
+        refused = head.is_refused()
+        if refused:
             self.app = _refusing(head.refusal)
         try:
             self._handle_request(head)
         finally:
             self.app = own
+        cycle = self.cycles.get(event.stream_id)
+        if cycle is None:  # answered already: a loop with eager tasks
+            return
+        cycle.refused = refused  # its body is thrown away
         if event.end_stream:  # uvicorn 0.54 waits for one more event, which zttp has not
-            cycle = self.cycles[event.stream_id]
             cycle.more_body = False
             cycle.message_event.set()
 
@@ -115,8 +119,8 @@ class Http2(MovableProtocol):
 
     def _has_room(self, event: Any, most: int) -> bool:
         cycle = self.cycles.get(event.stream_id)
-        if cycle is None:
-            return True
+        if cycle is None or cycle.refused:
+            return cycle is None
         cycle.body_size = getattr(cycle, "body_size", 0) + len(event.data)
         if cycle.body_size <= most:
             return True
