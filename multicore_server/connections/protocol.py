@@ -220,6 +220,10 @@ class MovableProtocol(SpoolingProtocol):
         held = self.transport.get_extra_info("socket")
         return held is not None and has_unread(held.fileno())
 
+    def close(self) -> None:
+        """It has rested long enough."""
+        self.transport.close()
+
     def linger(self) -> None:
         """Its last response is sent, and the request that it answers has not come in whole."""
         transport = self.transport
