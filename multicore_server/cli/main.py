@@ -25,6 +25,7 @@ COMMANDS = {
     "metrics": ("verbs:metrics", "Print a server's metrics."),
     "monit": ("verbs:monit", "Watch a server live in the terminal."),
     "requests": ("requests:requests", "List the requests in progress, the oldest first."),
+    "stacks": ("stacks:stacks", "Show what the workers' threads and tasks are doing."),
     "events": ("verbs:events", "Print what happened to a server's workers."),
 }
 

@@ -29,7 +29,7 @@ def trigger(
 ) -> None:
     """Call an action in all workers, or in those of some instances, and print what each answers.
 
-    Without NAME, list the actions. Built in: gc, memory, tracemalloc (start, top, stop).
+    Without NAME, list the actions. Built in: gc, memory, stacks, tracemalloc (start, top, stop).
     Exit status 1 when it has failed in one of them.
     """
     numbers = instances_of("trigger", instances)

@@ -7,7 +7,7 @@ from typing import Any
 
 from multicore_server.cluster.calls import Calls, Done, Function
 
-BUILT_IN = frozenset({"gc", "memory", "tracemalloc"})  # names that every worker has
+BUILT_IN = frozenset({"gc", "memory", "stacks", "tracemalloc"})  # names that every worker has
 
 
 class NoActionError(LookupError):

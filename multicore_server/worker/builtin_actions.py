@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from multicore_server.machine import memory
+from multicore_server.worker import stacks
+from multicore_server.worker.stacks import Stacks
 
 MOST = 20  # lines of a list
 FRAMES = 1  # that tracemalloc keeps of each allocation: more cost more
@@ -70,8 +72,15 @@ def _top() -> dict[str, Any]:
     return {"bytes": traced, "peak": peak, "top": shown}
 
 
-ALL: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+async def show_stacks(tasks: bool = False) -> Stacks:
+    """``stacks``: of all threads, and of all tasks of the event loop. While that stands still, the watcher
+    answers."""
+    return stacks.take(asyncio.get_running_loop(), tasks=tasks)
+
+
+ALL: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "gc": collect,
     "memory": used_memory,
+    "stacks": show_stacks,
     "tracemalloc": trace_memory,
 }

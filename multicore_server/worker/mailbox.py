@@ -19,7 +19,7 @@ from multicore_server.cluster.calls import Apart
 from multicore_server.cluster.messaging import Address, Receivers, encoded
 from multicore_server.ipc.mailboxes import ARBITER, GarbledError, Kind, Mailboxes, NoMailboxError, Packet
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item
-from multicore_server.worker import builtin_actions
+from multicore_server.worker import builtin_actions, stacks
 from multicore_server.worker.context import WorkerContext
 
 AT_ONCE = 64  # messages that are read in one turn of the loop
@@ -166,6 +166,25 @@ class Mailbox:
             self._take(packet, self._receivers)
         return True
 
+    def read_beside(self) -> None:
+        """By another thread, while the loop stands still: show the stacks to who asks; the rest is the
+        loop's, and waits for it."""
+        loop, receivers = self._loop, self._receivers
+        if loop is None or receivers is None or receivers.calls.is_full:
+            return
+        for _ in range(AT_ONCE):
+            try:
+                packet = self._boxes.receive(self._context.number)
+            except (GarbledError, OSError):  # the loop's to say
+                return
+            if packet is None:
+                return
+            if packet.kind == Kind.ACTION and (given := _asks_for_stacks(packet.body)) is not None:
+                value = stacks.take(loop, tasks=bool(given.get("tasks")))
+                self._answer(packet.number, {"ok": True, "value": value, "error": ""})
+            else:
+                loop.call_soon_threadsafe(self._take, packet, receivers)
+
     def _take(self, packet: Packet, receivers: Receivers) -> None:
         fds = packet.descriptors
         sender: Address = "arbiter" if packet.sender == ARBITER else packet.sender
@@ -236,6 +255,15 @@ class Mailbox:
         self._loop = None
         self._receivers.end()
         return await self._receivers.calls.settle(deadline - time.monotonic())
+
+
+def _asks_for_stacks(body: bytes) -> dict[str, Any] | None:
+    """The arguments; None where something else is asked for."""
+    try:
+        name, given = json.loads(body)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return (given if isinstance(given, dict) else {}) if name == "stacks" else None
 
 
 def put(boxes: Mailboxes, row: int, packet: Packet) -> None:

@@ -77,6 +77,10 @@ class Host(Protocol):
         """A response is complete."""
         ...
 
+    def answer_beside(self) -> None:
+        """By a thread, while the loop stands still."""
+        ...
+
     def on_signal(self, number: signal.Signals) -> None: ...
 
     def is_told_to_end(self) -> bool:
@@ -129,7 +133,9 @@ class WorkerServer(uvicorn.Server):
         )
         parts = (worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat)
         timeout, identity = worker.cfg.timeout, lambda: worker.identity
-        self.watch = LoopWatch(self.state, self._make_blocked(identity), self._dispatcher_for_a_thread())
+        self.watch = LoopWatch(
+            self.state, self._make_blocked(identity), self._dispatcher_for_a_thread(), worker.answer_beside
+        )
         self.heart = Heart(
             self.state, self.acceptor, parts, timeout=timeout, identity=identity, watch=self.watch
         )

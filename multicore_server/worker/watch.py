@@ -22,13 +22,19 @@ logger = logging.getLogger("gunicorn.error")
 
 class LoopWatch:
     """To be made in the loop's thread. ``make_dispatcher`` makes one for another thread; None where nobody
-    places connections."""
+    places connections. ``answer`` is called by the thread while the loop stands still: who asks for the
+    stacks gets them."""
 
     def __init__(
-        self, state: ConnectionsState, blocked: Blocked, make_dispatcher: Callable[[], Dispatcher] | None
+        self,
+        state: ConnectionsState,
+        blocked: Blocked,
+        make_dispatcher: Callable[[], Dispatcher] | None,
+        answer: Callable[[], object],
     ) -> None:
         self._thread = threading.get_ident()
         self._blocked = blocked
+        self._answer = answer
         self._rescue = self._make_rescue(state, make_dispatcher)
         self._watcher = Watcher(self._look)
 
@@ -69,6 +75,7 @@ class LoopWatch:
         if self._rescue is not None:
             self._rescue.run()
         self._blocked.look(seconds)
+        self._answer()
 
 
 def patience(warning: float | None, timeout: float, *, inline: bool) -> float | None:

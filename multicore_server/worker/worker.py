@@ -269,6 +269,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.asked = True
             self.context.channel.retire(reason)
 
+    def answer_beside(self) -> None:
+        self.mailbox.read_beside()
+
     async def on_drained(self, patience: float) -> bool:
         return await self.mailbox.end(patience)
 

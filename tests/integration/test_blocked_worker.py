@@ -256,3 +256,33 @@ def test_a_sibling_that_is_stopped_gets_none(server: Server) -> None:
         os.kill(stopped, signal.SIGCONT)
     assert blocker.read() == b"/block/3 "
     wait_for(lambda: all(client.ask("/third") < 5 for client in clients))
+
+
+@KINDS
+def test_the_stacks_of_workers_that_run_and_of_one_that_is_blocked(
+    server: Server, operator: Operator, source: str
+) -> None:
+    start(server, source, workers=2, env=operator.env)
+    shown = operator.run("stacks", "--tasks").stdout
+    assert {"instance 0, thread MainThread", "instance 1, thread MainThread"} <= set(shown.splitlines())
+    assert "instance 0, thread watcher" in shown
+    assert "instance 0, task " in shown
+    blocker = Client(server)
+    blocker.ask("/first")
+    instance = next(number for number in (0, 1) if server.worker_of(number) == blocker.pid)
+    blocker.send("/block/4")
+    time.sleep(0.3)
+    began = time.monotonic()
+    assert " in block: time.sleep(seconds)" in operator.run("stacks", str(instance), "--tasks").stdout
+    assert time.monotonic() - began < 3, "it does not wait for the loop"
+    triggered = operator.begin("trigger", "memory", str(instance), "--timeout", "9")
+    assert blocker.read() == b"/block/4 "
+    assert "rss" in triggered.communicate(timeout=10)[0], "what is the loop's to answer waits for it"
+
+
+def test_who_asks_for_stacks_and_gets_none(server: Server, operator: Operator) -> None:
+    start(server, ASGI, workers=1, env=operator.env)
+    assert "it does not run" in operator.run("stacks", "7", status=1).stderr
+    assert "is not between 0 and" in operator.refused("stacks", "--timeout", "0")
+    (answer,) = operator.json("stacks", "0")
+    assert (answer["ok"], answer["value"]["tasks"]) == (True, None)

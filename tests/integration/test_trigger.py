@@ -16,7 +16,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.integration, pytest.mark.smoke]
 
 ACTING = source("acting")
-NAMES = ["fail", "gc", "greet", "large", "later", "loop", "memory", "tracemalloc", "what"]
+NAMES = ["fail", "gc", "greet", "large", "later", "loop", "memory", "stacks", "tracemalloc", "what"]
 
 
 @pytest.fixture

@@ -72,6 +72,8 @@ class Host:
 
     def on_answered(self) -> None: ...
 
+    def answer_beside(self) -> None: ...
+
     def on_signal(self, number: signal.Signals) -> None:
         assert self.server is not None
         self.server.stop()

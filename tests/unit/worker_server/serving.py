@@ -88,6 +88,8 @@ class Host:
     def on_answered(self) -> None:
         self.told.append("answered")
 
+    def answer_beside(self) -> None: ...
+
     def on_signal(self, number: signal.Signals) -> None:
         self.told.append(number)
 
