@@ -3,9 +3,9 @@
     python -m tests.benchmarks.blocked [--seconds 5] [--rounds 3] [--servers ours,uvicorn-worker]
 
 Each client has had a response. One sends a request that blocks its worker (``time.sleep``: an event loop, or
-a worker that runs inline, does nothing else); right after it all others send a short one. The slowest of those
-counts, and the median of the rounds. Where no other connection was the blocked worker's, none waits: the table
-says how many did for more than 0.1 s.
+a worker that runs inline, does nothing else); right after it all others send a short one. The slowest of
+those counts, and the median of the rounds. Where no other connection was the blocked worker's, none waits:
+the table says how many did for more than 0.1 s.
 """
 
 from __future__ import annotations
