@@ -75,15 +75,24 @@ class Blocked:
         self._said[place] = now
         return True
 
-    def over(self, seconds: float) -> None:
-        """The loop runs again; it stood still for so long."""
+    def over(self, seconds: float, used: float) -> None:
+        """The loop runs again; it stood still for so long, in which its thread has used so much CPU time.
+
+        The watcher sees no block in which C code keeps Python's lock: that uses the CPU. What does not is no
+        block of the app's: the process was stopped, or had no CPU.
+        """
         noted, self._noted = self._noted, None
-        if seconds < self._warning:
+        if seconds < self._warning or (noted is None and used < seconds / 2):
             return
         self._row[BLOCKED] += 1
         self._row[BLOCKED_SECONDS] += seconds
-        if noted is not None and noted.is_said:
-            self._warn(f"was blocked for {seconds:.1f} s", noted, "; it runs again")
+        if noted is None:
+            noted = Noted(None, "", self._is_due(None, time.monotonic()))
+            rest = ", by C code that keeps Python's lock: its line is not known"
+        else:
+            rest = "; it runs again"
+        if noted.is_said:
+            self._warn(f"was blocked for {seconds:.1f} s", noted, rest)
 
     def _warn(self, what: str, noted: Noted, rest: str) -> None:
         by = f" by {noted.place}" if noted.place else ""

@@ -37,8 +37,8 @@ class Watch(Protocol):
         """When the next beat is due, of CLOCK_MONOTONIC; None: the worker rests."""
         ...
 
-    def over(self, seconds: float) -> None:
-        """A beat was late by so much."""
+    def over(self, seconds: float, used: float) -> None:
+        """A beat was late by so much; since the last one, the loop's thread has used so much CPU time."""
         ...
 
 
@@ -66,6 +66,7 @@ class Heart:
         self._watch = watch
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._used = 0.0  # seconds of CPU time, by this thread, at the last beat
         self._seen = 0.0  # the sum of the signs of something to do, at the last beat
         self._busy_at = self._loop.time()
         self._complain_due = 0.0
@@ -82,8 +83,9 @@ class Heart:
         row, moment = self._row, time.monotonic()
         row[HEARTBEAT], row[BEAT_DUE] = moment, moment + interval
         self._watch.expect(None if rests else moment + interval)
+        before, self._used = self._used, time.thread_time()
         if lag > LATE:
-            self._watch.over(lag)
+            self._watch.over(lag, self._used - before)
         row[LOOP_LAG] = worst = max(lag, row[LOOP_LAG] * LAG_FADES)
         self._state.is_brisk = worst < BRISK
         for part in self._parts:

@@ -67,8 +67,8 @@ class LoopWatch:
     def expect(self, beat: float | None) -> None:
         self._watcher.expect(beat)
 
-    def over(self, seconds: float) -> None:
-        self._blocked.over(seconds)
+    def over(self, seconds: float, used: float) -> None:
+        self._blocked.over(seconds, used)
 
     def _look(self, seconds: float) -> None:
         """By the thread: connections first, as they wait."""

@@ -54,6 +54,11 @@ def app(environ, start_response):
 def block(seconds):
     time.sleep(seconds)
 """
+LOCKS = """
+def block(seconds):  # one call into C, for more than two seconds
+    if seconds:
+        sum(range(2 * 10**8))
+"""
 KINDS = pytest.mark.parametrize("source", [ASGI, WSGI], ids=["asgi", "wsgi"])
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 
@@ -234,6 +239,20 @@ def act(client: Client, how: str, dice: random.Random) -> None:
         client.ask(f"/block/{dice.choice([0.05, 0.3, 0.5])}")
     else:
         time.sleep(dice.random())
+
+
+def test_code_that_keeps_pythons_lock_is_told_apart_from_a_process_that_was_stopped(server: Server) -> None:
+    start(server, ASGI + LOCKS, workers=1)
+    client = Client(server)
+    client.ask("/block/0")
+    os.kill(client.pid, signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(client.pid, signal.SIGCONT)
+    client.ask("/block/0")
+    time.sleep(0.5)
+    assert not server.logged("event loop")
+    client.ask("/block/1")
+    server.wait_logged(r"the event loop was blocked for .* s, by C code that keeps Python's lock")
 
 
 def test_a_sibling_that_is_stopped_gets_none(server: Server) -> None:

@@ -38,7 +38,7 @@ class Watched:
         for tenth in range(int(seconds * 10) + 1):
             self.blocked.look(tenth / 10)
         self.now += seconds
-        self.blocked.over(seconds)
+        self.blocked.over(seconds, 0.0)
         return [record.getMessage() for record in self.caplog.records]
 
 
@@ -78,10 +78,16 @@ def test_what_is_known_is_said(watched: Watched) -> None:
     assert last == "instance=0 the event loop was blocked for 3.0 s; it runs again"
 
 
-def test_a_block_that_nobody_saw_is_counted(watched: Watched) -> None:
-    """What keeps Python's lock keeps the watcher, too."""
-    watched.blocked.over(5.0)
-    assert (watched.row[Item.BLOCKED], watched.caplog.records) == (1, [])
+def test_a_block_that_nobody_saw_used_the_cpu_or_was_none(watched: Watched) -> None:
+    """What keeps Python's lock keeps the watcher, too. A process that is stopped does nothing at all."""
+    watched.blocked.over(60.0, used=0.01)
+    assert (watched.row[Item.BLOCKED], watched.caplog.records) == (0, [])
+    for _ in range(2):
+        watched.blocked.over(5.0, used=4.9)
+    assert (watched.row[Item.BLOCKED], watched.row[Item.BLOCKED_SECONDS]) == (2, 10)
+    (record,) = watched.caplog.records
+    text = "the event loop was blocked for 5.0 s, by C code that keeps Python's lock: its line is not known"
+    assert record.getMessage() == f"instance=0 {text}"
 
 
 def test_not_every_line_of_a_large_app_is_remembered(watched: Watched) -> None:
