@@ -24,6 +24,7 @@ from multicore_server.ipc.scoreboard import (
     Head,
     Item,
     Scoreboard,
+    loop_lag,
     requests_in_progress,
 )
 from multicore_server.metrics.definitions import LEFT_OUT, REASONS, RESULTS, STATES, TABLE
@@ -172,9 +173,7 @@ def _lags(scrape: Scrape) -> Samples:
     """A worker that boots has no event loop yet, and its row the heartbeat of the one before it."""
     for instance, process in scrape.workers():
         if process["state"] != "starting":
-            row = scrape.rows[process["row"]]
-            overdue = scrape.now - row[Item.BEAT_DUE]
-            yield Sample("", _worker(instance), max(row[Item.LOOP_LAG], overdue))
+            yield Sample("", _worker(instance), loop_lag(scrape.rows[process["row"]], scrape.now))
 
 
 _REQUESTS = [labels([("code", code), ("method", method)]) for method in METHODS for code in CODES]

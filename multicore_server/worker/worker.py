@@ -175,6 +175,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
         )
         config, self.interface, self._apart, self.direct, proxied = engine
+        self.context.row[Item.INLINE] = self.direct is not None
         if self.interface == "wsgi":
             loggers.explain_upgrades()
         self.count_requests(config, proxied)

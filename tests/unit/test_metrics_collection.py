@@ -163,6 +163,7 @@ def test_a_slot_without_a_process_has_no_connections_and_no_memory() -> None:
         (0.002, NOW + 0.05, 0.002),
         (0.002, NOW - 5.0, 5.0),  # blocked right now
         (9.0, NOW - 5.0, 9.0),
+        (0.0, 0.0, 0.0),  # its heart does not beat yet
     ],
 )
 def test_the_loop_lag_grows_while_the_loop_is_blocked(lag: float, heartbeat: float, expected: float) -> None:
