@@ -1,4 +1,4 @@
-"""Figures that take two readings: CPU, requests a second, and quantiles of the durations between them."""
+"""Figures that take two readings: CPU, requests and errors a second, quantiles of the durations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from multicore_server.cli.health import Answered
 from multicore_server.cli.servers import RunningServer
 from multicore_server.ipc.report import Status, WorkerStatus
 
@@ -29,12 +30,13 @@ class Reading:
 @dataclass(frozen=True)
 class Rates:
     """Of one worker: CPU in percent of one CPU, requests a second, the duration in seconds that half of them
-    and 99 of 100 did not exceed; None where there is nothing to compare."""
+    and 99 of 100 did not exceed, and how they ended; None where there is nothing to compare."""
 
     cpu: float | None = None
     requests: float | None = None
     p50: float | None = None
     p99: float | None = None
+    answered: Answered | None = None
 
 
 def take_reading(server: RunningServer) -> Reading:
@@ -79,6 +81,7 @@ def rates(before: Reading | None, after: Reading) -> dict[int, Rates]:
             _requests(old, worker, seconds),
             quantile(0.5, was, is_now) if was else None,
             quantile(0.99, was, is_now) if was else None,
+            _answered(old.get(worker["instance"]), worker, seconds),
         )
     return found
 
@@ -94,6 +97,30 @@ def _requests(old: Mapping[int, WorkerStatus], worker: WorkerStatus, seconds: fl
     if was is None:
         return None
     return float(max(0, worker["requests"]["total"] - was["requests"]["total"])) / seconds
+
+
+# --- errors ---
+
+
+def _answered(old: WorkerStatus | None, worker: WorkerStatus, seconds: float) -> Answered | None:
+    if old is None or "codes" not in worker["requests"]:  # servers of older versions do not say it
+        return None
+    was, is_now = Counter(old["requests"]["codes"]), Counter(worker["requests"]["codes"])
+    grown = is_now - was
+    return Answered(seconds, grown.total(), grown["5xx"], grown["499"])
+
+
+def answered(before: Reading | None, after: Reading) -> Answered | None:
+    """Of all workers that both readings have, together."""
+    known = [it.answered for it in rates(before, after).values() if it.answered is not None]
+    if not known:
+        return None
+    return Answered(
+        known[0].seconds,
+        sum(it.requests for it in known),
+        sum(it.errors for it in known),
+        sum(it.left for it in known),
+    )
 
 
 # --- durations ---

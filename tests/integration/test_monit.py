@@ -54,7 +54,7 @@ def test_it_shows_the_workers_and_the_requests(operator: Operator, monit: Termin
         return " p50 -" not in monit.shown and " req/s" in monit.shown
 
     wait_for(busy, "durations")
-    monit.wait_shown(r"[1-9][\d.]* req/s  p50 \d+\.\dms  p99 \d+")
+    monit.wait_shown(r"[1-9][\d.]* req/s  5xx 0  p50 \d+\.\dms  p99 \d+")
     assert monit.modes() != monit.before  # keys come one by one
     monit.press("q")
     assert monit.wait_exit() == 0
