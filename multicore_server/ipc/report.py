@@ -112,12 +112,14 @@ class MemoryStatus(TypedDict):
 
 
 class RequestsStatus(TypedDict):
-    """``durations``: how many requests took at most as many seconds as the key says. ``codes``: how many had
-    a status of this class; ``499``: the client left without its response."""
+    """``durations``: how many requests took at most as many seconds as the key says; ``queue``: how many
+    waited at most so long until the app was called. ``codes``: how many had a status of this class; ``499``:
+    the client left without its response."""
 
     in_progress: int
     total: int
     durations: dict[str, int]
+    queue: dict[str, int]
     codes: dict[str, int]
 
 

@@ -63,6 +63,9 @@ class Item(IntEnum):
     LISTENS = 99  # 1 while it takes messages
     BEAT_DUE = 100  # seconds: when the next heartbeat is due; who sends a connection brings it forward
     INLINE = 101  # 1 where requests run in the event loop's thread: a long one blocks it, by design
+    # Counters again.
+    QUEUE = 102  # requests by BUCKETS of the time that they waited for the app, as DURATIONS
+    QUEUE_SUM = 117  # seconds
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.
@@ -74,7 +77,7 @@ PRESENT = (
 
 ITEM_SIZE = 8  # a C double
 MOST = 2.0**63  # what no item reaches
-ROW_SIZE = 832  # bytes, whole cache lines: workers do not slow each other down
+ROW_SIZE = 960  # bytes, whole cache lines: workers do not slow each other down
 
 
 def slots_for(workers: int) -> int:

@@ -142,7 +142,8 @@ def _counted(instance: int, scoreboard: Scoreboard) -> CountedStatus:
         "requests": {
             "in_progress": whole(sum(map(requests_in_progress, rows))),
             "total": whole(sum(sum(row[_REQUESTS]) for row in rows)),
-            "durations": _durations(rows),
+            "durations": _buckets(rows, Item.DURATIONS),
+            "queue": _buckets(rows, Item.QUEUE),
             "codes": _codes(rows),
         },
     }
@@ -154,8 +155,8 @@ def _codes(rows: Iterable[Row]) -> dict[str, int]:
     return {code: whole(sum(cells[place :: len(CODES)])) for place, code in enumerate(CODES)}
 
 
-def _durations(rows: Iterable[Row]) -> dict[str, int]:
-    cells = zip(*(row[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)] for row in rows), strict=True)
+def _buckets(rows: Iterable[Row], first: int) -> dict[str, int]:
+    cells = zip(*(row[first : first + len(_BOUNDS)] for row in rows), strict=True)
     return dict(zip(_BOUNDS, map(whole, accumulate(map(sum, cells))), strict=True))
 
 

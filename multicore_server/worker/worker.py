@@ -40,6 +40,7 @@ from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
 from multicore_server.worker.proxied import Proxied
+from multicore_server.worker.queue_time import QueueTime
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
 
@@ -186,10 +187,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
         context = self.context
-        in_hand = context.requests.writer(context.number)
+        in_hand, queue = context.requests.writer(context.number), QueueTime(context.row)
         if proxied is not None:
             proxied.on_client = in_hand.rename_client
-        cycle.install(context.row, in_hand, meter.modules_of(config.http_protocol_class))
+            proxied.on_start = queue.told
+        cycle.install(context.row, in_hand, meter.modules_of(config.http_protocol_class), queue)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

@@ -84,7 +84,7 @@ def worker(
         "instance": instance, "generation": 1, "pid": 4711 + instance, "state": state, "since": 1000.5,
         "started": 1000.0, "uptime": 125.0, "restarts": {"exit": 2, "reload": 1}, "unstable": 0,
         "next_restart": None, "wanted": None, "cpu_seconds": 1.5, "connections_accepted": 30,
-        "requests": {"in_progress": 1, "total": 100, "durations": {}, "codes": {}},
+        "requests": {"in_progress": 1, "total": 100, "durations": {}, "queue": {}, "codes": {}},
         "memory": {"resident": 90 * 2**20, "unique": 60 * 2**20, "limit": 100 * 2**20},
         "connections": 12, "in_hand": 3, "websockets": 0, "loop_lag": 0.0021,
         "blocked": 0.0, "inline": False,

@@ -50,6 +50,7 @@ DESIGN = {
     "process_max_fds": ("gauge", ""),
 }
 OURS = {
+    "multicore_http_request_queue_seconds": ("histogram", ""),
     "multicore_app_metrics_left_out": ("gauge", "reason"),
     "multicore_messages_sent_total": ("counter", "worker"),
     "multicore_messages_received_total": ("counter", "worker"),

@@ -81,6 +81,15 @@ def test_durations_are_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) ->
     assert (second["0.005"], second["0.01"], second["+Inf"]) == (0, 1, 1)
 
 
+def test_time_in_the_queue_is_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) -> None:
+    for number, place, count in ((0, 0, 3), (1, 2, 4), (3, len(BUCKETS), 5), (4, 0, 6)):
+        scoreboard.row(number)[Item.QUEUE + place] += count
+    scoreboard.row(0)[Item.QUEUE_SUM] = 1000.0
+    first, second = (worker["requests"]["queue"] for worker in shown(report(), scoreboard)["workers"])
+    assert (first["0.005"], first["0.01"], first["0.025"], first["10.0"], first["+Inf"]) == (3, 3, 7, 7, 12)
+    assert second["+Inf"] == 6
+
+
 def test_requests_by_class_of_status_are_of_all_its_rows_and_methods(scoreboard: Scoreboard) -> None:
     for row, method, code, count in ((0, "GET", "2xx", 5), (1, "POST", "2xx", 2), (3, "GET", "5xx", 3)):
         scoreboard.row(row)[cell(method, code)] = count
