@@ -184,6 +184,7 @@ def _about_worker(worker: WorkerStatus, its: Rates) -> dict[str, str]:
         "memory": _memory(worker["memory"]),
         "requests": f"{rate(its.requests)}/s, {worker['in_hand']} in hand, {requests['total']} in all",
         "errors": f"5xx/s {errors(its.answered)}, 499/s {left(its.answered)}; {_errors_in_all(worker)}",
+        "queue": f"p95 {milliseconds(its.queue)}",
         "connections": f"{worker['connections']}, {worker['websockets']} WebSockets, "
         f"{worker['connections_accepted']} accepted in all",
         "loop lag": milliseconds(worker["loop_lag"]),

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from multicore_server.cli.figures import Rates, Reading, answered, quantiles, rates
+from multicore_server.cli.figures import QUEUED, Rates, Reading, answered, quantiles, rates
 from multicore_server.cli.health import LEAST_ERRORS, MANY_ERRORS, Answered, Level, health
 from multicore_server.cli.listing import HEALTH, LEVELS, state_of
 from multicore_server.cli.text import (
@@ -36,7 +36,7 @@ LEAST_EVENTS = 4  # lines of events that stay where there are many workers
 COLUMNS = (
     ("id", 0), ("pid", 60), ("status", 0), ("up", 74), ("restarts", 68), ("cpu", 24), ("memory", 36),
     ("req/s", 46), ("5xx/s", 54), ("499/s", 128), ("p50", 104), ("p99", 80), ("in hand", 88), ("conns", 94),
-    ("lag", 112),
+    ("queue", 112), ("lag", 120),
 )  # fmt: skip
 ERRORS_FOR = 10.0  # seconds over which the share of errors is taken
 LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
@@ -120,12 +120,13 @@ def _head(scene: Scene) -> list[Text]:
 def _totals(scene: Scene) -> str:
     status, found = scene.now.status, rates(scene.before, scene.now).values()
     ends = answered(scene.before, scene.now)
+    (waited,) = quantiles([QUEUED], scene.before, scene.now, "queue")
     p50, p99 = map(milliseconds, quantiles((0.5, 0.99), scene.before, scene.now))
     return (
         f"{status['ready']}/{status['configured']} ready  up {duration(status['arbiter']['uptime'])}  "
         f"cpu {percent(_sum(it.cpu for it in found))}  {rate(_sum(it.requests for it in found))} req/s  "
         f"5xx {errors(ends)}  "
-        f"p50 {p50}  p99 {p99}  "
+        f"p50 {p50}  p99 {p99}  queue {milliseconds(waited)}  "
         f"{sum(it['in_hand'] for it in status['workers'])} in hand  "
         f"{sum(it['connections'] for it in status['workers'])} conns  "
         f"499 {left(ends)}"
@@ -174,6 +175,7 @@ def _cells(worker: WorkerStatus, its: Rates, status: Status) -> list[Text]:
         Text(milliseconds(its.p99)),
         Text(str(worker["in_hand"])),
         Text(str(worker["connections"])),
+        Text(milliseconds(its.queue)),
         Text(milliseconds(lag), slow),
     ]
 

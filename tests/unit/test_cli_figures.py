@@ -87,6 +87,34 @@ def test_the_share_of_errors() -> None:
     assert Answered(2.0).share is None
 
 
+# --- time in the queue ---
+
+
+def queued(instance: int, quick: int, slow: int) -> WorkerStatus:
+    queue = {"0.1": quick, "1.0": quick + slow, "+Inf": quick + slow}
+    return reports.worker(
+        instance, requests={"in_progress": 0, "total": 0, "durations": {}, "codes": {}, "queue": queue}
+    )
+
+
+def test_time_in_the_queue() -> None:
+    before = seen(10.0, [queued(0, 10, 0), queued(1, 10, 0), queued(2, 0, 9)], {})
+    after = seen(12.0, [queued(0, 30, 0), queued(1, 10, 20), queued(3, 5, 5)], {})
+    found = rates(before, after)
+    assert [found[it].queue for it in (0, 1)] == pytest.approx([0.095, 0.955])
+    assert (found[3].queue, found[0].p50) == (None, None)
+    assert quantiles([0.95], before, after, "queue") == pytest.approx([0.91])
+
+
+def test_a_server_of_an_older_version_does_not_say_how_long_requests_waited() -> None:
+    before, after = seen(10.0, [queued(0, 1, 0)], {}), seen(11.0, [queued(0, 2, 0)], {})
+    for reading in (before, after):
+        requests: Any = reading.status["workers"][0]["requests"]
+        del requests["queue"]
+    assert rates(before, after)[0].queue is None
+    assert quantiles([0.95], before, after, "queue") == [None]
+
+
 # --- quantiles ---
 
 

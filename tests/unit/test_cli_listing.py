@@ -117,6 +117,7 @@ def test_show_prints_all_about_a_server(capsys: pytest.CaptureFixture[str]) -> N
         "  state      serving",
         "  health     ok",
         "  errors       5xx/s 0, 499/s 0; 0 and 0 in all",
+        "  queue        p95 -",
         "  restarts   2 exit",
         "  reloads    none",
         "  versions   multicore_server 0.1.0, gunicorn 27, uvicorn 0.5, Python 3",

@@ -18,7 +18,7 @@ from tests.support.reports import event, status, worker
 def seen(workers: int = 2, at: int = 10, **changes: Any) -> Reading:
     requests = {
         "in_progress": 0, "total": 100, "durations": {"0.1": at, "1.0": at, "+Inf": at},
-        "codes": {"2xx": 90 * at, "5xx": 3 * at, "499": at},
+        "queue": {"0.1": at, "+Inf": at}, "codes": {"2xx": 90 * at, "5xx": 3 * at, "499": at},
     }  # fmt: skip
     known = {"settings": {"memory_metric": "uss"}, "events": [event("ready", pid=4711)]}
     made = status(*(worker(it, requests=requests) for it in range(workers)), **{**known, **changes})
@@ -39,11 +39,12 @@ def test_a_server() -> None:
     scene.update(seen(at=20, workers=2))
     shown = drawn(scene, 140)
     assert "app:app  pid 4000  http://127.0.0.1:8000" in shown
-    assert "2/2 ready  up 2h  cpu 10%  0 req/s  5xx 6.0 3.2%  p50 50.0ms  p99 99.0ms" in shown
-    assert "99.0ms  6 in hand  24 conns  499 2.0" in shown
+    assert "2/2 ready  up 2h  cpu 10%  0 req/s  5xx 6.0 3.2%  p50 50.0ms  p99 99.0ms  queue 95.0ms" in shown
+    assert "95.0ms  6 in hand  24 conns  499 2.0" in shown
     assert "3.2% of the responses are 5xx" in shown
     row = " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%      0  3.0 3.2%    1.0  50.0ms  99.0ms"
     assert row in shown
+    assert "  95.0ms  2.1ms" in shown
     assert "instance=0 gen=1 pid=4711 ready" in shown
     assert "q quit" in shown
 
