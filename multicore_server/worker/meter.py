@@ -55,7 +55,7 @@ def meter_of(row: Row, in_hand: Writer | None = None, queue: QueueTime | None = 
         cycle.entry = note(cycle.scope, since)
         before_asking -= 1
         if not before_asking:
-            before_asking = ask(getattr(cycle, "transport", None), since)
+            before_asking = ask(cycle, since)
 
     def count(cycle: Any, status: int) -> float:
         cycle.status = COUNTED

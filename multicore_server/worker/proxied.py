@@ -113,7 +113,8 @@ class Proxied:
     def __init__(self, app: Any, trusted: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - immutable
         self.app = app
         self.on_client: Callable[[str], None] | None = None  # called with a client that was named
-        self.on_start: Callable[[bytes], None] | None = None  # called with X-Request-Start of a trusted peer
+        # Called with a scope and X-Request-Start of a trusted peer.
+        self.on_start: Callable[[Any, bytes], None] | None = None
         self._rules = rules
         self._peers = None if trusted is None else Peers(trusted)
         self._forwarded = Forwarded(rules.forwarder)
@@ -157,7 +158,7 @@ class Proxied:
                 scope[FORWARDED] = self._forwarded._replace(script_name=found.mounted)
         self._name_client(told, scope, trusted=trusted)
         if trusted and self.on_start is not None and scope["type"] == "http":
-            self._note_start(told)
+            self._note_start(scope, told)
         scope["headers"] = headers
         return None
 
@@ -167,11 +168,11 @@ class Proxied:
         kept = [field for field in headers if b"_" not in field[0] or allowed.allows(field[0])]
         return None if self._rules.header_map == "refuse" and len(kept) < len(headers) else kept
 
-    def _note_start(self, told: list[Field]) -> None:
+    def _note_start(self, scope: Any, told: list[Field]) -> None:
         """By the proxy that is next to us: it has added the last one."""
         starts = [value for name, value in told if name == START]
         if starts and self.on_start is not None:
-            self.on_start(starts[-1])
+            self.on_start(scope, starts[-1])
 
     def _name_client(self, told: list[Field], scope: Any, *, trusted: bool) -> None:
         """By X-Forwarded-For; the scheme too, where uvicorn's way is right."""

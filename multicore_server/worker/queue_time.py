@@ -16,6 +16,7 @@ from bisect import bisect_left
 from typing import Any
 
 from multicore_server.ipc.scoreboard import BUCKETS, Item, Row
+from multicore_server.wsgi.bridge import IN_THREAD
 
 QUEUE = Item.QUEUE.value
 QUEUE_SUM = Item.QUEUE_SUM.value
@@ -37,10 +38,11 @@ NEVER = sys.maxsize
 
 
 class QueueTime:
-    """Counts in ``row``."""
+    """Counts in ``row``; where the app ``has_threads``, what a request waits for one as well."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, *, has_threads: bool = False) -> None:
         self._row = row
+        self._has_threads = has_threads
         self._stride = 1  # the last one asked for counts for so many
         self._asked = 0.0  # of perf_counter
         self._is_told = False
@@ -49,22 +51,28 @@ class QueueTime:
         self._row[QUEUE + bisect_left(BUCKETS, seconds)] += requests
         self._row[QUEUE_SUM] += seconds * requests
 
-    def told(self, value: bytes) -> None:
+    def _observe_in(self, scope: Any, seconds: float, requests: int = 1) -> None:
+        if self._has_threads:
+            scope[IN_THREAD] = lambda more: self.observe(seconds + more, requests)
+        else:
+            self.observe(seconds, requests)
+
+    def told(self, scope: Any, value: bytes) -> None:
         """The value of X-Request-Start has come from a trusted proxy. From then on the kernel is not asked:
         it does not know what the proxy does."""
         waited = since_start(value, time.time())
         if waited is not None:
             self._is_told = True
-            self.observe(waited)
+            self._observe_in(scope, waited)
 
-    def ask(self, transport: Any, now: float) -> int:
+    def ask(self, cycle: Any, now: float) -> int:
         """The app is about to be called; ``now`` is of perf_counter. Returns with how many more requests it
         is to be asked again."""
         if self._is_told or TCP_INFO is None:
             return NEVER
-        waited = idle(transport)
+        waited = idle(getattr(cycle, "transport", None))
         if waited is not None:
-            self.observe(waited, self._stride)
+            self._observe_in(cycle.scope, waited, self._stride)
         is_busy = now - self._asked < self._stride * PACE
         self._asked = now
         self._stride = min(self._stride * 2, MOST) if is_busy else max(self._stride // 2, 1)

@@ -187,13 +187,16 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
         context = self.context
-        in_hand, queue = context.requests.writer(context.number), QueueTime(context.row)
+        in_hand, queue = context.requests.writer(context.number), self._queue_time()
         if proxied is not None:
             proxied.on_client = in_hand.rename_client
             proxied.on_start = queue.told
         cycle.install(context.row, in_hand, meter.modules_of(config.http_protocol_class), queue)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
+
+    def _queue_time(self) -> QueueTime:
+        return QueueTime(self.context.row, has_threads=self.interface == "wsgi" and self.direct is None)
 
     def surround(self, app: Any, root_path: str) -> Any:
         """The ASGI app that uvicorn is given."""

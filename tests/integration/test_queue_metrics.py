@@ -100,6 +100,17 @@ def test_behind_others_of_an_inline_wsgi_app(make_monitored: MakeMonitored, conn
     assert by(found, f"{QUEUE}_bucket")["0.1"] >= 1
 
 
+def test_for_a_thread_of_a_wsgi_app(make_monitored: MakeMonitored, connect: Connect) -> None:
+    counted = make_monitored(source("endings_wsgi"))
+    counted.start("-w", "1", "--threads", "2", bind="unix:app.sock", ready=1)
+    path = str(counted.server.directory / "app.sock")
+    fields = request("/sleep?0.4", start_of(0.0))
+    connections = [connect(path).send(fields) for _ in range(4)]
+    assert [connection.answer().status for connection in connections] == [200] * 4
+    found = counted.wait_idle()
+    assert (found[f"{QUEUE}_count"], waited(found, "0.25"), waited(found, "2.5")) == (4, 2, 0)
+
+
 @on_linux
 def test_many_requests_are_counted_by_a_sample(counted: MonitoredServer, connect: Connect) -> None:
     counted.start("-w", "1", ready=1)

@@ -102,7 +102,7 @@ def starts(request: dict[str, Any], rules: Rules = GUNICORNS, trusted: Any = TRU
     """What is told of X-Request-Start."""
     found: list[bytes] = []
     proxied = Proxied(None, trusted, rules)
-    proxied.on_start = found.append
+    proxied.on_start = lambda _, value: found.append(value)
     proxied.apply(request)
     return found
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,11 @@ from multicore_server.ipc.scoreboard import BUCKETS, Item, Row, Scoreboard
 from multicore_server.worker import queue_time
 from multicore_server.worker.meter import meter_of
 from multicore_server.worker.queue_time import AHEAD, LONGEST, MOST, NEVER, PACE, QueueTime, idle, since_start
+from multicore_server.wsgi.bridge import IN_THREAD
 
 NOW = 1_800_000_000.0  # seconds since the epoch
+
+CYCLE = SimpleNamespace(scope={}, transport=None)
 
 on_linux = pytest.mark.skipif(queue_time.TCP_INFO is None, reason="the kernel does not say it")
 
@@ -84,8 +88,8 @@ def test_whatever_is_said_no_time_is_absurd(value: bytes, now: float) -> None:
 
 def test_what_a_proxy_has_said_counts(row: Row) -> None:
     queue = QueueTime(row)
-    queue.told(b"t=%.3f" % (time.time() - 0.3))
-    queue.told(b"t=%d" % ((time.time() + 100) * 1e6))
+    queue.told({}, b"t=%.3f" % (time.time() - 0.3))
+    queue.told({}, b"t=%d" % ((time.time() + 100) * 1e6))
     found = observed(row)
     assert (found[BUCKETS.index(0.5)], sum(found[:-1])) == (1, 1)
     assert found[-1] == pytest.approx(0.3, abs=0.1)
@@ -157,46 +161,59 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 
 def test_a_worker_with_little_to_do_asks_for_each_request(row: Row, waited: list[float | None]) -> None:
     queue = QueueTime(row)
-    assert [queue.ask(None, 10.0 + number * 2 * PACE) for number in range(50)] == [1] * 50
+    assert [queue.ask(CYCLE, 10.0 + number * 2 * PACE) for number in range(50)] == [1] * 50
     assert observed(row)[BUCKETS.index(0.5)] == 50
     assert row[Item.QUEUE_SUM] == pytest.approx(15.0)
 
 
 def test_a_busy_one_asks_for_one_in_many_which_counts_for_them(row: Row, waited: list[float | None]) -> None:
     queue, now, requests, strides = QueueTime(row), 10.0, 1, []
-    queue.ask(None, now)
+    queue.ask(CYCLE, now)
     for _ in range(10):
         stride = queue._stride
         now += stride * PACE / 2
         requests += stride
-        strides.append(queue.ask(None, now))
+        strides.append(queue.ask(CYCLE, now))
     assert strides == [2, 4, 8, 16, 32, 32, 32, 32, 32, 32]
     assert sum(observed(row)[:-1]) == requests
     for _ in range(6):
         now += queue._stride * PACE * 2
-        strides.append(queue.ask(None, now))
+        strides.append(queue.ask(CYCLE, now))
     assert strides[-6:] == [16, 8, 4, 2, 1, 1]
     assert MOST == 32
 
 
 def test_where_the_kernel_does_not_say_it_nothing_is_counted(row: Row, waited: list[float | None]) -> None:
     waited[0] = None
-    QueueTime(row).ask(None, 10.0)
+    QueueTime(row).ask(CYCLE, 10.0)
     assert observed(row) == [0.0] * (len(BUCKETS) + 2)
 
 
 def test_once_a_proxy_says_it_the_kernel_is_not_asked(row: Row, waited: list[float | None]) -> None:
     queue = QueueTime(row)
-    queue.told(b"nonsense")
-    assert queue.ask(None, 10.0) == 1
-    queue.told(b"%d" % time.time())
-    assert queue.ask(None, 20.0) == NEVER
+    queue.told({}, b"nonsense")
+    assert queue.ask(CYCLE, 10.0) == 1
+    queue.told({}, b"%d" % time.time())
+    assert queue.ask(CYCLE, 20.0) == NEVER
     assert sum(observed(row)[:-1]) == 2
+
+
+def test_what_a_request_waits_for_a_thread_is_part_of_it(row: Row, waited: list[float | None]) -> None:
+    queue, asked = QueueTime(row, has_threads=True), SimpleNamespace(scope={}, transport=None)
+    queue.ask(asked, 10.0)
+    assert sum(observed(row)) == 0
+    asked.scope[IN_THREAD](0.5)
+    assert observed(row)[BUCKETS.index(1.0)] == 1
+    assert row[Item.QUEUE_SUM] == pytest.approx(0.8)
+    queue.ask(asked, 20.0)
+    queue.told(asked.scope, b"%.3f" % (time.time() - 3))
+    asked.scope[IN_THREAD](0.1)  # once, by the proxy's clock
+    assert (observed(row)[BUCKETS.index(5.0)], sum(observed(row)[:-1])) == (1, 2)
 
 
 def test_elsewhere_than_on_linux_it_is_not_asked(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_time, "TCP_INFO", None)
-    assert QueueTime(row).ask(None, 10.0) == NEVER
+    assert QueueTime(row).ask(CYCLE, 10.0) == NEVER
 
 
 def test_it_is_asked_when_it_wants_to_be(row: Row) -> None:
@@ -209,7 +226,7 @@ def test_it_is_asked_when_it_wants_to_be(row: Row) -> None:
     asked: list[float] = []
 
     class Queue(QueueTime):
-        def ask(self, transport: Any, now: float) -> int:
+        def ask(self, cycle: Any, now: float) -> int:
             asked.append(now)
             return (2, 3, NEVER)[len(asked) - 1]
 
