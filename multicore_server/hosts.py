@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -253,12 +253,44 @@ CONTRACT: tuple[Row, ...] = (
 )  # fmt: skip
 
 
+_ZTTP = "uvicorn.protocols.http.zttp_impl:ZttpProtocol"
+_HTTP2 = "uvicorn.protocols.http.zttp_h2_impl:ZttpH2Protocol"
+_SNIFFING = "uvicorn.protocols.http.auto_zttp_impl:AutoZttpProtocol"
+
+# Checked where zttp is chosen: it is a package of its own. Without these, its protocols are uvicorn's own.
+ZTTP: tuple[Row, ...] = (
+    _row(_ZTTP, "connection_made connection_lost data_received eof_received on_response_complete "
+         "handle_websocket_upgrade timeout_keep_alive_handler pause_writing resume_writing "
+         "_unset_keepalive_if_required", _MOVES, "wrapped, or called when a connection moves"),
+    _row(_ZTTP, "handle_events _should_upgrade send_400_response", "connections/zttp.py",
+         "requests are checked as they arrive"),
+    _row(_ZTTP, "transport connections cycle conn loop scope headers flow root_path server_state "
+         "timeout_keep_alive timeout_keep_alive_task", "connections/zttp.py", "whether a connection is idle",
+         set_by="__init__"),
+    _row("uvicorn.protocols.http.zttp_impl:RequestResponseCycle",
+         "scope more_body disconnected response_started response_complete default_headers", _MOVES,
+         "whether a response is complete", set_by="__init__"),
+    _row(_HTTP2, "connection_made connection_lost data_received on_response_complete handle_request events "
+         "flush timeout_keep_alive_handler _unset_keepalive_if_required _close_connection",
+         "connections/http2.py", "wrapped, or called at the end of a connection"),
+    _row(_HTTP2, "transport connections conn cycles app loop server_state timeout_keep_alive "
+         "timeout_keep_alive_task", "connections/http2.py", "requests in hand", set_by="__init__"),
+    _row("uvicorn.protocols.http.zttp_h2_impl:RequestResponseCycle", "abort_stream", "connections/http2.py",
+         "bodies that are too long"),
+    _row("uvicorn.protocols.http.zttp_h2_impl:RequestResponseCycle",
+         "scope more_body disconnected response_complete message_event", "connections/http2.py",
+         "which request is awaited", set_by="__init__"),
+    _row(_SNIFFING, "buffer config app_state loop server_state connections transport", "connections/http2.py",
+         "what has come before the protocol is known", set_by="__init__"),
+)  # fmt: skip
+
+
 # --- what is missing
 
 
-def missing() -> Iterator[Missing]:
+def missing(rows: Iterable[Row] = CONTRACT) -> Iterator[Missing]:
     """Every member of the contract that the installed hosts lack."""
-    for row in CONTRACT:
+    for row in rows:
         owner = _owner(row)
         if owner is None:
             yield from (Missing(row, name) for name in row.names)

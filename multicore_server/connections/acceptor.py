@@ -98,8 +98,10 @@ class Acceptor:
 
     @property
     def _accepts_by_hand(self) -> bool:
-        early = self.dispatcher is not None and (self.config.ssl is not None or self.state.gate.inline)
-        early = early or self._announcements is not None
+        # Protocols that are not ours do not place their connections.
+        ours = _is_ours(self.config.http_protocol_class)
+        late = self.config.ssl is not None or self.state.gate.inline or not ours
+        early = (self.dispatcher is not None and late) or self._announcements is not None
         return early or isinstance(self._loop, asyncio.BaseEventLoop)
 
     def begin_to_drain(self) -> None:
@@ -132,7 +134,9 @@ class Acceptor:
         dispatcher.measure_surplus()
 
     def wake_by(self, wake: Callable[[], None] | None) -> None:
-        """Call this, if it is given, before a connection comes from a sibling and when one goes to one."""
+        """Call this, if it is given, as requests come, before a connection comes from a sibling and when one
+        goes to one."""
+        self.state.wake = wake
         if self.dispatcher is not None:
             self.dispatcher.wake = wake
 
@@ -336,3 +340,7 @@ class Acceptor:
             self.row[ACCEPTED] += 1
             self._count()
             self._adopt_soon(Handed(Kind.NEW, connection))
+
+
+def _is_ours(protocol: Any) -> bool:
+    return isinstance(protocol, type) and issubclass(protocol, MovableProtocol)

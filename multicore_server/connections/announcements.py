@@ -167,13 +167,19 @@ def _client(header: Header, peer: Endpoint | None) -> AnnouncedClient:
 def _announce(protocol: Any, client: AnnouncedClient) -> None:
     """Let a protocol, and the WebSocket's that may take its place, have this client."""
 
-    def name() -> None:
+    def name(protocol: Any) -> None:
         protocol.client = client
         upgraded = getattr(protocol, "ws_protocol_class", None)
         if upgraded is not None:
             protocol.ws_protocol_class = partial(_announced, upgraded, client)
 
-    _when_made(protocol, name)
+    def tell() -> None:
+        if hasattr(protocol, "once_known"):  # it is to become another one
+            protocol.once_known(name)
+        else:
+            name(protocol)
+
+    _when_made(protocol, tell)
 
 
 def _announced(make: Callable[..., Any], client: AnnouncedClient, **given: Any) -> Any:

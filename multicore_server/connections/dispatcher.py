@@ -162,6 +162,17 @@ class Dispatcher:
                 return KEPT
             return self._migrate(target, connections)
 
+    def give(self, connections: Sequence[Sent]) -> Outcome:
+        """Give idle connections to the least loaded sibling that is not blocked itself; nothing is counted.
+
+        For a thread beside the loop's, with a dispatcher of its own.
+        """
+        with self._locked as locked:
+            target = self.siblings.best(fresh=True) if locked else None
+            if target is None or self._inboxes.waiting(target) >= ENOUGH:
+                return KEPT
+            return self._send(target, connections)
+
     def rebalance(self, connections: Sequence[Sent]) -> Outcome:
         """Give connections to the sibling that has the fewest, if that makes the two more even."""
         self.surplus -= len(connections)

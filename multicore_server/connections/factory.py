@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 from collections import deque
 from functools import partial
 from typing import Any
@@ -13,36 +15,70 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from multicore_server.connections.begin import BeginningHttpTools
 from multicore_server.connections.cycles import maker
+from multicore_server.connections.http2 import Http2, Sniffing
 from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
 from multicore_server.connections.room import make_room
 from multicore_server.connections.strict import strict
-from multicore_server.hosts import Feature, lacks
+from multicore_server.connections.zttp import MovableZttp, StrictZttp
+from multicore_server.hosts import ZTTP, Feature, lacks, missing
 
+BESIDE = "uvicorn.protocols.http"
 OWN = {"parser", "pipeline"}  # what uvicorn's constructor makes for each connection anew
 
 
 @functools.cache
 def movable(protocol: Any) -> Any:
     """The movable form of one of uvicorn's HTTP protocols; any other class as it is."""
+    if not inspect.isclass(protocol):
+        return protocol
     if issubclass(protocol, H11Protocol):
         mixin: type[MovableProtocol] = MovableH11
         moves = Feature.H11_MOVES
     elif hasattr(protocol, "on_message_begin"):
         mixin, moves = _for_httptools(protocol), Feature.HTTPTOOLS_MOVES
     else:
-        return protocol
+        return _of_zttp(protocol)
     if lacks(moves):
         return protocol
-    name = f"Movable{protocol.__name__}"
-    protocol = strict(protocol)
-    own = {
-        "_made_by_uvicorn" if mixin is LeanHttpTools else "_made": protocol.connection_made,
-        "_lost_by_uvicorn" if mixin is LeanHttpTools else "_lost": protocol.connection_lost,
+    suffix = "_by_uvicorn" if mixin is LeanHttpTools else ""
+    return _with(mixin, strict(protocol), protocol.__name__, suffix)
+
+
+def _with(mixin: type, protocol: Any, name: str, suffix: str = "", **own: Any) -> Any:
+    own |= {
+        f"_made{suffix}": protocol.connection_made,
+        f"_lost{suffix}": protocol.connection_lost,
         "_receive": protocol.data_received,
         "_complete": protocol.on_response_complete,
     }
-    return type(name, (mixin, protocol), own)
+    return type(f"Movable{name}", (mixin, protocol), own)
+
+
+def _of_zttp(protocol: Any) -> Any:
+    """uvicorn has imported what it is to serve with, if that is zttp."""
+    name = protocol.__name__
+    if any(missing(ZTTP)):
+        return protocol
+    if _is(protocol, "zttp_impl", "ZttpProtocol"):
+        own = {
+            "_feed": protocol.data_received,
+            "_handle": protocol.handle_events,
+            "_asks_upgrade": protocol._should_upgrade,
+        }
+        return _with(MovableZttp, type(f"Strict{name}", (StrictZttp, protocol), own), name)
+    if _is(protocol, "zttp_h2_impl", "ZttpH2Protocol"):
+        return _with(Http2, protocol, name, _handle_request=protocol.handle_request, _events=protocol.events)
+    if _is(protocol, "auto_zttp_impl", "AutoZttpProtocol"):
+        module: Any = sys.modules[f"{BESIDE}.auto_zttp_impl"]
+        forms = movable(module.ZttpProtocol), movable(module.ZttpH2Protocol)
+        return type(f"Movable{name}", (Sniffing, protocol), {"forms": forms})
+    return protocol
+
+
+def _is(protocol: Any, module: str, name: str) -> bool:
+    theirs = getattr(sys.modules.get(f"{BESIDE}.{module}"), name, None)
+    return theirs is not None and issubclass(protocol, theirs)
 
 
 def _for_httptools(protocol: Any) -> type[MovableProtocol]:
@@ -67,11 +103,13 @@ class ProtocolFactory:
         self._first: Any = None
         # As in uvicorn; httptools before 0.6.3 has none.
         self._lenient = hasattr(HttpRequestParser, "set_dangerous_leniencies")
-        if issubclass(protocol, LeanHttpTools):
+        if inspect.isclass(protocol) and issubclass(protocol, LeanHttpTools):
             self._first = first = self._make()
             one, other = vars(first), vars(self._make())
             if {name for name in one if one[name] is not other.get(name)} == OWN:
-                self._class = self._make_class(protocol, {name: one[name] for name in one.keys() - OWN})
+                self._class = self._make_class(
+                    protocol, {name: _fixed(one[name]) for name in one.keys() - OWN}
+                )
 
     def _make_class(self, protocol: Any, shared: dict[str, Any]) -> Any:
         shared.pop("app")  # a function would be a method in a class
@@ -98,3 +136,8 @@ class ProtocolFactory:
             parser.set_dangerous_leniencies(lenient_data_after_close=True)
         made.pipeline = deque()
         return made
+
+
+def _fixed(value: Any) -> Any:
+    """In a class, a function would be a method."""
+    return staticmethod(value) if inspect.isfunction(value) else value

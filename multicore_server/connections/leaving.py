@@ -37,7 +37,7 @@ class Leaving:
         for start in range(0, len(paused), BATCH):
             send_idle(paused[start : start + BATCH], self._state)
         for connection in paused:
-            if not connection.moved and not connection.transport.is_closing():
+            if not (connection.moved or connection.claimed or connection.transport.is_closing()):
                 connection.transport.resume_reading()
 
 

@@ -39,6 +39,7 @@ class MovableProtocol(SpoolingProtocol):
 
     handed: Kind | None = None  # what it was when it was taken or accepted by hand; it is counted then
     moved = False  # it is another worker's now
+    claimed = False  # a thread hands it to another worker: this one leaves it alone
     stays = False  # a proxy has said here who its client is: a sibling would not know
     phase = RESTING  # in the other phases it is counted as in hand
     answered_at = 0.0  # while the worker drains
@@ -132,6 +133,8 @@ class MovableProtocol(SpoolingProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.phase != ASKED:
+            if self.server_state.wake is not None:
+                self.server_state.wake()
             if self.phase == RESTING:
                 self.row[IN_HAND] += 1
             else:
@@ -217,6 +220,10 @@ class MovableProtocol(SpoolingProtocol):
         held = self.transport.get_extra_info("socket")
         return held is not None and has_unread(held.fileno())
 
+    def close(self) -> None:
+        """It has rested long enough."""
+        self.transport.close()
+
     def linger(self) -> None:
         """Its last response is sent, and the request that it answers has not come in whole."""
         transport = self.transport
@@ -267,6 +274,11 @@ class MovableProtocol(SpoolingProtocol):
     @property
     def is_movable(self) -> bool:
         """Whether nothing of a request has come and nothing of a response is left to be sent."""
+        return not self.claimed and self.is_untouched
+
+    @property
+    def is_untouched(self) -> bool:
+        """The same, where a thread may have claimed it."""
         transport = self.transport
         if self.moved or transport.is_closing():
             return False
@@ -277,7 +289,12 @@ class MovableProtocol(SpoolingProtocol):
     def set_aside(self) -> None:
         """The app is about to have this thread, for an unknown time: wait where siblings can take it."""
         transport = self.transport
-        if self.stays or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
+        if (
+            self.stays
+            or self.claimed
+            or transport.is_closing()
+            or transport.get_extra_info("sslcontext") is not None
+        ):
             return
         if self.server_state.set_aside([self.sent]) is SENT:
             self.let_go()

@@ -84,11 +84,12 @@ class Siblings:
         """Of the siblings, or of some of them; infinite where there is none."""
         return min((row[IN_HAND] for _, row in self._sample()), default=math.inf)
 
-    def best(self) -> int | None:
-        """The least loaded sibling. Where all seem blocked, one of them: others can take from its inbox."""
+    def best(self, *, fresh: bool = False) -> int | None:
+        """The least loaded sibling. Where all seem blocked, one of them: others can take from its inbox; with
+        ``fresh``, none."""
         candidates = [candidate for candidate in self._candidates() if candidate.accepting]
-        fresh = least_loaded(None, candidates, time.monotonic())
-        return least_loaded(None, candidates, 0.0) if fresh is None else fresh
+        found = least_loaded(None, candidates, time.monotonic())
+        return least_loaded(None, candidates, 0.0) if found is None and not fresh else found
 
     def fewest(self) -> tuple[int, float]:
         """The sibling with the fewest connections: its slot and their number, infinite if there is none."""

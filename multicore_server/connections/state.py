@@ -29,9 +29,9 @@ def keep(connections: Sequence[Sent]) -> Outcome:  # noqa: ARG001 - as `Send`
 class ConnectionsState(ServerState):
     """What the connections of a worker share, and what they may ask of it.
 
-    Three callables are None while nothing is to be done there, so that a request or a connection pays for
-    a comparison and not for a call: ``dispatch`` places a connection that was just accepted; ``tell`` is
-    called with a connection after each of its responses; ``progressed`` is the gate's.
+    Four callables are None while nothing is to be done there, so that a request or a connection pays for
+    a comparison and not for a call: ``dispatch`` places a connection that was just accepted; ``wake`` ends a
+    rest; ``tell`` is called with a connection after each of its responses; ``progressed`` is the gate's.
     """
 
     def __init__(self, row: Row, gate: OpenGate) -> None:
@@ -42,6 +42,7 @@ class ConnectionsState(ServerState):
         self.dispatch: Callable[[Kind, int], Outcome] | None = None
         # Takes a new connection where that needs no choice; where it does not, it is dispatched.
         self.takes: Callable[[], bool] = lambda: False
+        self.wake: Callable[[], None] | None = None  # while the worker rests, called as requests come
         self.tell: Callable[[Any], None] | None = None
         self.progressed = gate.progressed
         self.hand_over: Send = keep  # gives idle connections to a sibling

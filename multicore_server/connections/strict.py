@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from multicore_server.connections.begin import BeginningHttpTools
+from multicore_server.connections.chunks import check_chunks
 from multicore_server.connections.http10 import for_http_1_0
 from multicore_server.connections.lingering import linger
 from multicore_server.connections.refusal import refusal
@@ -289,8 +290,10 @@ class StrictH11(StrictProtocol):
         self.check_version(self.scope["http_version"])
         self.check_target(self.scope["method"], self._target)
         names = [name for name, _ in self.headers]
-        if b"transfer-encoding" in names and b"content-length" in names:  # RFC 9112 6.1: it may be smuggling
-            self._raise(HTTPStatus.BAD_REQUEST)
+        if b"transfer-encoding" in names:
+            if b"content-length" in names:  # RFC 9112 6.1: it may be smuggling
+                self._raise(HTTPStatus.BAD_REQUEST)
+            check_chunks(self.conn)
         if self.begun > limits.least or len(self.headers) > limits.most_fields:
             self.check_head(len(self.scope["method"]) + len(self._target) + len(b"  HTTP/1.1"))
         self.begun = self.size  # no more of the next head than this can have come with the end of this one

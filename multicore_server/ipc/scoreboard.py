@@ -62,10 +62,13 @@ class Item(IntEnum):
     DEPLOYMENT = 98  # the number of what the worker serves: a reload makes the next one
     LISTENS = 99  # 1 while it takes messages
     BEAT_DUE = 100  # seconds: when the next heartbeat is due; who sends a connection brings it forward
-    INLINE = 101  # 1 where requests run in the event loop's thread: a long one blocks it, by design
     # Counters again.
-    QUEUE = 102  # requests by BUCKETS of the time that they waited for the app, as DURATIONS
-    QUEUE_SUM = 117  # seconds
+    BLOCKED = 101  # how often the event loop stood still for longer than block_warning
+    BLOCKED_SECONDS = 102
+    QUEUE = 103  # requests by BUCKETS of the time that they waited for the app, as DURATIONS
+    QUEUE_SUM = 118  # seconds
+    # No counter.
+    INLINE = 119  # 1 where requests run in the event loop's thread: a long one blocks it, by design
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.

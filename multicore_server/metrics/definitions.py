@@ -134,6 +134,18 @@ _METRICS = (
         "How late the worker's heartbeat was, or by now is: its event loop was blocked for so long.",
         _BY_WORKER,
     ),
+    _metric(
+        "event_loop_blocked_total",
+        "counter",
+        "How often the worker's event loop was blocked for longer than block_warning.",
+        _BY_WORKER,
+    ),
+    _metric(
+        "event_loop_blocked_seconds_total",
+        "counter",
+        "For how long it was blocked then.",
+        _BY_WORKER,
+    ),
     _metric("listen_backlog", "gauge", "Connections that no worker has accepted yet."),
     _metric("messages_sent_total", "counter", "Messages that the app has sent to its workers.", _BY_WORKER),
     _metric("messages_received_total", "counter", "Messages that have come to the app.", _BY_WORKER),

@@ -164,6 +164,13 @@ class Settings:
         _TIME,
         "after TERM, the server keeps answering for this time while /readyz says 503, then it drains",
     )
+    block_warning: float | None = setting(
+        "1s",
+        read.optional(read.above_zero),
+        f"{_SOME_TIME}, or none",
+        "an event loop that is blocked for longer is logged with the line of code and the requests in hand; "
+        "a WSGI app that runs inline: for half of gunicorn's timeout",
+    )
     scheduling: Literal["least", "shared"] = setting(
         "least",
         read.one_of("least", "shared"),

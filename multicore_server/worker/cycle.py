@@ -347,14 +347,19 @@ def install(
     row: Row,
     in_hand: Writer | None = None,
     modules: Iterable[ModuleType] = MODULES,
+    load: Callable[[str], bool] = lambda _: False,
     queue: QueueTime | None = None,
 ) -> None:
-    """In a worker process, before its first connection: count what its HTTP protocols serve."""
+    """In a worker process, before its first connection: count what its HTTP protocols serve. ``load`` says of
+    a module whether its cycles are the worker's load one by one, because their connections do not count."""
     meter = meter_of(row, in_hand, queue)
     for module in modules:
         theirs: Any = module.RequestResponseCycle
-        make = joined if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS) else metered
-        module.RequestResponseCycle = make(theirs, meter)  # type: ignore[attr-defined]
+        if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):
+            made = joined(theirs, meter)
+        else:
+            made = metered(theirs, meter, row if load(module.__name__) else None)
+        module.RequestResponseCycle = made  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class Drain:
             connection.answered_at = time.monotonic()
         idle_since = max(self._started, connection.answered_at)
         if connection.idle and time.monotonic() >= idle_since + LINGER and not connection.has_unread:
-            connection.transport.close()
+            connection.close()
         else:
             connection.announce_end()
 

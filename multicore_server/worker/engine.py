@@ -6,6 +6,7 @@ uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import os
@@ -168,13 +169,23 @@ def _wants_proxy_headers(options: dict[str, Any]) -> bool:
     return bool(wanted) and wanted != "none" and not unwanted
 
 
-def unknown_protocol(config: Config) -> str:
-    """A line for the log where the HTTP protocol is none that this package knows; empty where it is."""
+def is_movable(protocol: Any) -> bool:
+    """Whether an HTTP protocol is one that this package knows: its connections are counted, and can move."""
+    return inspect.isclass(protocol) and issubclass(protocol, MovableProtocol)
+
+
+def about_protocol(config: Config) -> str:
+    """A line for the log where the HTTP protocol does not do all that others do; empty where it does."""
     protocol: Any = config.http_protocol_class
-    if issubclass(protocol, MovableProtocol) or lacks(Feature.H11_MOVES) or lacks(Feature.HTTPTOOLS_MOVES):
+    if getattr(config, "http2", False) and is_movable(protocol):
+        return (
+            "HTTP/2 connections end with their worker, told by GOAWAY; those of HTTP/1.1 move to others. "
+            "body_timeout, and WebSockets over HTTP/2, have no effect on them"
+        )
+    if is_movable(protocol) or lacks(Feature.H11_MOVES) or lacks(Feature.HTTPTOOLS_MOVES):
         return ""
     counted = "are counted" if meter.modules_of(protocol) else "are not counted"
-    name = f"{protocol.__module__}.{protocol.__qualname__}"
+    name = f"{protocol.__module__}.{getattr(protocol, '__qualname__', protocol)}"
     return (
         f"the HTTP protocol {name} is not one that multicore_server knows: it is served, its requests "
         f"{counted}, and its connections end with their worker"

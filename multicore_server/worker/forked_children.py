@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -60,3 +61,11 @@ class ForkedChildren:
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 signal.signal(number, default)
         lead_nowhere(self._descriptors())
+
+
+def waited_for() -> list[int]:
+    """The pids of the children for which multiprocessing makes this process wait at its end."""
+    module: Any = sys.modules.get("multiprocessing.process")
+    if module is None:
+        return []
+    return sorted(child.pid for child in module.active_children() if not child.daemon)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.state import ConnectionsState
@@ -29,6 +30,18 @@ QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
 logger = logging.getLogger("gunicorn.error")
 
 
+class Watch(Protocol):
+    """Who is told of the beats, and looks after a loop that stands still."""
+
+    def expect(self, beat: float | None) -> None:
+        """When the next beat is due, of CLOCK_MONOTONIC; None: the worker rests."""
+        ...
+
+    def over(self, seconds: float) -> None:
+        """A beat was late by so much."""
+        ...
+
+
 class Heart:
     """``parts`` are called at each beat. ``timeout``: seconds without one after which the arbiter takes the
     worker for hung, 0 for never. ``identity`` names it in the log."""
@@ -41,6 +54,7 @@ class Heart:
         *,
         timeout: float,
         identity: Callable[[], str],
+        watch: Watch,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._state = state
@@ -49,6 +63,7 @@ class Heart:
         self._parts = parts
         self._slowest = min(RESTING_BEAT, timeout / 4) if timeout else RESTING_BEAT
         self._identity = identity
+        self._watch = watch
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._seen = 0.0  # the sum of the signs of something to do, at the last beat
@@ -66,6 +81,9 @@ class Heart:
         self._acceptor.wake_by(self.wake if rests else None)
         row, moment = self._row, time.monotonic()
         row[HEARTBEAT], row[BEAT_DUE] = moment, moment + interval
+        self._watch.expect(None if rests else moment + interval)
+        if lag > LATE:
+            self._watch.over(lag)
         row[LOOP_LAG] = worst = max(lag, row[LOOP_LAG] * LAG_FADES)
         self._state.is_brisk = worst < BRISK
         for part in self._parts:
@@ -81,6 +99,8 @@ class Heart:
             self._timer.cancel()
         self._busy_at = self._due = self._loop.time()
         self._timer = self._loop.call_at(self._due, self.beat)
+        self._row[BEAT_DUE] = due = time.monotonic() + BEAT  # at once: what has come may block the loop
+        self._watch.expect(due)
 
     def _rests(self, now: float) -> bool:
         """Whether there was nothing to do for a while. Where siblings passed it over lately, they may have to

@@ -8,6 +8,7 @@ scrape, and a kill cannot lose it. What uvicorn answers by itself (500 where the
 
 from __future__ import annotations
 
+import inspect
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from multicore_server.worker.queue_time import QueueTime
 
 DURATIONS = Item.DURATIONS.value
 DURATION_SUM = Item.DURATION_SUM.value
+IN_HAND = Item.IN_HAND.value
 WEBSOCKETS = Item.WEBSOCKETS.value
 
 CELLS = {method: Item.REQUESTS.value + number * len(CODES) for number, method in enumerate(METHODS)}
@@ -76,8 +78,9 @@ def meter_of(row: Row, in_hand: Writer | None = None, queue: QueueTime | None = 
     return Meter(begin, count)
 
 
-def metered(cycle: Any, meter: Meter) -> Any:
-    """uvicorn's ``RequestResponseCycle``, with its requests counted."""
+def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
+    """uvicorn's ``RequestResponseCycle``, with its requests counted; in ``load`` also as in hand, where their
+    connections do not do that."""
     run, send, (begin, count) = cycle.run_asgi, cycle.send, meter
 
     class Metered(cycle):  # type: ignore[misc]  # a class that is chosen when it runs
@@ -86,9 +89,13 @@ def metered(cycle: Any, meter: Meter) -> Any:
 
         async def run_asgi(self, app: Any) -> None:
             begin(self)
+            if load is not None:
+                load[IN_HAND] += 1
             try:
                 await run(self, app)
             finally:
+                if load is not None:
+                    load[IN_HAND] -= 1
                 if self.status != COUNTED:  # its response is cut short: the app's fault, or the client's
                     count(self, 0)
 
@@ -106,7 +113,9 @@ def metered(cycle: Any, meter: Meter) -> Any:
 
 
 def counted_websocket(protocol: Any, row: Row) -> Any:
-    """A WebSocket protocol of uvicorn's, with its open connections counted in ``row``."""
+    """A WebSocket protocol of uvicorn's, with its open connections counted in ``row``; or what makes one."""
+    if not inspect.isclass(protocol):
+        return _counted_by_maker(protocol, row)
 
     class Counted(protocol):  # type: ignore[misc]  # a class that is chosen when it runs
         def connection_made(self, transport: Any) -> None:
@@ -121,11 +130,27 @@ def counted_websocket(protocol: Any, row: Row) -> Any:
     return Counted
 
 
+def _counted_by_maker(make: Callable[..., Any], row: Row) -> Callable[..., Any]:
+    known: dict[Any, Any] = {}
+
+    def made(*args: Any, **given: Any) -> Any:
+        protocol = make(*args, **given)
+        cls = type(protocol)
+        if cls not in known:
+            known[cls] = counted_websocket(cls, row)
+        protocol.__class__ = known[cls]
+        return protocol
+
+    return made
+
+
 def modules_of(protocol: type) -> tuple[ModuleType, ...]:
     """The loaded modules whose ``RequestResponseCycle`` a protocol may use and ours can count.
 
     These are its own modules and those beside them, also of a protocol that is newer than this package.
     """
+    if not inspect.isclass(protocol):  # a function that makes one: nobody knows which
+        return ()
     packages = {cls.__module__.rpartition(".")[0] for cls in protocol.__mro__} - {"", "asyncio"}
     beside = [module for package in packages for module in _loaded_in(package)]
     own = [sys.modules[cls.__module__] for cls in protocol.__mro__ if cls.__module__ in sys.modules]

@@ -7,8 +7,10 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 import time
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any, Protocol
 
 import uvicorn
@@ -24,12 +26,14 @@ from multicore_server.connections.spool import Spools
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.timeouts import sweep
 from multicore_server.settings.gunicorn import spool_directories
+from multicore_server.worker.blocked import Blocked
 from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 from multicore_server.worker.heart import Heart
 from multicore_server.worker.proxied import announcements
 from multicore_server.worker.signals import HANDLED, LoopSignals
+from multicore_server.worker.watch import LoopWatch, patience
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -125,7 +129,10 @@ class WorkerServer(uvicorn.Server):
         )
         parts = (worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat)
         timeout, identity = worker.cfg.timeout, lambda: worker.identity
-        self.heart = Heart(self.state, self.acceptor, parts, timeout=timeout, identity=identity)
+        self.watch = LoopWatch(self.state, self._make_blocked(identity), self._dispatcher_for_a_thread())
+        self.heart = Heart(
+            self.state, self.acceptor, parts, timeout=timeout, identity=identity, watch=self.watch
+        )
         self._choose_listener()
 
     def _place_and_gate(self) -> tuple[Dispatcher | None, OpenGate]:
@@ -137,6 +144,18 @@ class WorkerServer(uvicorn.Server):
         if not inline:
             return dispatcher, OpenGate()
         return dispatcher, InlineGate(lambda connections: self._is_quick(dispatcher, connections))
+
+    def _make_blocked(self, identity: Callable[[], str]) -> Blocked:
+        context, cfg = self.worker.context, self.worker.cfg
+        warning = patience(context.settings.block_warning, cfg.timeout, inline=self.state.gate.inline)
+        in_hand = partial(context.requests.of, context.number)
+        return Blocked(self.row, threading.get_ident(), warning, identity, in_hand)
+
+    def _dispatcher_for_a_thread(self) -> Callable[[], Dispatcher] | None:
+        context = self.worker.context
+        if self.acceptor.dispatcher is None:
+            return None
+        return partial(Dispatcher, context.handover, context.instance, context.row)
 
     def _is_quick(self, dispatcher: Dispatcher | None, connections: int) -> bool:
         """Whether so many connections wait here for a moment only. By its mean, a worker is quick that has
@@ -229,6 +248,7 @@ class WorkerServer(uvicorn.Server):
         self.worker.watch(loop)
         await self.on_tick(0)
         self.heart.beat()
+        self.watch.start(self.worker.identity)
         self.worker.on_started()
         while not self.should_exit:
             await self._told.wait()
@@ -275,6 +295,7 @@ class WorkerServer(uvicorn.Server):
         if await self.worker.on_drained(self._left(deadline)):
             self._gave_up = True
         await self._end_app(deadline)
+        self.watch.end()
         if self._gave_up:
             self.worker.end_in_any_case()
 

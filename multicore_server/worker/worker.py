@@ -22,6 +22,7 @@ from gunicorn.workers import base
 from multicore_server import cluster
 from multicore_server.cluster.calls import Apart
 from multicore_server.cluster.messaging import descriptors_of, encoded
+from multicore_server.connections import http2
 from multicore_server.connections.limits import limits_of
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
@@ -33,8 +34,8 @@ from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import cycle, failures, loggers, loop, meter
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.engine import make_config, unknown_protocol, wants_access_log
-from multicore_server.worker.forked_children import ForkedChildren
+from multicore_server.worker.engine import about_protocol, is_movable, make_config, wants_access_log
+from multicore_server.worker.forked_children import ForkedChildren, waited_for
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
@@ -180,18 +181,23 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if self.interface == "wsgi":
             loggers.explain_upgrades()
         self.count_requests(config, proxied)
-        if (line := unknown_protocol(config)) and self.context.instance == 0:  # once, not for each worker
+        if (line := about_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         loop.run(self._serve(config, self._listeners), loop_factory)
+        if pids := waited_for():
+            text = "%s multiprocessing waits for its child processes %s, which are not daemonic"
+            self.log.warning(text, self.identity, ", ".join(map(str, pids)))
 
     def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
-        context = self.context
+        context, protocol = self.context, config.http_protocol_class
         in_hand, queue = context.requests.writer(context.number), self._queue_time()
         if proxied is not None:
             proxied.on_client = in_hand.rename_client
             proxied.on_start = queue.told
-        cycle.install(context.row, in_hand, meter.modules_of(config.http_protocol_class), queue)
+        phased = is_movable(protocol)  # its connections count what they have
+        modules = meter.modules_of(protocol)
+        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, queue)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

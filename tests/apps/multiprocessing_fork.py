@@ -39,6 +39,15 @@ async def pooled() -> int:
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         raise NotImplementedError
+    if scope["path"] == "/stays":
+        child = context.Process(target=sleep)
+        child.start()
+        await reply(send, child.pid)
+        return
     answer = {"pid": os.getpid(), "code": await terminated(), "pooled": await pooled()}
+    await reply(send, answer)
+
+
+async def reply(send: Any, answer: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})

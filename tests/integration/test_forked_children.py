@@ -114,3 +114,13 @@ def test_multiprocessing_ends_its_children_alone(make_server: MakeServer, loop: 
         told = server.get().json()
         assert told == {"pid": worker, "code": -signal.SIGTERM, "pooled": 6}
     assert "draining" not in server.log
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_keeps_a_worker_from_ending_is_named(make_server: MakeServer) -> None:
+    server = make_server(source("multiprocessing_fork")).start(*OPTIONS, ready=1)
+    child = server.get("/stays").json()
+    server.signal(signal.SIGTERM)
+    server.wait_logged(rf"\[WARNING\] .* multiprocessing waits for its child processes {child}, ")
+    os.kill(child, signal.SIGKILL)
+    assert server.wait_exit() == 0

@@ -19,6 +19,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.support.addresses import free_port
 from tests.support.apps import SCOPE, source
+from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
 from tests.support.waiting import PATIENCE, wait_for
@@ -197,7 +198,7 @@ def test_wsgi_answers(make_server: MakeServer, connect: Connect, threads: str) -
 
 
 @THREADS
-@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("http", PARSERS)
 def test_wsgi_answers_a_client_that_sends_no_more(
     make_server: MakeServer, connect: Connect, threads: str, http: str
 ) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.support.apps import SCOPE, source
+from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
 from tests.support.waiting import wait_for
@@ -22,7 +23,7 @@ from tests.support.waiting import wait_for
 WSGI = source("wsgi_scope")
 RUN = [sys.executable, "-m", "multicore_server", "run"]
 
-both = pytest.mark.parametrize("http", ["httptools", "h11"])
+both = pytest.mark.parametrize("http", PARSERS)
 apps = pytest.mark.parametrize("app", [SCOPE, WSGI], ids=["asgi", "wsgi"])
 
 
@@ -98,12 +99,14 @@ def test_heads_are_limited(app: str, http: str, command: str, make_server: MakeS
         more = {"command": [*RUN, "--port", str(server.port), "--http", http], "bind": ""}
     server.start("-w", "1", ready=1, env={"UVICORN_HTTP": http}, **more)
     line = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    wide = http != "zttp"  # which has a limit of its own for the number of fields
     fields = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + b"X-Y: z\r\n" * 200 + b"\r\n"
     assert to_end(server.port, line % (b"x" * 3000))[:12] == b"HTTP/1.1 200"
     assert to_end(server.port, line % (b"x" * 5000))[:12] == (
         b"HTTP/1.1 414" if command == "gunicorn" else b"HTTP/1.1 200"
     )
-    assert to_end(server.port, fields)[:12] == (b"HTTP/1.1 431" if command == "gunicorn" else b"HTTP/1.1 200")
+    let_through = command == "run" and wide
+    assert to_end(server.port, fields)[:12] == (b"HTTP/1.1 200" if let_through else b"HTTP/1.1 431")
     worker = server.children()[0]
     before = resident(worker)
     flood = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X-Y: %s\r\n" % (b"z" * 7000) * 3000
@@ -112,7 +115,7 @@ def test_heads_are_limited(app: str, http: str, command: str, make_server: MakeS
     assert to_end(server.port, line % b"after")[:12] == b"HTTP/1.1 200"
 
 
-@both
+@pytest.mark.parametrize("http", ["httptools", "h11"])  # zttp's limit is not to be set
 def test_uvicorns_option_is_the_limit_of_a_head(http: str, make_server: MakeServer) -> None:
     server = make_server(SCOPE)
     options = ["--port", str(server.port), "--http", http, "--h11-max-incomplete-event-size", "200000"]

@@ -11,11 +11,12 @@ import pytest
 
 from tests.support.draining import drain
 from tests.support.moving_connections import wait_drained
+from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connect, Connection, request
 from tests.support.server import MakeServer, Server
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-HTTP = pytest.mark.parametrize("http", ["httptools", "h11"])
+HTTP = pytest.mark.parametrize("http", PARSERS)
 
 
 def used(server: Server, connect: Connect) -> Connection:

@@ -14,6 +14,7 @@ import websockets.sync.client
 
 from tests.support.addresses import LOCAL
 from tests.support.apps import SCOPE
+from tests.support.parsers import PARSERS
 from tests.support.proxies import TELLING, WSGI, MakeProxy, serve, told
 from tests.support.raw_client import request
 from tests.support.server import MakeServer
@@ -48,7 +49,7 @@ app = Starlette(routes=[Route("/go", go), Route("/arrived", arrived)])
 """
 
 kinds = pytest.mark.parametrize("app", [SCOPE, WSGI], ids=["asgi", "wsgi"])
-parsers = pytest.mark.parametrize("http", ["httptools", "h11"])
+parsers = pytest.mark.parametrize("http", PARSERS)
 
 
 @pytest.mark.parametrize("app", [FLASK, STARLETTE], ids=["flask", "starlette"])

@@ -16,6 +16,7 @@ import websockets.sync.client
 
 from tests.support.addresses import LOCAL
 from tests.support.apps import SCOPE
+from tests.support.parsers import PARSERS
 from tests.support.processes import gone
 from tests.support.proxies import RUN, TELLING, WSGI, MakeProxy, Proxy, serve, told
 from tests.support.raw_client import Connect, Connection, request
@@ -23,7 +24,7 @@ from tests.support.server import MakeServer
 from tests.support.waiting import PATIENCE, wait_for
 
 kinds = pytest.mark.parametrize("app", [SCOPE, WSGI], ids=["asgi", "wsgi"])
-parsers = pytest.mark.parametrize("http", ["httptools", "h11"])
+parsers = pytest.mark.parametrize("http", PARSERS)
 commands = pytest.mark.parametrize("command", ["gunicorn", "run"])
 
 SENDS = {"send-proxy": "v1", "send-proxy-v2": "v2"}

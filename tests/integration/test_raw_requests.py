@@ -14,11 +14,12 @@ import pytest
 
 from tests.support.addresses import LOCAL
 from tests.support.apps import source
+from tests.support.parsers import PARSERS
 from tests.support.raw_requests import RAW_REQUESTS, RawRequest
 from tests.support.server import Server
 
 QUIET = 0.5  # seconds in which nothing comes any more
-SERVERS = [(http, app) for http in ("httptools", "h11") for app in ("app:app", "app:wsgi")]
+SERVERS = [(http, app) for http in PARSERS for app in ("app:app", "app:wsgi")]
 
 
 @dataclass(frozen=True, slots=True)

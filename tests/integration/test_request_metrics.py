@@ -22,6 +22,7 @@ from tests.support.monitored_server import (
     requests,
     send,
 )
+from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connection, request
 from tests.support.server import Server
 
@@ -58,7 +59,7 @@ def leave_stream(server: Server, path: str = "/endless") -> None:
 # --- requests by method and code
 
 
-@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("http", PARSERS)
 def test_asgi_requests_are_counted_exactly(counted: MonitoredServer, http: str) -> None:
     counted.start("-w", "2", env={"UVICORN_HTTP": http}, ready=2)
     metrics = counted.metrics()

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connect, Connection, request
 from tests.support.server import MakeServer, Server
 from tests.support.waiting import wait_for
@@ -112,7 +113,7 @@ def test_a_client_that_expects_to_be_asked_is_answered_before_its_body(
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("http", PARSERS)
 def test_an_answer_that_comes_early_is_read_by_a_client_that_still_sends(
     make_server: MakeServer, connect: Connect, loop: str, http: str
 ) -> None:

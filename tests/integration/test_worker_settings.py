@@ -305,6 +305,15 @@ def test_a_default_start_warns_of_nothing(make_server: MakeServer) -> None:
     assert server.logged(r"\[(WARNING|ERROR|CRITICAL)\]|[Ww]arning") == []
 
 
+def test_what_is_perhaps_not_meant_is_said_in_one_line_each(server: Server) -> None:
+    server.write("conf.py", "timeot = 40\nmin_uptime = 1000\nAPP_NAME = 'mine'\n")
+    server.start("-w", "2", "-c", "conf.py", ready=2)
+    unit, typo = server.logged("WARNING")
+    assert re.search(r"timeot \(in the config .*conf\.py\) is not a setting: did you mean timeout\?$", typo)
+    assert "min_uptime" in unit
+    assert unit.endswith("if these are PM2's milliseconds, give 1000ms, otherwise 1000s")
+
+
 def test_what_has_no_effect_is_said_in_one_line_each(make_server: MakeServer) -> None:
     server = make_server(SCOPE)
     server.write("gunicorn.conf.py", "casefold_http_method = True\nstrip_header_spaces = True\n")

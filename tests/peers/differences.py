@@ -12,13 +12,28 @@ from tests.peers.verdict import Difference
 
 RAW = "tests/peers/raw_requests.py::test_"
 HTTP = "tests/protocols/test_http.py::"
+HTTP2 = "tests/protocols/test_http2.py::"
 
 TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     # --- uvicorn: connections and requests ---
     (
         "uvicorn classes *",
-        (f"{HTTP}test_invalid_http_request[httptools-*", f"{HTTP}test_invalid_http_request[h11-*"),
+        (
+            f"{HTTP}test_invalid_http_request[httptools-*",
+            f"{HTTP}test_invalid_http_request[h11-*",
+            f"{HTTP}test_invalid_http_request[zttp-*",
+        ),
         "a refusal says the status in words; uvicorn's 400 has a text of its own",
+    ),
+    (
+        "uvicorn classes *",
+        (f"{HTTP2}test_eof_received_is_a_no_op",),
+        "false and not none: the loop closes the transport for both",
+    ),
+    (
+        "uvicorn classes *",
+        (f"{HTTP2}test_negotiator_times_out_silent_connection",),
+        "a client that says nothing has header_timeout, with every protocol",
     ),
     (
         "uvicorn classes *",

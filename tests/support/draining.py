@@ -8,6 +8,7 @@ import signal
 
 import psutil
 
+from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connection, request
 from tests.support.server import Server
 from tests.support.waiting import wait_for
@@ -15,7 +16,7 @@ from tests.support.waiting import wait_for
 TERM_WORKER = "TERM to the worker"
 TERM_ARBITER = "TERM to the arbiter"
 
-PROTOCOLS = {"httptools": {"UVICORN_HTTP": "httptools"}, "h11": {"UVICORN_HTTP": "h11"}}
+PROTOCOLS = {http: {"UVICORN_HTTP": http} for http in PARSERS}
 LOOPS = {"uvloop": {"UVICORN_LOOP": "uvloop"}, "asyncio": {"UVICORN_LOOP": "asyncio"}}
 
 

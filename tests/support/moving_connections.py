@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.support.apps import source
+from tests.support.parsers import HAS_ZTTP
 from tests.support.raw_client import Connection, request
 from tests.support.server import Server
 from tests.support.waiting import wait_for
@@ -17,6 +18,7 @@ APPS = {"asgi": APP, "wsgi": WSGI}
 ENGINES = {
     "uvloop": {"UVICORN_LOOP": "uvloop", "UVICORN_HTTP": "httptools"},
     "asyncio": {"UVICORN_LOOP": "asyncio", "UVICORN_HTTP": "h11"},
+    **({"zttp": {"UVICORN_HTTP": "zttp"}} if HAS_ZTTP else {}),
 }
 
 

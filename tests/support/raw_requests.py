@@ -205,6 +205,46 @@ SMUGGLING = [
         REFUSED_OR_WAITED_FOR,
         ("POST / ",),
     ),
+    *(
+        RawRequest(
+            f"{byte!r} in a chunk extension",
+            "7.1.1",
+            chunked(b"5;a" + byte + b"b\r\nhello\r\n0\r\n\r\n"),
+            REFUSED_OR_CUT,
+            ("POST / ",),
+        )
+        for byte in (b"\r", b"\0", b"\x0b", b"\x7f", b'="\r"')
+    ),
+    RawRequest(
+        "a carriage return in the extension of the last chunk",
+        "7.1.1",
+        chunked(b"5\r\nhello\r\n0;a\rb\r\n\r\n" + SMUGGLED),
+        REFUSED_OR_CUT,
+        ("POST / ",),
+    ),
+    RawRequest(
+        "a carriage return before the end of a chunk header",
+        "7.1.1",
+        chunked(b"5;a\r\r\nhello\r\n0\r\n\r\n"),
+        REFUSED_OR_CUT,
+        ("POST / ",),
+    ),
+    *(
+        RawRequest(
+            f"the end {end!r}",
+            "7.1.2",
+            chunked(b"5\r\nhello\r\n" + end + SMUGGLED),
+            REFUSED_OR_CUT,
+            ("POST / ",),
+        )
+        for end in (
+            b"0\r\n\n",
+            b"0\n\r\n",
+            b"0\r\nX: y\n\n",
+            b"0\r\nX: y\nZ: w\r\n\r\n",
+            b"0\r\nX: y\rZ: w\r\n\r\n",
+        )
+    ),
     RawRequest(
         "a line feed in a chunk extension",
         "7.1.1",
@@ -232,7 +272,7 @@ FIELDS = [
         "3.2",
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         REFUSED,
-        known=(Known("h", "200", SEEN, "neither parser looks into it, nor does uvicorn"),),
+        known=(Known("", "200", SEEN, "no parser looks into it, nor does uvicorn"),),
     ),
     RawRequest("a null in a value", "RFC 9110 5.5", get(b"X-A: a\0b"), REFUSED),
     RawRequest("a byte that is not ASCII in a value", "RFC 9110 5.5", get(b"X-A: \xff"), OK, SEEN),
@@ -259,7 +299,10 @@ REQUEST_LINES = [
         b"\r\n" + get(),
         OK,
         SEEN,
-        known=(Known("h11", "400 closed", (), "h11 refuses what it should ignore"),),
+        known=(
+            Known("h11", "400 closed", (), "h11 refuses what it should ignore"),
+            Known("zttp", "400 closed", (), "as h11"),
+        ),
     ),
     RawRequest("a space in the target", "3.2", get(path=b"/a b"), REFUSED),
     RawRequest("two spaces", "3", b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", OPEN, SEEN),
@@ -272,6 +315,7 @@ REQUEST_LINES = [
         ("GET /absolute ",),
         known=(
             Known("h11 app:app", "200", ("GET http://a/absolute ",), "uvicorn takes the target for the path"),
+            Known("zttp app:app", "200", ("GET http://a/absolute ",), "as h11"),
         ),
     ),
     RawRequest("asterisk form", "3.2.4", get(path=b"*", method=b"OPTIONS"), OPEN, ("OPTIONS * ",)),
@@ -283,7 +327,10 @@ REQUEST_LINES = [
         "3.2.3",
         get(path=b"a:443", method=b"CONNECT"),
         ("400 closed", "405", "501 closed"),
-        known=(Known("h11", "200 closed", ("CONNECT a:443 ",), "the app is asked: it may be a proxy"),),
+        known=(
+            Known("h11", "200 closed", ("CONNECT a:443 ",), "the app is asked: it may be a proxy"),
+            Known("zttp", "200 closed", ("CONNECT a:443 ",), "as h11"),
+        ),
     ),
     RawRequest(
         "a method of its own",
@@ -340,7 +387,7 @@ REQUEST_LINES = [
     RawRequest("a version in small letters", "2.3", get(version=b"http/1.1"), REFUSED),
     RawRequest("a version that is too long", "2.3", get(version=b"HTTP/1.10"), REFUSED),
     RawRequest("a null in the target", "3.2", get(path=b"/\0"), REFUSED),
-    RawRequest("bytes of TLS", "3", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", REFUSED_OR_CUT),
+    RawRequest("bytes of TLS", "3", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", REFUSED_OR_WAITED_FOR),
 ]
 
 RAW_REQUESTS = [*FRAMING, *SMUGGLING, *FIELDS, *REQUEST_LINES]

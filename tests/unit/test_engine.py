@@ -66,12 +66,12 @@ def test_uvicorns_protocols_are_movable(http: str) -> None:
     config, interface = make(overrides={"http": http})
     assert interface == "asgi3"
     assert issubclass(config.http_protocol_class, MovableProtocol)
-    assert engine.unknown_protocol(config) == ""
+    assert engine.about_protocol(config) == ""
 
 
 def test_a_protocol_that_is_not_known_is_named_in_one_line() -> None:
     config, _ = make(overrides={"http": asyncio.Protocol})
-    assert engine.unknown_protocol(config) == (
+    assert engine.about_protocol(config) == (
         "the HTTP protocol asyncio.protocols.Protocol is not one that multicore_server knows: it is served, "
         "its requests are not counted, and its connections end with their worker"
     )

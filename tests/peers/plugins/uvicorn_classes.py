@@ -10,16 +10,23 @@ from typing import Any
 
 import pytest
 import uvicorn.server
-from uvicorn.protocols.http import h11_impl, httptools_impl
+from uvicorn.protocols.http import auto_zttp_impl, h11_impl, httptools_impl, zttp_h2_impl, zttp_impl
 
 from multicore_server.connections.factory import movable
 from multicore_server.connections.inline import OpenGate
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.ipc.scoreboard import Scoreboard
-from multicore_server.worker import cycle
+from multicore_server.worker import cycle, meter
 
 from .fixtures import Replacing  # these plugins' folder is not called `tests` there: uvicorn's own is
 
+PROTOCOLS: tuple[tuple[Any, str], ...] = (
+    (h11_impl, "H11Protocol"),
+    (httptools_impl, "HttpToolsProtocol"),
+    (auto_zttp_impl, "AutoZttpProtocol"),  # before the two that it makes: it is told of theirs
+    (zttp_impl, "ZttpProtocol"),
+    (zttp_h2_impl, "ZttpH2Protocol"),
+)
 BOARD = Scoreboard(1)
 
 
@@ -31,8 +38,8 @@ class State(ConnectionsState):
 
 
 def place() -> None:
-    cycle.install(BOARD.row(0))
-    for module, name in ((h11_impl, "H11Protocol"), (httptools_impl, "HttpToolsProtocol")):
+    cycle.install(BOARD.row(0), modules=meter.modules_of(zttp_impl.ZttpProtocol))
+    for module, name in PROTOCOLS:
         ours = movable(getattr(module, name))
         ours.__name__ = name  # tests ask for it, to skip what its parser cannot do
         setattr(module, name, ours)

@@ -30,7 +30,8 @@ DEFAULTS = Settings(
     exp_backoff_restart_delay=0.1, max_restart_delay=15.0, backoff_reset=30.0, stop_exit_codes=frozenset(),
     max_memory_restart=None, max_memory_kill=None, memory_metric="uss", memory_check_interval=1.0,
     max_lifetime=None, max_lifetime_jitter=Jitter(10, percent=True), cron_restart=None, listen_timeout=60.0,
-    wait_ready=False, reload_surge=1, draining_limit=3, shutdown_delay=0.0, scheduling="least",
+    wait_ready=False, reload_surge=1, draining_limit=3, shutdown_delay=0.0,
+    block_warning=1.0, scheduling="least",
     metrics_bind="127.0.0.1:9464", metrics_hosts=frozenset(),
     metrics_path=None, instance_var="MULTICORE_INSTANCE",
     limit_request_body=None, header_timeout=30.0, body_timeout=60.0, send_timeout=60.0, app_metrics=True,
@@ -60,6 +61,7 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "reload_surge": ("2", 2, 2, ("0", -1)),
     "draining_limit": ("2", 2, 2, ("0", 4, -1)),
     "shutdown_delay": ("5s", 5, 5.0, ("-5s", "x")),
+    "block_warning": ("500ms", 0.5, 0.5, ("0", "-1", "soon")),
     "scheduling": ("shared", "shared", "shared", ("random", True)),
     "metrics_bind": ("unix:/run/m", "unix:/run/m", "unix:/run/m", ("9464", 9464, "localhost:99999")),
     "metrics_hosts": (

@@ -1,0 +1,80 @@
+"""Keeps an event loop from reading a connection, from another thread than the loop's.
+
+The loop stands still meanwhile, in a call of the app's. What it would do when it goes on is taken away from
+it: the kernel reports nothing more of the connection, and what it has reported already is not looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import weakref
+from typing import Any, Protocol
+
+
+class Reading(Protocol):
+    def stop(self, connection: Any) -> bool:
+        """Whether the connection was read from, and is not any more."""
+        ...
+
+    def resume(self, connection: Any) -> None:
+        """Undo `stop`."""
+        ...
+
+
+def reading_of(loop: Any) -> Reading | None:
+    """None for a loop of another kind, or a system without epoll."""
+    if not hasattr(select, "epoll"):
+        return None
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        return OfAsyncio(loop) if hasattr(loop, "_remove_reader") else None
+    if type(loop).__module__.partition(".")[0] == "uvloop" and hasattr(loop, "_get_backend_id"):
+        return OfUvloop(loop._get_backend_id())
+    return None
+
+
+class OfUvloop:
+    """Its loop reads what epoll reports, and runs nothing of the app's between the two."""
+
+    def __init__(self, backend: int) -> None:
+        own = os.dup(backend)  # the same epoll, see epoll(7): an object that closes it may go
+        self._epoll = select.epoll.fromfd(own)
+        weakref.finalize(self, self._epoll.close)
+
+    def stop(self, connection: Any) -> bool:
+        try:
+            self._epoll.unregister(_descriptor(connection))
+        except OSError:  # it is paused, or not yet known there
+            return False
+        return True
+
+    def resume(self, connection: Any) -> None:
+        try:
+            self._epoll.register(_descriptor(connection), select.EPOLLIN)
+        except OSError:  # it is closed meanwhile
+            return
+
+
+class OfAsyncio:
+    """Its loop puts what epoll reports into a queue: what is there already is cancelled."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def stop(self, connection: Any) -> bool:
+        return bool(self._loop._remove_reader(_descriptor(connection)))
+
+    def resume(self, connection: Any) -> None:
+        self._loop.call_soon_threadsafe(self._resume, connection)
+
+    def _resume(self, connection: Any) -> None:
+        transport = connection.transport
+        if not transport.is_closing():
+            ready = getattr(transport, "_read_ready", None)
+            self._loop._add_reader(_descriptor(connection), ready)
+
+
+def _descriptor(connection: Any) -> int:
+    number: int = connection.transport.get_extra_info("socket").fileno()
+    return number

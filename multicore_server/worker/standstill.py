@@ -1,0 +1,115 @@
+"""What a thread is doing, by its frames: whether it is within the app's code, and where.
+
+Pure, but for a look at the source of a line.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
+# Parts of ours in which the loop's thread deals with connections itself.
+OF_THE_LOOP = (
+    f"{OURS}connections{os.sep}",
+    *(f"{OURS}worker{os.sep}{name}.py" for name in ("server", "heart", "drain")),
+)
+# The loop's own code: on top where it waits, or in between where it reads.
+LOOPS = (
+    "asyncio/runners.py",
+    "asyncio/base_events.py",
+    "asyncio/events.py",
+    "selectors.py",
+    "worker/loop.py",
+)
+READS = ("asyncio/selector_events.py", "asyncio/sslproto.py")
+SERVERS = frozenset({"multicore_server", "uvicorn", "gunicorn", "uvloop", "httptools", "h11"})
+LONGEST = 60  # characters of a line of code
+
+
+class Place(NamedTuple):
+    """A line of code: ``file`` as short as it can be said, ``call`` what it calls."""
+
+    file: str
+    line: int
+    function: str
+    call: str
+
+    def __str__(self) -> str:
+        call = f" ({self.call})" if self.call else ""
+        return f"{self.file}:{self.line} in {self.function}{call}"
+
+
+def frames(top: FrameType | None) -> Iterator[FrameType]:
+    """The innermost first."""
+    while top is not None:
+        yield top
+        top = top.f_back
+
+
+def is_in_app(top: FrameType | None) -> bool:
+    """Whether the loop's thread is in a call of the app's, and neither the loop nor we are at work below it:
+    then the loop reads nothing before that call has returned."""
+    if top is None or top.f_code.co_filename.endswith(LOOPS):
+        return False
+    names = [frame.f_code.co_filename for frame in frames(top)]
+    return not any(name.endswith(READS) or name.startswith(OF_THE_LOOP) for name in names)
+
+
+def place_of(top: FrameType | None) -> Place | None:
+    """The innermost line of the app's own code; where there is none, of a library's."""
+    found = _innermost(top, _is_apps) or _innermost(top, _is_a_librarys)
+    if found is None:
+        return None
+    frame, below = found
+    code = frame.f_code
+    call = _name(below) if below is not None else _source(code.co_filename, frame.f_lineno)
+    return Place(_short(code.co_filename), frame.f_lineno, code.co_name, call)
+
+
+def _innermost(top: FrameType | None, wanted: object) -> tuple[FrameType, FrameType | None] | None:
+    below = None
+    for frame in frames(top):
+        if wanted(frame):  # type: ignore[operator]
+            return frame, below
+        below = frame
+    return None
+
+
+_ROOTS = tuple(
+    {f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+
+def _is_apps(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    return not (name.startswith(("<", *_ROOTS, OURS)) or "site-packages" in name)
+
+
+def _is_a_librarys(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return module not in SERVERS and not frame.f_code.co_filename.startswith(OURS)
+
+
+def _name(frame: FrameType) -> str:
+    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
+
+
+def _source(file: str, line: int) -> str:
+    text = linecache.getline(file, line).strip()
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _short(file: str) -> str:
+    """Below the directory that the server runs in, or the last parts of a library's path."""
+    if file.startswith(f"{Path.cwd()}{os.sep}"):
+        return os.path.relpath(file)
+    for root in sorted(_ROOTS, key=len, reverse=True):
+        if file.startswith(root):
+            return file.removeprefix(root)
+    return file

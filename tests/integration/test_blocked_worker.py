@@ -1,0 +1,258 @@
+"""A worker whose event loop stands still holds up what it has in hand, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.addresses import LOCAL
+from tests.support.command_line import Operator
+from tests.support.server import Server
+from tests.support.waiting import wait_for
+
+ASGI = """
+import os, time
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    if scope["path"].startswith("/block/"):
+        block(float(scope["path"].removeprefix("/block/")))
+    answer = b"%d %s " % (os.getpid(), scope["path"].encode()) + body
+    await send({"type": "http.response.start", "status": 200,
+                "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send({"type": "http.response.body", "body": answer})
+
+def block(seconds):
+    time.sleep(seconds)
+"""
+WSGI = """
+import os, time
+
+def app(environ, start_response):
+    body = environ["wsgi.input"].read()
+    path = environ["PATH_INFO"]
+    if path.startswith("/block/"):
+        block(float(path.removeprefix("/block/")))
+    answer = b"%d %s " % (os.getpid(), path.encode()) + body
+    start_response("200 OK", [("Content-Length", str(len(answer)))])
+    return [answer]
+
+def block(seconds):
+    time.sleep(seconds)
+"""
+KINDS = pytest.mark.parametrize("source", [ASGI, WSGI], ids=["asgi", "wsgi"])
+LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+
+
+OPEN: list[socket.socket] = []  # until the test ends
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+class Client:
+    """A connection that is kept alive."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection((LOCAL, server.port), timeout=30)
+        OPEN.append(self.socket)
+        self.rest = b""
+        self.pid = 0
+
+    def send(self, path: str, body: bytes = b"") -> None:
+        self.socket.sendall(request(path, body))
+
+    def read(self) -> bytes:
+        """The body of the next response."""
+        while b"\r\n\r\n" not in self.rest:
+            self._more()
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        while len(self.rest) < length:
+            self._more()
+        body, self.rest = self.rest[:length], self.rest[length:]
+        pid, _, said = body.partition(b" ")
+        self.pid = int(pid)
+        return said
+
+    def ask(self, path: str, body: bytes = b"") -> float:
+        """Seconds until the answer, which is the right one."""
+        began = time.monotonic()
+        self.send(path, body)
+        assert self.read() == path.encode() + b" " + body
+        return time.monotonic() - began
+
+    def _more(self) -> None:
+        data = self.socket.recv(65536)
+        assert data, "the connection was closed"
+        self.rest += data
+
+
+def request(path: str, body: bytes) -> bytes:
+    return b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+
+
+def start(
+    server: Server, source: str, loop: str = "uvloop", *, workers: int = 4, env: dict[str, str] | None = None
+) -> None:
+    server.write("app.py", source)
+    given = {**(env or {}), "UVICORN_LOOP": loop}
+    server.start("-w", str(workers), "--keep-alive", "60", env=given, ready=workers)
+
+
+@LOOPS
+@KINDS
+def test_idle_connections_of_a_blocked_worker_are_served_by_others(
+    server: Server, source: str, loop: str
+) -> None:
+    start(server, source, loop)
+    clients = [Client(server) for _ in range(32)]
+    for client in clients:
+        client.ask("/first")
+    blocked = Counter(client.pid for client in clients)
+    blocker = clients[0]
+    victim, with_it = blocker.pid, blocked[blocker.pid]
+    assert with_it > 1
+    time.sleep(1.5)  # the workers rest: nobody looks after anybody often
+    blocker.send("/block/4")
+    time.sleep(0.05)
+    waits = [client.ask("/second") for client in clients[1:]]
+    assert max(waits) < 2, "on a machine that is busy; 0.2 s on one that is not"
+    assert all(client.pid != victim for client in clients[1:])
+    assert blocker.read() == b"/block/4 "
+    assert blocker.pid == victim
+    for client in clients:
+        client.ask("/third")
+    if source is ASGI:
+        server.wait_logged(rf"pid={victim} the event loop has been blocked for 1.\d s by app.py:19 in block")
+        server.wait_logged(
+            r"was blocked for [34].\d s by app.py:19 in block \(time.sleep.*POST /block/4; it runs"
+        )
+    else:
+        assert not server.logged("event loop")
+
+
+@KINDS
+def test_with_one_worker_they_stay(server: Server, source: str) -> None:
+    start(server, source, workers=1)
+    idle, blocker = Client(server), Client(server)
+    idle.ask("/first")
+    blocker.ask("/first")
+    blocker.send("/block/1.5")
+    time.sleep(0.05)
+    assert idle.ask("/second") > 0.5
+    assert blocker.read() == b"/block/1.5 "
+    blocker.ask("/third")
+
+
+def test_a_warning_can_be_left_out_and_comes_early_where_it_is_wanted(server: Server) -> None:
+    server.write("gunicorn.conf.py", 'block_warning = "200ms"')
+    start(server, ASGI, workers=1)
+    client = Client(server)
+    client.ask("/block/0.6")
+    server.wait_logged(
+        r"WARNING.*blocked for 0.\d s by app.py:19 in block \(time.sleep\(seconds\)\); POST /block/0.6$"
+    )
+    server.write("gunicorn.conf.py", 'block_warning = "none"')
+    server.signal(signal.SIGHUP)
+    server.wait_logged("reload done")
+    seen = len(server.logged("event loop"))
+    client.ask("/block/1.5")
+    client.ask("/after")
+    assert len(server.logged("event loop")) == seen
+
+
+@LOOPS
+@KINDS
+def test_no_byte_is_lost_or_served_twice_while_workers_block_all_the_time(
+    server: Server, operator: Operator, source: str, loop: str
+) -> None:
+    """Clients that send in pieces, pipeline and block; each answer is compared."""
+    start(server, source, loop, env=operator.env)
+    failures: list[str] = []
+    answered: Counter[str] = Counter()
+    end = time.monotonic() + 8
+
+    def work(number: int) -> None:
+        dice = random.Random(number)
+        client = Client(server)
+        try:
+            while time.monotonic() < end:
+                how = dice.choice(["plain", "plain", "pieces", "pipeline", "block", "idle"])
+                act(client, how, dice)
+                answered[how] += 1
+        except (AssertionError, OSError) as exc:
+            failures.append(f"{number}: {exc!r}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    metrics = operator.run("metrics").stdout
+    assert failures == []
+    assert min(answered[how] for how in ("plain", "pieces", "pipeline", "block")) > 5
+    assert float(re.findall(r"^multicore_connections_migrated_total (.*)", metrics, re.MULTILINE)[0]) > 0
+
+
+def act(client: Client, how: str, dice: random.Random) -> None:
+    body = os.urandom(dice.choice([0, 10, 5000]))
+    path = f"/{dice.getrandbits(32)}"
+    if how == "plain":
+        client.ask(path, body)
+    elif how == "pieces":
+        whole = request(path, body)
+        cut = dice.randrange(1, len(whole))
+        client.socket.sendall(whole[:cut])
+        time.sleep(dice.random() * 0.3)
+        client.socket.sendall(whole[cut:])
+        assert client.read() == path.encode() + b" " + body
+    elif how == "pipeline":
+        client.socket.sendall(request(path + "/1", body) + request(path + "/2", b""))
+        assert client.read() == path.encode() + b"/1 " + body
+        assert client.read() == path.encode() + b"/2 "
+    elif how == "block":
+        client.ask(f"/block/{dice.choice([0.05, 0.3, 0.5])}")
+    else:
+        time.sleep(dice.random())
+
+
+def test_a_sibling_that_is_stopped_gets_none(server: Server) -> None:
+    start(server, ASGI, workers=3)
+    clients = [Client(server) for _ in range(24)]
+    for client in clients:
+        client.ask("/first")
+    blocker = clients[0]
+    stopped = next(client.pid for client in clients if client.pid != blocker.pid)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        time.sleep(0.5)
+        mine = [client for client in clients[1:] if client.pid == blocker.pid]
+        blocker.send("/block/3")
+        time.sleep(0.05)
+        for client in mine:
+            assert client.ask("/second") < 2
+            assert client.pid not in (stopped, blocker.pid)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert blocker.read() == b"/block/3 "
+    wait_for(lambda: all(client.ask("/third") < 5 for client in clients))

@@ -1,0 +1,339 @@
+"""What a thread gives away of a worker whose event loop stands still: by real loops, in real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from multicore_server.connections.dispatcher import Dispatcher
+from multicore_server.connections.inboxes import Handed, Kind
+from multicore_server.connections.reading import reading_of
+from multicore_server.connections.rescue import BATCH, Rescue
+from multicore_server.ipc.scoreboard import Item
+from multicore_server.worker.standstill import is_in_app
+from tests.unit.acceptor.workplace import Workplace
+from tests.unit.fake_transport import GET
+
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+class Blocked(Workplace):
+    """A worker with idle connections, whose loop a function keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+        reading = reading_of(self.loop)
+        assert reading is not None
+        dispatcher = Dispatcher(self.handover, 0, self.row)
+        self.rescue = Rescue(self.state, dispatcher, reading, self.is_in_app, self.loop.call_soon_threadsafe)
+        self.found: list[Handed] = []
+
+    def is_in_app(self) -> bool:
+        return is_in_app(sys._current_frames().get(self.thread))
+
+    async def idle(self, number: int) -> list[socket.socket]:
+        """So many connections that have had a response."""
+        await self.acceptor.open([self.listener])
+        clients = [self.connect() for _ in range(number)]
+        for client in clients:
+            assert await self.answered(client)
+        self.wake_sibling()
+        return clients
+
+    def while_blocked(self, function: Callable[[], object]) -> None:
+        """The loop's thread is in the app's code meanwhile."""
+        failed: list[BaseException] = []
+
+        def other() -> None:
+            try:
+                while not self.is_in_app():
+                    time.sleep(0.001)
+                function()
+            except BaseException as exc:  # noqa: BLE001 - raised below
+                failed.append(exc)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        while thread.is_alive():
+            time.sleep(0.001)
+        if failed:
+            raise failed[0]
+
+    def take(self) -> list[Handed]:
+        """What has come to the sibling."""
+        while taken := self.handover.inboxes.receive(1):
+            self.found += taken
+        return self.found
+
+    async def end(self) -> None:
+        for handed in self.take():
+            handed.connection.close()
+        await super().end()
+
+
+def play(run: Any, scenario: Callable[[Blocked], Any]) -> None:
+    async def main() -> None:
+        place = Blocked()
+        try:
+            await scenario(place)
+        finally:
+            for client in place.clients:
+                client.close()
+            await place.end()
+
+    run(main())
+
+
+def number_of_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@LOOPS
+def test_idle_connections_go_to_a_sibling_and_are_never_read_here(run: Any) -> None:
+    async def scenario(place: Blocked) -> None:
+        clients = await place.idle(20)
+        before = number_of_descriptors()
+
+        def other() -> None:
+            assert place.rescue.run() == 20
+            for client in clients:
+                client.sendall(GET)  # before the loop runs again
+
+        place.while_blocked(other)
+        assert place.open == 0
+        await place.until(lambda: place.row[Item.MIGRATED] == 20)
+        await asyncio.sleep(0.05)
+        assert number_of_descriptors() == before - 20
+        assert place.connections.app.waiting == []
+        assert {it.kind for it in place.take()} == {Kind.KEPT_ALIVE}
+        for handed in place.found:
+            handed.connection.settimeout(1)
+            assert handed.connection.recv(4096) == GET
+            handed.connection.sendall(b"there")
+        for client in clients:
+            assert await asyncio.wait_for(place.loop.sock_recv(client, 99), 1) == b"there"
+        assert (place.row[Item.CONNECTIONS], *place.counts) == (0, 0, 0)
+
+    play(run, scenario)
+
+
+@LOOPS
+def test_connections_of_which_nothing_was_read_go_too(run: Any) -> None:
+    async def scenario(place: Blocked) -> None:
+        await place.acceptor.open([place.listener])
+        place.connect()
+        await place.until(lambda: place.counts == (1, 1))
+        place.wake_sibling()
+        place.while_blocked(place.rescue.run)
+        await place.until(lambda: place.counts == (0, 0))
+        (handed,) = place.take()
+        assert handed.kind is Kind.NEW
+
+    play(run, scenario)
+
+
+@LOOPS
+def test_what_is_in_hand_stays(run: Any) -> None:
+    async def scenario(place: Blocked) -> None:
+        begun, awaited, piped, paused, announced = await place.idle(5)
+        mine: set[Any] = set(place.state.connections)
+        connections = {it.client[1]: it for it in mine}
+
+        def of(client: socket.socket) -> Any:
+            return connections[client.getsockname()[1]]
+
+        begun.sendall(GET[:-4])
+        awaited.sendall(GET)
+        piped.sendall(GET + GET)
+        await place.until(lambda: len(place.connections.app.waiting) == 2 and of(begun).phase == 2)
+        of(paused).transport.pause_reading()
+        of(announced).stays = True
+        place.while_blocked(place.rescue.run)
+        assert place.take() == []
+        assert place.open == 5
+        assert not any(it.claimed for it in mine)
+        of(paused).transport.resume_reading()
+        while place.connections.app.waiting:
+            place.connections.app.answer()
+            await asyncio.sleep(0.01)
+        assert await place.answered(paused)
+
+    play(run, scenario)
+
+
+@LOOPS
+@pytest.mark.parametrize("why", ["nobody", "blocked too", "full", "returned", "returned later"])
+def test_what_cannot_go_is_served_here_as_before(run: Any, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(place: Blocked) -> None:
+        clients = await place.idle(BATCH + 3)
+        before = number_of_descriptors()
+        looks = iter([True, False, False] if why == "returned later" else [False] * 9)
+        if why == "nobody":
+            place.serving(0)
+        elif why == "blocked too":
+            place.sibling[Item.BEAT_DUE] = time.monotonic() - 60
+        elif why == "full":
+            refuse = OSError(errno.EAGAIN, "full")
+            monkeypatch.setattr(place.handover.inboxes, "send", lambda *_: (_ for _ in ()).throw(refuse))
+        else:
+            monkeypatch.setattr(place.rescue, "_is_in_app", lambda: next(looks))
+
+        def other() -> None:
+            assert place.rescue.run() == 0
+            for client in clients:
+                client.sendall(GET)
+
+        place.while_blocked(other)
+        assert place.take() == []
+        await place.until(lambda: len(place.connections.app.waiting) == len(clients))
+        assert number_of_descriptors() == before
+        while place.connections.app.waiting:
+            place.connections.app.answer()
+        for client in clients:
+            got = b""
+            while not got.endswith(b"ok"):
+                got += await asyncio.wait_for(place.loop.sock_recv(client, 999), 1)
+        assert place.open == len(clients)
+
+    play(run, scenario)
+
+
+@LOOPS
+def test_without_descriptors_they_stay(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(place: Blocked) -> None:
+        (client,) = await place.idle(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", lambda _: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
+            place.while_blocked(place.rescue.run)
+        assert place.take() == []
+        place.serving(0)
+        assert await place.answered(client)
+
+    play(run, scenario)
+
+
+@LOOPS
+def test_a_client_that_leaves_meanwhile(run: Any) -> None:
+    async def scenario(place: Blocked) -> None:
+        clients = await place.idle(4)
+
+        def other() -> None:
+            clients[0].close()
+            place.rescue.run()
+            clients[1].close()
+
+        place.while_blocked(other)
+        await place.until(lambda: place.open == 0)
+        await asyncio.sleep(0.02)
+        assert len(place.take()) == 4
+        assert place.counts == (0, 0)
+
+    play(run, scenario)
+
+
+@LOOPS
+def test_each_byte_is_read_by_one_worker_alone_however_the_loop_comes_and_goes(run: Any) -> None:
+    """The app has the thread for random times, the other thread gives away at random times, and clients send
+    at random times: each request is found here or there, once."""
+    clients_each, rounds = 12, 60
+    dice = random.Random(7)
+
+    async def scenario(place: Blocked) -> None:
+        clients = await place.idle(clients_each)
+        sent = 0
+        stop = threading.Event()
+
+        def give() -> None:
+            while not stop.is_set():
+                if place.is_in_app():
+                    place.rescue.run()
+                time.sleep(0.0005)
+
+        giver = threading.Thread(target=give)
+        giver.start()
+        try:
+            for _ in range(rounds):
+                while len(clients) < clients_each:  # what has gone is replaced
+                    client = place.connect()
+                    place.row[Item.ACCEPTING] = 1
+                    clients.append(client)
+                for client in dice.sample(clients, 3):
+                    client.sendall(GET)
+                    sent += 1
+                block(dice.random() * 0.004)
+                await asyncio.sleep(dice.random() * 0.002)
+                here = answer_all(place)
+                sent -= here
+                sent -= read_all(place, clients)
+                place.sibling[Item.BEAT_DUE] = time.monotonic()
+        finally:
+            stop.set()
+            giver.join()
+        deadline = time.monotonic() + 5
+        while sent and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+            sent -= answer_all(place)
+            sent -= read_all(place, clients)
+        assert sent == 0
+        assert place.row[Item.MIGRATED] > 20
+
+    play(run, scenario)
+
+
+def block(seconds: float) -> None:
+    """As an app does, in calls that let other threads run."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.0002)
+
+
+def answer_all(place: Blocked) -> int:
+    found = 0
+    while place.connections.app.waiting:
+        place.connections.app.answer()
+        found += 1
+    return found
+
+
+def read_all(place: Blocked, clients: list[socket.socket]) -> int:
+    """Requests that the sibling has got."""
+    place.take()
+    found = 0
+    for handed in place.found:
+        handed.connection.setblocking(False)
+        for data in received(handed.connection):
+            assert len(data) % len(GET) == 0
+            assert data.startswith(GET)
+            found += len(data) // len(GET)
+    ports = {it.connection.getpeername()[1] for it in place.found}
+    while place.found:
+        place.found.pop().connection.close()
+    gone = [client for client in clients if client.getsockname()[1] in ports]
+    for client in gone:
+        clients.remove(client)
+        client.close()
+    return found
+
+
+def received(connection: socket.socket) -> Iterator[bytes]:
+    while True:
+        try:
+            data = connection.recv(4096)
+        except BlockingIOError:
+            return
+        if not data:
+            return
+        yield data
