@@ -33,7 +33,8 @@ AHEAD = 1.0  # seconds that the proxy's clock may be ahead of ours
 TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 LAST_DATA = slice(52, 56)  # of struct tcp_info: tcpi_last_data_recv, in milliseconds
 MOST = 32  # requests that one of them counts for
-PACE = 5e-3  # seconds between two requests: where they come faster, fewer are asked for
+PACE = 5e-3  # seconds for each request that is asked for: where they come faster, it is fewer of them
+BURST = 32  # requests that may come at once, and be asked for all the same
 NEVER = sys.maxsize
 
 
@@ -45,6 +46,7 @@ class QueueTime:
         self._has_threads = has_threads
         self._stride = 1  # the last one asked for counts for so many
         self._asked = 0.0  # of perf_counter
+        self._left = 0.0  # of BURST
         self._is_told = False
 
     def observe(self, seconds: float, requests: int = 1) -> None:
@@ -73,9 +75,9 @@ class QueueTime:
         waited = idle(getattr(cycle, "transport", None))
         if waited is not None:
             self._observe_in(cycle.scope, waited, self._stride)
-        is_busy = now - self._asked < self._stride * PACE
-        self._asked = now
-        self._stride = min(self._stride * 2, MOST) if is_busy else max(self._stride // 2, 1)
+        left = min(BURST, self._left + (now - self._asked) / PACE) - 1
+        self._asked, self._left = now, max(0.0, left)
+        self._stride = min(self._stride * 2, MOST) if left < 0 else max(self._stride // 2, 1)
         return self._stride
 
 

@@ -114,7 +114,7 @@ def test_for_a_thread_of_a_wsgi_app(make_monitored: MakeMonitored, connect: Conn
 @on_linux
 def test_many_requests_are_counted_by_a_sample(counted: MonitoredServer, connect: Connect) -> None:
     counted.start("-w", "1", ready=1)
-    connection, requests = connect(counted.server.port), 600
+    connection, requests = connect(counted.server.port), 2000
     for _ in range(requests):
         ask(connection)
     found = counted.wait_idle()

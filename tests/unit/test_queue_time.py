@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from multicore_server.ipc.scoreboard import BUCKETS, Item, Row, Scoreboard
 from multicore_server.worker import queue_time
 from multicore_server.worker.meter import meter_of
-from multicore_server.worker.queue_time import AHEAD, LONGEST, MOST, NEVER, PACE, QueueTime, idle, since_start
+from multicore_server.worker.queue_time import (
+    AHEAD,
+    BURST,
+    LONGEST,
+    MOST,
+    NEVER,
+    PACE,
+    QueueTime,
+    idle,
+    since_start,
+)
 from multicore_server.wsgi.bridge import IN_THREAD
 
 NOW = 1_800_000_000.0  # seconds since the epoch
@@ -166,21 +176,27 @@ def test_a_worker_with_little_to_do_asks_for_each_request(row: Row, waited: list
     assert row[Item.QUEUE_SUM] == pytest.approx(15.0)
 
 
-def test_a_busy_one_asks_for_one_in_many_which_counts_for_them(row: Row, waited: list[float | None]) -> None:
-    queue, now, requests, strides = QueueTime(row), 10.0, 1, []
-    queue.ask(CYCLE, now)
-    for _ in range(10):
-        stride = queue._stride
-        now += stride * PACE / 2
-        requests += stride
-        strides.append(queue.ask(CYCLE, now))
-    assert strides == [2, 4, 8, 16, 32, 32, 32, 32, 32, 32]
-    assert sum(observed(row)[:-1]) == requests
-    for _ in range(6):
-        now += queue._stride * PACE * 2
-        strides.append(queue.ask(CYCLE, now))
-    assert strides[-6:] == [16, 8, 4, 2, 1, 1]
-    assert MOST == 32
+def test_requests_that_come_together_now_and_then_are_all_asked_for(
+    row: Row, waited: list[float | None]
+) -> None:
+    queue = QueueTime(row)
+    assert [queue.ask(CYCLE, 10.0) for _ in range(BURST)] == [1] * BURST
+    assert queue.ask(CYCLE, 10.0) == 2
+    assert [queue.ask(CYCLE, 20.0) for _ in range(BURST)] == [1] * BURST
+
+
+@pytest.mark.parametrize("rate", [300, 1_000, 5_000, 50_000])  # requests a second
+def test_a_busy_one_asks_for_one_in_many_which_counts_for_them(
+    row: Row, waited: list[float | None], rate: int
+) -> None:
+    queue, asked, due, requests = QueueTime(row), 0, 1, 5 * rate
+    for number in range(1, requests + 1):
+        if number == due:
+            asked += 1
+            due += queue.ask(CYCLE, 10.0 + number / rate)
+    assert requests - MOST < sum(observed(row)[:-1]) <= requests
+    assert asked <= 1.2 * 5 / PACE + BURST + requests / MOST
+    assert asked >= 5 / PACE / 2
 
 
 def test_where_the_kernel_does_not_say_it_nothing_is_counted(row: Row, waited: list[float | None]) -> None:
