@@ -73,6 +73,7 @@ class Publisher:
             **fleet_report(self._context.fleet, epoch),
             "addresses": [str(listener) for listener in deployment.listeners],
             "worker_memory_limit": self._memory_limit(),
+            "timeout": float(deployment.cfg.timeout),
             "settings": shown(deployment.settings),
             "events": list(self.event_log.entries),
         }

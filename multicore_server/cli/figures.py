@@ -1,4 +1,4 @@
-"""Figures that take two readings: CPU, requests a second, and quantiles of the durations between them."""
+"""Figures that take two readings: CPU, requests and errors a second, quantiles of the durations."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 
+from multicore_server.cli.health import Answered
 from multicore_server.cli.servers import RunningServer
 from multicore_server.ipc.report import Status, WorkerStatus
 
 Buckets = dict[float, float]  # upper bounds in seconds, to how many took at most that long
+Histogram = Literal["durations", "queue"]
+
+
+QUEUED = 0.95  # the share of the requests whose wait is shown
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,15 @@ class Reading:
 @dataclass(frozen=True)
 class Rates:
     """Of one worker: CPU in percent of one CPU, requests a second, the duration in seconds that half of them
-    and 99 of 100 did not exceed; None where there is nothing to compare."""
+    and 99 of 100 did not exceed, how they ended, and the wait for the app that 95 of 100 did not exceed;
+    None where there is nothing to compare."""
 
     cpu: float | None = None
     requests: float | None = None
     p50: float | None = None
     p99: float | None = None
+    answered: Answered | None = None
+    queue: float | None = None
 
 
 def take_reading(server: RunningServer) -> Reading:
@@ -74,11 +83,14 @@ def rates(before: Reading | None, after: Reading) -> dict[int, Rates]:
     found = {}
     for worker in after.status["workers"]:
         was, is_now = _buckets(old.get(worker["instance"])), _buckets(worker)
+        waited = _buckets(old.get(worker["instance"]), "queue")
         found[worker["instance"]] = Rates(
             _cpu_between(worker["pid"], before, after, seconds),
             _requests(old, worker, seconds),
             quantile(0.5, was, is_now) if was else None,
             quantile(0.99, was, is_now) if was else None,
+            _answered(old.get(worker["instance"]), worker, seconds),
+            quantile(QUEUED, waited, _buckets(worker, "queue")) if waited else None,
         )
     return found
 
@@ -96,21 +108,47 @@ def _requests(old: Mapping[int, WorkerStatus], worker: WorkerStatus, seconds: fl
     return float(max(0, worker["requests"]["total"] - was["requests"]["total"])) / seconds
 
 
+# --- errors ---
+
+
+def _answered(old: WorkerStatus | None, worker: WorkerStatus, seconds: float) -> Answered | None:
+    if old is None or "codes" not in worker["requests"]:  # servers of older versions do not say it
+        return None
+    was, is_now = Counter(old["requests"]["codes"]), Counter(worker["requests"]["codes"])
+    grown = is_now - was
+    return Answered(seconds, grown.total(), grown["5xx"], grown["499"])
+
+
+def answered(before: Reading | None, after: Reading) -> Answered | None:
+    """Of all workers that both readings have, together."""
+    known = [it.answered for it in rates(before, after).values() if it.answered is not None]
+    if not known:
+        return None
+    return Answered(
+        known[0].seconds,
+        sum(it.requests for it in known),
+        sum(it.errors for it in known),
+        sum(it.left for it in known),
+    )
+
+
 # --- durations ---
 
 
-def _buckets(worker: WorkerStatus | None) -> Buckets:
-    """The cumulative buckets of a worker's durations."""
-    durations = worker["requests"]["durations"] if worker else {}
-    return {float(bound): float(count) for bound, count in durations.items()}
+def _buckets(worker: WorkerStatus | None, of: Histogram = "durations") -> Buckets:
+    """The cumulative buckets of a worker's histogram; none of a server of a version that did not have it."""
+    found: Mapping[str, int] = worker["requests"].get(of, {}) if worker else {}
+    return {float(bound): float(count) for bound, count in found.items()}
 
 
-def quantiles(shares: Iterable[float], before: Reading | None, after: Reading) -> list[float | None]:
+def quantiles(
+    shares: Iterable[float], before: Reading | None, after: Reading, of: Histogram = "durations"
+) -> list[float | None]:
     """Of all workers that both readings have, together."""
     if before is None:
         return [None for _ in shares]
     there = _instances(before) & _instances(after)
-    was, is_now = _all_buckets(before, there), _all_buckets(after, there)
+    was, is_now = _all_buckets(before, there, of), _all_buckets(after, there, of)
     return [quantile(share, was, is_now) for share in shares]
 
 
@@ -118,11 +156,11 @@ def _instances(reading: Reading) -> set[int]:
     return {worker["instance"] for worker in reading.status["workers"]}
 
 
-def _all_buckets(reading: Reading, instances: AbstractSet[int]) -> Buckets:
+def _all_buckets(reading: Reading, instances: AbstractSet[int], of: Histogram) -> Buckets:
     total: Counter[float] = Counter()
     for worker in reading.status["workers"]:
         if worker["instance"] in instances:
-            total.update(_buckets(worker))
+            total.update(_buckets(worker, of))
     return dict(total)
 
 

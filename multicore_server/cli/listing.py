@@ -10,13 +10,16 @@ from typing import TypeVar
 import click
 
 from multicore_server.cli import table
-from multicore_server.cli.figures import Rates, Reading, rates, take_reading
+from multicore_server.cli.figures import Rates, Reading, answered, rates, take_reading
+from multicore_server.cli.health import Health, Level, blocked, health
 from multicore_server.cli.servers import RunningServer, Trouble
 from multicore_server.cli.table import Cell, Column
 from multicore_server.cli.text import (
     clock,
     duration,
+    errors,
     event_text,
+    left,
     memory,
     milliseconds,
     moment,
@@ -32,12 +35,14 @@ BETWEEN = 0.5  # seconds between the two readings
 EVENTS = 10  # that `show` shows
 
 COLORS = {"ready": "green", "starting": "cyan", "draining": "cyan", "backoff": "yellow", "errored": "red"}
+HEALTH = {Level.OK: "green", Level.AMBER: "yellow", Level.RED: "red"}
 LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
 
 WORKERS = (
     Column("id", right=True), Column("name", drop=5, most=24), Column("pid", drop=3, right=True),
     Column("uptime", drop=4, right=True), Column("restarts", drop=2, right=True), Column("status"),
     Column("cpu", drop=1, right=True), Column("mem", drop=1, right=True), Column("req/s", drop=6, right=True),
+    Column("5xx/s", drop=5, right=True), Column("499/s", drop=9, right=True),
     Column("in hand", drop=7, right=True), Column("conns", drop=8, right=True),
 )  # fmt: skip
 
@@ -58,7 +63,8 @@ def print_workers(servers: list[RunningServer]) -> list[Trouble]:
     every = [row for group in rows.values() for row in group]
     title, *body = table.lines(WORKERS, every, room=table.room(), color=color)
     for server, group in rows.items():
-        click.echo(_heading(seen[server].status, color=color))
+        now, earlier = seen[server], before[server]
+        click.echo(_heading(now, earlier if isinstance(earlier, Reading) else None, color=color))
         click.echo(title)
         for _ in group:
             click.echo(body.pop(0))
@@ -78,7 +84,9 @@ def _reading_or_trouble(server: RunningServer) -> Reading | Trouble:
         return exc
 
 
-def _heading(status: Status, *, color: bool) -> str:
+def _heading(now: Reading, before: Reading | None, *, color: bool) -> str:
+    status = now.status
+    its = health(status, answered(before, now))
     pieces = [
         plain(status["name"]),
         f"pid {status['arbiter']['pid']}",
@@ -86,26 +94,35 @@ def _heading(status: Status, *, color: bool) -> str:
         f"{status['ready']} of {status['configured']} ready",
         f"up {duration(status['arbiter']['uptime'])}",
         *(["reloading"] if status["reloading"] else []),
-        *(["stopping"] if status["stopping"] else []),
+        *its.reasons,
     ]
     text = "  ".join(pieces)
-    return click.style(text, fg="cyan", bold=True) if color else text
+    return click.style(text, fg=HEALTH[its.level] if its.level else "cyan", bold=True) if color else text
 
 
 def _rows(now: Reading, before: Reading | Trouble) -> list[list[Cell]]:
     found = rates(before if isinstance(before, Reading) else None, now)
-    name = plain(now.status["name"])
-    return [_row(name, worker, found.get(worker["instance"], Rates())) for worker in now.status["workers"]]
+    status = now.status
+    return [_row(status, worker, found.get(worker["instance"], Rates())) for worker in status["workers"]]
 
 
-def _row(name: str, worker: WorkerStatus, its: Rates) -> list[Cell]:
+def state_of(worker: WorkerStatus, status: Status) -> Cell:
+    """What a worker does, or that it does nothing."""
+    level = blocked(worker, status)
+    if level:
+        return Cell(f"blocked {duration(worker['blocked'])}", HEALTH[level])
+    return Cell(plain(worker["state"]), COLORS.get(worker["state"]))
+
+
+def _row(status: Status, worker: WorkerStatus, its: Rates) -> list[Cell]:
     texts = (
-        worker["instance"], name, worker["pid"] or "-", duration(worker["uptime"]),
+        worker["instance"], plain(status["name"]), worker["pid"] or "-", duration(worker["uptime"]),
         sum(worker["restarts"].values()), worker["state"], percent(its.cpu),
-        memory(worker["memory"]["resident"]), rate(its.requests), worker["in_hand"], worker["connections"],
+        memory(worker["memory"]["resident"]), rate(its.requests), errors(its.answered),
+        left(its.answered), worker["in_hand"], worker["connections"],
     )  # fmt: skip
     cells = [Cell(str(text)) for text in texts]
-    cells[5] = Cell(plain(worker["state"]), COLORS.get(worker["state"]))
+    cells[5] = state_of(worker, status)
     return cells
 
 
@@ -118,20 +135,26 @@ def print_server(server: RunningServer) -> None:
     time.sleep(BETWEEN)
     now = take_reading(server)
     color = table.in_color()
-    for title, lines in _sections(now, rates(before, now), color=color):
+    its = health(now.status, answered(before, now))
+    for title, lines in _sections(now, rates(before, now), its, color=color):
         click.echo(click.style(title, bold=True) if color else title)
         for line in lines:
             click.echo(f"  {line}")
 
 
-def _sections(now: Reading, found: Mapping[int, Rates], *, color: bool) -> Iterator[tuple[str, list[str]]]:
+def _sections(
+    now: Reading, found: Mapping[int, Rates], its: Health, *, color: bool
+) -> Iterator[tuple[str, list[str]]]:
     status = now.status
-    yield plain(status["name"]), _pairs(_about(status))
+    about = _pairs({"health": f"{its.level.name.lower()}: {its}" if its.level else "ok", **_about(status)})
+    if color:
+        about[0] = click.style(about[0], fg=HEALTH[its.level])
+    yield plain(status["name"]), about
     for worker in status["workers"]:
-        state = plain(worker["state"])
-        shown = click.style(state, fg=COLORS.get(state)) if color else state
-        its = found.get(worker["instance"], Rates())
-        yield f"instance {worker['instance']}: {shown}", _pairs(_about_worker(worker, its))
+        state = state_of(worker, status)
+        shown = click.style(state.text, fg=state.color) if color else state.text
+        rated = found.get(worker["instance"], Rates())
+        yield f"instance {worker['instance']}: {shown}", _pairs(_about_worker(worker, rated))
     yield "settings", _pairs(status["settings"])
     yield "last events", [event_line(event, color=color) for event in status["events"][-EVENTS:]]
 
@@ -160,6 +183,8 @@ def _about_worker(worker: WorkerStatus, its: Rates) -> dict[str, str]:
         "cpu": f"{percent(its.cpu)}, {worker['cpu_seconds']:.1f} s in all",
         "memory": _memory(worker["memory"]),
         "requests": f"{rate(its.requests)}/s, {worker['in_hand']} in hand, {requests['total']} in all",
+        "errors": f"5xx/s {errors(its.answered)}, 499/s {left(its.answered)}; {_errors_in_all(worker)}",
+        "queue": f"p95 {milliseconds(its.queue)}",
         "connections": f"{worker['connections']}, {worker['websockets']} WebSockets, "
         f"{worker['connections_accepted']} accepted in all",
         "loop lag": milliseconds(worker["loop_lag"]),
@@ -169,6 +194,11 @@ def _about_worker(worker: WorkerStatus, its: Rates) -> dict[str, str]:
     if worker["next_restart"]:
         about["next start"] = moment(worker["next_restart"])
     return about
+
+
+def _errors_in_all(worker: WorkerStatus) -> str:
+    codes = worker["requests"].get("codes", {})  # servers of older versions do not say it
+    return f"{codes.get('5xx', 0)} and {codes.get('499', 0)} in all"
 
 
 def _memory(amounts: MemoryStatus) -> str:

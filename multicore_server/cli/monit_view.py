@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import terminal_size
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from multicore_server.cli.figures import Rates, Reading, quantiles, rates
-from multicore_server.cli.listing import COLORS, LEVELS
-from multicore_server.cli.text import clock, duration, event_text, memory, milliseconds, percent, plain, rate
-from multicore_server.ipc.report import MemoryStatus, WorkerStatus
+from multicore_server.cli.figures import QUEUED, Rates, Reading, answered, quantiles, rates
+from multicore_server.cli.health import LEAST_ERRORS, MANY_ERRORS, Answered, Level, health
+from multicore_server.cli.listing import HEALTH, LEVELS, state_of
+from multicore_server.cli.text import (
+    clock,
+    duration,
+    errors,
+    event_text,
+    left,
+    memory,
+    milliseconds,
+    percent,
+    plain,
+    rate,
+)
+from multicore_server.ipc.report import MemoryStatus, Status, WorkerStatus
 
 KEYS = "q quit   r reload   R restart selected   + - scale   up/down select"
 HEAD = 3  # lines above the workers
@@ -21,9 +34,11 @@ FOOT = 2  # and below the events
 LEAST_EVENTS = 4  # lines of events that stay where there are many workers
 # Title, and from which width of the terminal on it is there.
 COLUMNS = (
-    ("id", 0), ("pid", 60), ("status", 0), ("up", 70), ("restarts", 64), ("cpu", 24), ("memory", 36),
-    ("req/s", 46), ("p50", 94), ("p99", 78), ("in hand", 56), ("conns", 86), ("lag", 102),
+    ("id", 0), ("pid", 60), ("status", 0), ("up", 74), ("restarts", 68), ("cpu", 24), ("memory", 36),
+    ("req/s", 46), ("5xx/s", 54), ("499/s", 128), ("p50", 104), ("p99", 80), ("in hand", 88), ("conns", 94),
+    ("queue", 112), ("lag", 120),
 )  # fmt: skip
+ERRORS_FOR = 10.0  # seconds over which the share of errors is taken
 LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
 
 
@@ -36,12 +51,16 @@ class Scene:
     selected: int | None = None
     note: str = ""
     trouble: str = ""
+    past: deque[Reading] = field(default_factory=deque)  # the last `ERRORS_FOR`, oldest first
 
     def __post_init__(self) -> None:
         self._keep_selected()
 
     def update(self, reading: Reading) -> None:
         self.before, self.now, self.trouble = self.now, reading, ""
+        self.past.append(self.before)
+        while len(self.past) > 1 and reading.at - self.past[1].at >= ERRORS_FOR:
+            self.past.popleft()
         self._keep_selected()
 
     def select(self, step: int) -> None:
@@ -91,21 +110,26 @@ def _line(text: str, style: str = "") -> Text:
 def _head(scene: Scene) -> list[Text]:
     status = scene.now.status
     state = "stopping" if status["stopping"] else "reloading" if status["reloading"] else ""
-    first = _line(f"{status['name']}  pid {status['arbiter']['pid']}  ", "bold")
+    its = health(status, answered(scene.past[0] if scene.past else None, scene.now))
+    first = _line(f"{status['name']}  pid {status['arbiter']['pid']}  ", f"bold {HEALTH[its.level]}")
     first.append(plain(" ".join(status["addresses"])), "cyan")
     first.append(f"  {state}", "bold yellow")
-    return [first, _line(_totals(scene)), Text("")]
+    return [first, _line(_totals(scene)), _line("; ".join(its.reasons), f"bold {HEALTH[its.level]}")]
 
 
 def _totals(scene: Scene) -> str:
     status, found = scene.now.status, rates(scene.before, scene.now).values()
+    ends = answered(scene.before, scene.now)
+    (waited,) = quantiles([QUEUED], scene.before, scene.now, "queue")
     p50, p99 = map(milliseconds, quantiles((0.5, 0.99), scene.before, scene.now))
     return (
         f"{status['ready']}/{status['configured']} ready  up {duration(status['arbiter']['uptime'])}  "
         f"cpu {percent(_sum(it.cpu for it in found))}  {rate(_sum(it.requests for it in found))} req/s  "
-        f"p50 {p50}  p99 {p99}  "
+        f"5xx {errors(ends)}  "
+        f"p50 {p50}  p99 {p99}  queue {milliseconds(waited)}  "
         f"{sum(it['in_hand'] for it in status['workers'])} in hand  "
-        f"{sum(it['connections'] for it in status['workers'])} conns"
+        f"{sum(it['connections'] for it in status['workers'])} conns  "
+        f"499 {left(ends)}"
     )
 
 
@@ -125,33 +149,41 @@ def _table(scene: Scene, workers: list[WorkerStatus], width: int) -> Table:
         justify = "left" if COLUMNS[place][0] == "status" else "right"
         table.add_column(COLUMNS[place][0], justify=justify, no_wrap=True)  # type: ignore[arg-type]
     found = rates(scene.before, scene.now)
-    metric = scene.now.status["settings"].get("memory_metric")
     for worker in workers:
-        cells = _cells(worker, found.get(worker["instance"], Rates()), metric)
+        cells = _cells(worker, found.get(worker["instance"], Rates()), scene.now.status)
         style = "reverse" if worker["instance"] == scene.selected else ""
         table.add_row(*(cells[place] for place in shown), style=style)
     return table
 
 
-def _cells(worker: WorkerStatus, its: Rates, metric: str | None) -> list[Text]:
-    state = plain(worker["state"])
+def _cells(worker: WorkerStatus, its: Rates, status: Status) -> list[Text]:
+    state = state_of(worker, status)
     lag = worker["loop_lag"]
     slow = "red" if lag >= LAG[1] else "yellow" if lag >= LAG[0] else ""
     return [
         Text(str(worker["instance"])),
         Text(str(worker["pid"] or "-")),
-        Text(state, COLORS.get(state, "")),
+        Text(state.text, state.color or ""),
         Text(duration(worker["uptime"])),
         Text(str(sum(worker["restarts"].values()))),
         Text(percent(its.cpu)),
-        _memory(worker["memory"], metric),
+        _memory(worker["memory"], status["settings"].get("memory_metric")),
         Text(rate(its.requests)),
+        _errors(its.answered),
+        Text(left(its.answered)),
         Text(milliseconds(its.p50)),
         Text(milliseconds(its.p99)),
         Text(str(worker["in_hand"])),
         Text(str(worker["connections"])),
+        Text(milliseconds(its.queue)),
         Text(milliseconds(lag), slow),
     ]
+
+
+def _errors(its: Answered | None) -> Text:
+    many = its is not None and its.errors >= LEAST_ERRORS and (its.share or 0) > MANY_ERRORS[1]
+    style = HEALTH[Level.RED] if many else HEALTH[Level.AMBER] if its is not None and its.errors else ""
+    return Text(errors(its), style)
 
 
 def _memory(amounts: MemoryStatus, metric: str | None) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from datetime import datetime
 
+from multicore_server.cli.health import Answered
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.report import EventReport
 
@@ -71,6 +72,20 @@ def rate(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"
+
+
+def errors(answered: Answered | None) -> str:
+    """5xx responses a second and their share: ``0.4 1.2%``; ``0`` where there are none."""
+    if answered is None:
+        return NOTHING
+    if not answered.errors:
+        return "0"
+    return f"{rate(answered.errors / answered.seconds)} {answered.share or 0:.1%}"
+
+
+def left(answered: Answered | None) -> str:
+    """Requests a second whose client left without its response."""
+    return NOTHING if answered is None else rate(answered.left / answered.seconds)
 
 
 def milliseconds(seconds: float | None) -> str:

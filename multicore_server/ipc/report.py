@@ -81,6 +81,7 @@ class ServerFacts(TypedDict):
     version: str
     name: str  # the app's
     addresses: list[str]  # where workers accept
+    timeout: float  # after which a worker that stands still is aborted; 0: never
     settings: dict[str, str]  # in force, as a user would write them
     events: list[EventReport]  # the last ones, oldest first
 
@@ -111,21 +112,28 @@ class MemoryStatus(TypedDict):
 
 
 class RequestsStatus(TypedDict):
-    """``durations``: how many requests took at most as many seconds as the key says."""
+    """``durations``: how many requests took at most as many seconds as the key says; ``queue``: how many
+    waited at most so long until the app was called. ``codes``: how many had a status of this class; ``499``:
+    the client left without its response."""
 
     in_progress: int
     total: int
     durations: dict[str, int]
+    queue: dict[str, int]
+    codes: dict[str, int]
 
 
 class MeasuredStatus(TypedDict):
-    """Numbers of the process that serves an instance."""
+    """Of the process that serves an instance. ``loop_lag`` and ``blocked`` go on growing while its event loop
+    stands still; where it is ``inline``, a request does that by design."""
 
     memory: MemoryStatus
     connections: int
     in_hand: int  # requests, and connections that wait for their first
     websockets: int
-    loop_lag: float
+    loop_lag: float  # how late its heartbeats were lately, or are now
+    blocked: float  # for how long its event loop stands still by now; 0 where it does not
+    inline: bool
 
 
 class CountedStatus(TypedDict):

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TypeAlias
 
+from multicore_server.ipc.heartbeat import LATE
+
 MIN_SLOTS = 64
 ROWS_PER_SLOT = 4  # one row for each living process of a slot
 
@@ -63,18 +65,22 @@ class Item(IntEnum):
     # Counters again.
     BLOCKED = 101  # how often the event loop stood still for longer than block_warning
     BLOCKED_SECONDS = 102
+    QUEUE = 103  # requests by BUCKETS of the time that they waited for the app, as DURATIONS
+    QUEUE_SUM = 118  # seconds
+    # No counter.
+    INLINE = 119  # 1 where requests run in the event loop's thread: a long one blocks it, by design
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.
 PRESENT = (
     Item.UNIQUE_MEMORY, Item.ACCEPTING, Item.IN_HAND, Item.CONNECTIONS,
     Item.RESIDENT_MEMORY, Item.LOOP_LAG, Item.WEBSOCKETS, Item.UNREAD, Item.DEPLOYMENT,
-    Item.LISTENS, Item.BEAT_DUE,
+    Item.LISTENS, Item.BEAT_DUE, Item.INLINE,
 )  # fmt: skip
 
 ITEM_SIZE = 8  # a C double
 MOST = 2.0**63  # what no item reaches
-ROW_SIZE = 832  # bytes, whole cache lines: workers do not slow each other down
+ROW_SIZE = 960  # bytes, whole cache lines: workers do not slow each other down
 
 
 def slots_for(workers: int) -> int:
@@ -91,6 +97,22 @@ def whole(value: float) -> int:
 def requests_in_progress(row: Sequence[float] | Row) -> float:
     """Requests that have begun to arrive in this row's worker and are not answered in full."""
     return row[Item.IN_HAND] - row[Item.UNREAD]
+
+
+def loop_lag(row: Sequence[float] | Row, now: float) -> float:
+    """How late this row's last heartbeats were, or by now the next one is. ``now`` is of CLOCK_MONOTONIC."""
+    return max(row[Item.LOOP_LAG], _overdue(row, now))
+
+
+def blocked(row: Sequence[float] | Row, now: float) -> float:
+    """Seconds for which this row's event loop stands still by now; 0 where it does not. ``now`` as above."""
+    overdue = _overdue(row, now)
+    return overdue if overdue > LATE else 0.0
+
+
+def _overdue(row: Sequence[float] | Row, now: float) -> float:
+    due = row[Item.BEAT_DUE]
+    return max(0.0, now - due) if due else 0.0  # no heart beats yet
 
 
 class Head(IntEnum):

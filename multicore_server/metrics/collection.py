@@ -24,6 +24,7 @@ from multicore_server.ipc.scoreboard import (
     Head,
     Item,
     Scoreboard,
+    loop_lag,
     requests_in_progress,
 )
 from multicore_server.metrics.definitions import LEFT_OUT, REASONS, RESULTS, STATES, TABLE
@@ -172,9 +173,7 @@ def _lags(scrape: Scrape) -> Samples:
     """A worker that boots has no event loop yet, and its row the heartbeat of the one before it."""
     for instance, process in scrape.workers():
         if process["state"] != "starting":
-            row = scrape.rows[process["row"]]
-            overdue = scrape.now - row[Item.BEAT_DUE]
-            yield Sample("", _worker(instance), max(row[Item.LOOP_LAG], overdue))
+            yield Sample("", _worker(instance), loop_lag(scrape.rows[process["row"]], scrape.now))
 
 
 _REQUESTS = [labels([("code", code), ("method", method)]) for method in METHODS for code in CODES]
@@ -186,10 +185,15 @@ def _requests(scrape: Scrape) -> Samples:
     return [Sample("_total", text, value) for text, value in zip(_REQUESTS, cells, strict=True)]
 
 
-def _durations(scrape: Scrape) -> Samples:
-    cells = list(accumulate(scrape.totals[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)]))
-    buckets = [Sample("_bucket", text, value) for text, value in zip(_BOUNDS, cells, strict=True)]
-    return [*buckets, Sample("_count", "", cells[-1]), Sample("_sum", "", scrape.totals[Item.DURATION_SUM])]
+def _histogram(first: Item, total: Item) -> Callable[[Scrape], Samples]:
+    """Of the cells of BUCKETS from ``first`` on."""
+
+    def samples(scrape: Scrape) -> Samples:
+        cells = list(accumulate(scrape.totals[first : first + len(_BOUNDS)]))
+        buckets = [Sample("_bucket", text, value) for text, value in zip(_BOUNDS, cells, strict=True)]
+        return [*buckets, Sample("_count", "", cells[-1]), Sample("_sum", "", scrape.totals[total])]
+
+    return samples
 
 
 def _build(scrape: Scrape) -> Samples:
@@ -220,7 +224,8 @@ _SAMPLES: Mapping[str, Callable[[Scrape], Samples]] = {
     "multicore_connections_migrated_total": _total(Item.MIGRATED),
     "multicore_requests_in_progress": _in_progress,
     "multicore_http_requests_total": _requests,
-    "multicore_http_request_duration_seconds": _durations,
+    "multicore_http_request_duration_seconds": _histogram(Item.DURATIONS, Item.DURATION_SUM),
+    "multicore_http_request_queue_seconds": _histogram(Item.QUEUE, Item.QUEUE_SUM),
     "multicore_websockets": _gauge(Item.WEBSOCKETS),
     "multicore_event_loop_lag_seconds": _lags,
     "multicore_event_loop_blocked_total": _counter(Item.BLOCKED),

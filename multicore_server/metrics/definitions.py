@@ -122,6 +122,11 @@ _METRICS = (
         "histogram",
         "Time from a request's head to the last byte of its response.",
     ),
+    _metric(
+        "http_request_queue_seconds",
+        "histogram",
+        "Time that requests waited for the app: since their proxy got them, or since their last bytes came.",
+    ),
     _metric("websockets", "gauge", "Open WebSockets.", _BY_WORKER),
     _metric(
         "event_loop_lag_seconds",

@@ -31,6 +31,8 @@ from multicore_server.ipc.scoreboard import (
     Item,
     Row,
     Scoreboard,
+    blocked,
+    loop_lag,
     requests_in_progress,
     whole,
 )
@@ -56,6 +58,7 @@ def status(
         "version": report["version"],
         "name": report["name"],
         "addresses": report["addresses"],
+        "timeout": report["timeout"],
         "configured": report["configured"],
         "capacity": report["capacity"],
         "stopping": report["stopping"],
@@ -113,6 +116,8 @@ def _uptime(process: ProcessReport | None, now: float) -> float | None:
 
 def _measured(process: ProcessReport | None, scoreboard: Scoreboard, limit: int | None) -> MeasuredStatus:
     row = _NO_ROW if process is None else scoreboard.row(process["row"])
+    now = time.monotonic()
+    beats = process is not None and process["state"] != "starting"
     return {
         "memory": {
             "resident": whole(row[Item.RESIDENT_MEMORY]) or None,
@@ -122,7 +127,9 @@ def _measured(process: ProcessReport | None, scoreboard: Scoreboard, limit: int 
         "connections": whole(row[Item.CONNECTIONS]),
         "in_hand": whole(row[Item.IN_HAND]),
         "websockets": whole(row[Item.WEBSOCKETS]),
-        "loop_lag": _finite(row[Item.LOOP_LAG]),
+        "loop_lag": _finite(loop_lag(row, now)) if beats else 0.0,
+        "blocked": _finite(blocked(row, now)) if beats else 0.0,
+        "inline": row[Item.INLINE] == 1,
     }
 
 
@@ -135,13 +142,21 @@ def _counted(instance: int, scoreboard: Scoreboard) -> CountedStatus:
         "requests": {
             "in_progress": whole(sum(map(requests_in_progress, rows))),
             "total": whole(sum(sum(row[_REQUESTS]) for row in rows)),
-            "durations": _durations(rows),
+            "durations": _buckets(rows, Item.DURATIONS),
+            "queue": _buckets(rows, Item.QUEUE),
+            "codes": _codes(rows),
         },
     }
 
 
-def _durations(rows: Iterable[Row]) -> dict[str, int]:
-    cells = zip(*(row[Item.DURATIONS : Item.DURATIONS + len(_BOUNDS)] for row in rows), strict=True)
+def _codes(rows: Iterable[Row]) -> dict[str, int]:
+    """By class of status, over all methods."""
+    cells = [sum(cells) for cells in zip(*(row[_REQUESTS] for row in rows), strict=True)]
+    return {code: whole(sum(cells[place :: len(CODES)])) for place, code in enumerate(CODES)}
+
+
+def _buckets(rows: Iterable[Row], first: int) -> dict[str, int]:
+    cells = zip(*(row[first : first + len(_BOUNDS)] for row in rows), strict=True)
     return dict(zip(_BOUNDS, map(whole, accumulate(map(sum, cells))), strict=True))
 
 

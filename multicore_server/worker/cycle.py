@@ -27,6 +27,7 @@ from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
 from multicore_server.worker.meter import COUNTED, MODULES, Meter, meter_of, metered
+from multicore_server.worker.queue_time import QueueTime
 
 LENGTH = b"content-length"
 SPECIAL = frozenset({LENGTH, b"transfer-encoding", b"connection"})  # they mean something here
@@ -347,10 +348,11 @@ def install(
     in_hand: Writer | None = None,
     modules: Iterable[ModuleType] = MODULES,
     load: Callable[[str], bool] = lambda _: False,
+    queue: QueueTime | None = None,
 ) -> None:
     """In a worker process, before its first connection: count what its HTTP protocols serve. ``load`` says of
     a module whether its cycles are the worker's load one by one, because their connections do not count."""
-    meter = meter_of(row, in_hand)
+    meter = meter_of(row, in_hand, queue)
     for module in modules:
         theirs: Any = module.RequestResponseCycle
         if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):

@@ -20,6 +20,7 @@ from uvicorn.protocols.http import h11_impl, httptools_impl
 
 from multicore_server.ipc.request_table import NONE, RequestTable, Writer
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row
+from multicore_server.worker.queue_time import QueueTime
 
 DURATIONS = Item.DURATIONS.value
 DURATION_SUM = Item.DURATION_SUM.value
@@ -42,14 +43,21 @@ class Meter(NamedTuple):
     finish: Callable[[Any, int], float]
 
 
-def meter_of(row: Row, in_hand: Writer | None = None) -> Meter:
-    """Counts in ``row``, and notes in ``in_hand`` what is in progress."""
+def meter_of(row: Row, in_hand: Writer | None = None, queue: QueueTime | None = None) -> Meter:
+    """Counts in ``row``, and notes in ``in_hand`` what is in progress; ``queue`` is asked how long some
+    requests have waited."""
     writer = in_hand or RequestTable(1).writer(0)
     note, forget = writer.begin, writer.end
+    ask = (queue or QueueTime(row)).ask
+    before_asking = 1
 
     def begin(cycle: Any) -> None:
+        nonlocal before_asking
         cycle.began = since = perf_counter()  # of CLOCK_MONOTONIC
         cycle.entry = note(cycle.scope, since)
+        before_asking -= 1
+        if not before_asking:
+            before_asking = ask(cycle, since)
 
     def count(cycle: Any, status: int) -> float:
         cycle.status = COUNTED

@@ -1,4 +1,5 @@
-"""What trusted proxies say of a request: its client and scheme, where the app is mounted, names with a ``_``.
+"""What trusted proxies say of a request: its client and scheme, since when it waits, where the app is
+mounted, names with a ``_``.
 
 A request without any of these fields pays for a look at the names of its fields.
 """
@@ -19,6 +20,7 @@ from multicore_server.wsgi.bridge import refuse
 from multicore_server.wsgi.environ import FORWARDED, Forwarded
 
 FOR, PROTO, SCRIPT_NAME = b"x-forwarded-for", b"x-forwarded-proto", b"script_name"
+START = b"x-request-start"
 ANY = b"*"
 Field: TypeAlias = "tuple[bytes, bytes]"
 OF_WEBSOCKETS = {b"wss": b"https", b"ws": b"http"}  # what some proxies say for these
@@ -111,6 +113,8 @@ class Proxied:
     def __init__(self, app: Any, trusted: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - immutable
         self.app = app
         self.on_client: Callable[[str], None] | None = None  # called with a client that was named
+        # Called with a scope and X-Request-Start of a trusted peer.
+        self.on_start: Callable[[Any, bytes], None] | None = None
         self._rules = rules
         self._peers = None if trusted is None else Peers(trusted)
         self._forwarded = Forwarded(rules.forwarder)
@@ -153,6 +157,8 @@ class Proxied:
             if found.forwarded:  # for whoever makes an environ of it: the bridge, the access log
                 scope[FORWARDED] = self._forwarded._replace(script_name=found.mounted)
         self._name_client(told, scope, trusted=trusted)
+        if trusted and self.on_start is not None and scope["type"] == "http":
+            self._note_start(scope, told)
         scope["headers"] = headers
         return None
 
@@ -161,6 +167,12 @@ class Proxied:
         allowed = self._forwarded if trusted else Forwarded(frozenset())
         kept = [field for field in headers if b"_" not in field[0] or allowed.allows(field[0])]
         return None if self._rules.header_map == "refuse" and len(kept) < len(headers) else kept
+
+    def _note_start(self, scope: Any, told: list[Field]) -> None:
+        """By the proxy that is next to us: it has added the last one."""
+        starts = [value for name, value in told if name == START]
+        if starts and self.on_start is not None:
+            self.on_start(scope, starts[-1])
 
     def _name_client(self, told: list[Field], scope: Any, *, trusted: bool) -> None:
         """By X-Forwarded-For; the scheme too, where uvicorn's way is right."""
@@ -178,7 +190,7 @@ class Proxied:
 
 def _watched(rules: Rules) -> tuple[frozenset[bytes], bool]:
     """The names that are looked for, and whether all those with a ``_`` are."""
-    watched = {FOR, PROTO, *(rules.schemes or ())}
+    watched = {FOR, PROTO, START, *(rules.schemes or ())}
     if rules.of_bridge:
         watched |= {name for name in rules.forwarder if b"_" in name}
     if Forwarded(rules.forwarder).allows(SCRIPT_NAME):

@@ -41,6 +41,7 @@ from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
 from multicore_server.worker.proxied import Proxied
+from multicore_server.worker.queue_time import QueueTime
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
 
@@ -176,6 +177,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
         )
         config, self.interface, self._apart, self.direct, proxied = engine
+        self.context.row[Item.INLINE] = self.direct is not None
         if self.interface == "wsgi":
             loggers.explain_upgrades()
         self.count_requests(config, proxied)
@@ -189,14 +191,18 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
         context, protocol = self.context, config.http_protocol_class
-        in_hand = context.requests.writer(context.number)
+        in_hand, queue = context.requests.writer(context.number), self._queue_time()
         if proxied is not None:
             proxied.on_client = in_hand.rename_client
+            proxied.on_start = queue.told
         phased = is_movable(protocol)  # its connections count what they have
         modules = meter.modules_of(protocol)
-        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES)
+        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, queue)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
+
+    def _queue_time(self) -> QueueTime:
+        return QueueTime(self.context.row, has_threads=self.interface == "wsgi" and self.direct is None)
 
     def surround(self, app: Any, root_path: str) -> Any:
         """The ASGI app that uvicorn is given."""

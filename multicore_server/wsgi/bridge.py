@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from http import HTTPStatus
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
 
 from gunicorn import SERVER_SOFTWARE
@@ -30,10 +31,12 @@ from multicore_server.wsgi.turn import Turn
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["ENVIRON_WANTED", "WSGIBridge", "environ"]
+__all__ = ["ENVIRON_WANTED", "IN_THREAD", "WSGIBridge", "environ"]
 
 # The access log puts this key into a scope. The bridge then stores the environ there, with the app's changes.
 ENVIRON_WANTED = "multicore_server.environ"
+# Who measures puts a callable at this key into a scope. It is given the seconds that a thread was waited for.
+IN_THREAD = "multicore_server.in_thread"
 AT_ONCE = 64 * 1024  # bytes of a body that are read before the app is called, in threads too
 Steps: TypeAlias = Generator[Batch, None, None]
 HeaderMap: TypeAlias = Literal["drop", "refuse", "dangerous"]
@@ -109,7 +112,7 @@ class WSGIBridge:
         if self._before_body is not None and _has_body(env, scope):
             exchange = Exchange(receive, send)
             exchange.body_is_complete = lambda: False
-            response = await self._call(self._before_body, env, exchange, io.BytesIO(), may_pass=True)
+            response = await self._call(self._before_body, env, exchange, io.BytesIO(), scope, may_pass=True)
             if not response.passed:
                 return
         try:
@@ -122,7 +125,7 @@ class WSGIBridge:
             return
         if ENVIRON_WANTED in scope:
             scope[ENVIRON_WANTED] = env
-        await self._call(self.app, env, Exchange(receive, send), body)
+        await self._call(self.app, env, Exchange(receive, send), body, scope)
 
     def environ(self, scope: Scope) -> dict[str, Any]:
         """The environ of a request, but for its body."""
@@ -155,6 +158,7 @@ class WSGIBridge:
         env: dict[str, Any],
         exchange: Exchange,
         body: BinaryIO,
+        scope: Scope,
         *,
         may_pass: bool = False,
     ) -> Response:
@@ -163,7 +167,7 @@ class WSGIBridge:
             await self._inline(response, exchange, body)
         else:
             response = Response(app, env, exchange.push_from_thread, may_pass=may_pass)
-            await self._in_thread(self._pool, response, exchange, body)
+            await self._in_thread(self._pool, response, exchange, body, scope.pop(IN_THREAD, None))
         return response
 
     async def _body(self, env: dict[str, Any], scope: Scope, receive: Receive) -> BinaryIO | None:
@@ -191,12 +195,18 @@ class WSGIBridge:
             body.close()
 
     async def _in_thread(
-        self, pool: ThreadPoolExecutor, response: Response, exchange: Exchange, body: BinaryIO
+        self,
+        pool: ThreadPoolExecutor,
+        response: Response,
+        exchange: Exchange,
+        body: BinaryIO,
+        has_waited: Callable[[float], None] | None,
     ) -> None:
         arriving = getattr(body, "raw", None)
         if isinstance(arriving, ArrivingBody):
             exchange.body_is_complete = lambda: arriving.complete
-        job: Future[None] = pool.submit(copy_context().run, _run_in_thread, response, exchange, body)
+        submitted, began = perf_counter(), list[float]()
+        job: Future[None] = pool.submit(copy_context().run, _run_in_thread, response, exchange, body, began)
         try:
             await asyncio.wrap_future(job)
         except asyncio.CancelledError:
@@ -209,6 +219,8 @@ class WSGIBridge:
             raise
         finally:
             exchange.end()
+            if has_waited is not None and began:
+                has_waited(began[0] - submitted)
 
 
 def _has_refused_name(scope: Scope) -> bool:
@@ -265,7 +277,8 @@ def close_hidden(steps: Steps, exchange: Exchange) -> None:
         exchange.show_loop()
 
 
-def _run_in_thread(response: Response, exchange: Exchange, body: BinaryIO) -> None:
+def _run_in_thread(response: Response, exchange: Exchange, body: BinaryIO, began: list[float]) -> None:
+    began.append(perf_counter())
     steps = response.run()
     try:
         for batch in steps:

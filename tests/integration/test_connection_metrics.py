@@ -86,10 +86,13 @@ def test_the_lag_of_a_blocked_event_loop(counted: MonitoredServer) -> None:
     connection.send(request("/block?1"))
     # While it is blocked, and still afterwards.
     wait_for(lambda: by(counted.metrics(), lag)["0"] > 0.4, "a lag", 1.5)
+    worker = counted.workers()[0]
+    assert (worker["loop_lag"] > 0.4, worker["blocked"] > 0.4, worker["inline"]) == (True, True, False)
     assert connection.answer().status == 200
     connection.close()
     wait_for(lambda: 0.7 < counted.workers()[0]["loop_lag"] < 5, "the lag of the past")
     assert by(counted.metrics(), lag)["0"] > 0.7
+    assert counted.workers()[0]["blocked"] == 0
 
 
 def test_the_backlog_of_a_stopped_worker(counted: MonitoredServer) -> None:

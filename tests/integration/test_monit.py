@@ -54,7 +54,8 @@ def test_it_shows_the_workers_and_the_requests(operator: Operator, monit: Termin
         return " p50 -" not in monit.shown and " req/s" in monit.shown
 
     wait_for(busy, "durations")
-    monit.wait_shown(r"[1-9][\d.]* req/s  p50 \d+\.\dms  p99 \d+")
+    monit.wait_shown(r"[1-9][\d.]* req/s  5xx 0  p50 \d+\.\dms  p99 \d+")
+    monit.wait_shown(r"p99 \d+\.\dms  queue \d+\.\dms ")
     assert monit.modes() != monit.before  # keys come one by one
     monit.press("q")
     assert monit.wait_exit() == 0
@@ -140,7 +141,7 @@ def test_other_sizes(operator: Operator, server: Server) -> None:
     terminal = opened(operator, columns=40, lines=10)
     assert "conns" not in terminal.wait_shown(r"^id .*")[0]
     terminal.resize(120, 30)
-    terminal.wait_shown(r"^id .* conns +lag")
+    terminal.wait_shown(r"^id .* conns +queue +lag")
 
 
 def test_what_an_app_says_does_nothing_to_the_terminal(operator: Operator) -> None:

@@ -39,13 +39,15 @@ def test_what_there_is_to_ask(monitored: MonitoredServer, options: tuple[str, ..
     assert (status["stopping"], status["reloading"]) == (False, False)
     assert status["settings"].keys() == TABLE.keys()
     assert status["settings"]["workers"] == "2"
+    assert status["timeout"] == 30
     assert [event["kind"] for event in status["events"]] == ["started"] * 2 + ["ready"] * 2
     assert [worker["instance"] for worker in status["workers"]] == [0, 1]
     assert {worker["pid"] for worker in status["workers"]} == set(monitored.server.workers())
     for worker in status["workers"]:
         assert worker.keys() >= {
             "generation", "state", "since", "uptime", "restarts", "unstable", "next_restart", "memory",
-            "cpu_seconds", "connections", "in_hand", "requests", "loop_lag", "processes",
+            "cpu_seconds", "connections", "in_hand", "requests", "loop_lag", "blocked", "inline",
+            "processes",
         }  # fmt: skip
         assert (worker["state"], worker["generation"], worker["unstable"]) == ("ready", 1, 0)
         assert status["arbiter"]["started"] - 1 < worker["started"] <= worker["since"] <= status["time"]

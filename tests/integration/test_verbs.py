@@ -46,11 +46,12 @@ def test_ps(operator: Operator, server: Server) -> None:
     heading, titles, *rows = operator.run("ps").stdout.splitlines()
     assert heading.startswith(f"app:app  pid {server.pid}  {server.url}  2 of 2 ready  up ")
     assert titles.split() == [
-        "id", "name", "pid", "uptime", "restarts", "status", "cpu", "mem", "req/s", "in", "hand", "conns",
+        "id", "name", "pid", "uptime", "restarts", "status", "cpu", "mem", "req/s", "5xx/s", "499/s", "in",
+        "hand", "conns",
     ]  # fmt: skip
     pids = [server.worker_of(0), server.worker_of(1)]
     for row, instance in zip(rows, (0, 1), strict=True):
-        expected = rf"\s*{instance}  app:app  {pids[instance]} +\d+s +0  ready +\d+% +[\d.]+mb +0 +0 +0"
+        expected = rf"\s*{instance}  app:app  {pids[instance]} +\d+s +0  ready +\d+% +[\d.]+mb +0 +0 +0 +0 +0"
         assert re.fullmatch(expected, row)
     assert "\x1b" not in operator.run("ps").stdout
 

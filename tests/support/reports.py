@@ -55,7 +55,7 @@ def event(text: str, at: float = 1000.0, **changes: Any) -> EventReport:
 def _facts() -> ServerFacts:
     return {
         "version": "0.1.0", "name": "app:app", "addresses": ["http://127.0.0.1:8000"],
-        "settings": {"workers": "2"}, "events": [event("ready")],
+        "timeout": 30.0, "settings": {"workers": "2"}, "events": [event("ready")],
     }  # fmt: skip
 
 
@@ -84,9 +84,10 @@ def worker(
         "instance": instance, "generation": 1, "pid": 4711 + instance, "state": state, "since": 1000.5,
         "started": 1000.0, "uptime": 125.0, "restarts": {"exit": 2, "reload": 1}, "unstable": 0,
         "next_restart": None, "wanted": None, "cpu_seconds": 1.5, "connections_accepted": 30,
-        "requests": {"in_progress": 1, "total": 100, "durations": {}},
+        "requests": {"in_progress": 1, "total": 100, "durations": {}, "queue": {}, "codes": {}},
         "memory": {"resident": 90 * 2**20, "unique": 60 * 2**20, "limit": 100 * 2**20},
         "connections": 12, "in_hand": 3, "websockets": 0, "loop_lag": 0.0021,
+        "blocked": 0.0, "inline": False,
         "processes": list(processes), "running": None, **changes,
     }  # fmt: skip
     return cast("WorkerStatus", made)

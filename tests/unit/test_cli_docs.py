@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from multicore_server.cli import health
 from multicore_server.cli.main import COMMANDS, main
 from multicore_server.ipc.names import event_kinds
 from multicore_server.settings.table import TABLE
@@ -34,6 +35,10 @@ def test_the_settings_that_stand_beside_pm2s_are_ours() -> None:
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", ours))
     assert len(named) > 8
     assert named - GUNICORNS <= set(TABLE)
+
+
+def test_the_docs_have_the_rules_of_health() -> None:
+    assert health.reference() in DOCS.with_name("monitoring.md").read_text()
 
 
 def test_the_docs_have_the_kinds_of_events() -> None:

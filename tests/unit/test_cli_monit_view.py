@@ -16,7 +16,10 @@ from tests.support.reports import event, status, worker
 
 
 def seen(workers: int = 2, at: int = 10, **changes: Any) -> Reading:
-    requests = {"in_progress": 0, "total": 100, "durations": {"0.1": at, "1.0": at, "+Inf": at}}
+    requests = {
+        "in_progress": 0, "total": 100, "durations": {"0.1": at, "1.0": at, "+Inf": at},
+        "queue": {"0.1": at, "+Inf": at}, "codes": {"2xx": 90 * at, "5xx": 3 * at, "499": at},
+    }  # fmt: skip
     known = {"settings": {"memory_metric": "uss"}, "events": [event("ready", pid=4711)]}
     made = status(*(worker(it, requests=requests) for it in range(workers)), **{**known, **changes})
     return Reading(float(at), made, {4711: at / 10})
@@ -34,12 +37,49 @@ def drawn(scene: Scene, columns: int = 100, lines: int = 24, *, raw: bool = Fals
 def test_a_server() -> None:
     scene = Scene(seen(at=10))
     scene.update(seen(at=20, workers=2))
-    shown = drawn(scene)
+    shown = drawn(scene, 140)
     assert "app:app  pid 4000  http://127.0.0.1:8000" in shown
-    assert "2/2 ready  up 2h  cpu 10%  0 req/s  p50 50.0ms  p99 99.0ms  6 in hand  24 conns" in shown
-    assert " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%      0  50.0ms  99.0ms" in shown
+    assert "2/2 ready  up 2h  cpu 10%  0 req/s  5xx 6.0 3.2%  p50 50.0ms  p99 99.0ms  queue 95.0ms" in shown
+    assert "95.0ms  6 in hand  24 conns  499 2.0" in shown
+    assert "3.2% of the responses are 5xx" in shown
+    row = " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%      0  3.0 3.2%    1.0  50.0ms  99.0ms"
+    assert row in shown
+    assert "  95.0ms  2.1ms" in shown
     assert "instance=0 gen=1 pid=4711 ready" in shown
     assert "q quit" in shown
+
+
+def test_the_state_is_seen_in_its_colour() -> None:
+    title = " app:app  pid 4000"
+    for its, style, reason in (
+        (status(worker(0)), "1;32", ""),
+        (status(worker(0, blocked=2.5)), "1;33", "instance 0 blocked for 2.5 s"),
+        (status(worker(0, blocked=25.0)), "1;31", "instance 0 blocked for 25.0 s"),
+        (status(worker(0), worker(1, state="errored")), "1;31", "instance 1 errored"),
+    ):
+        shown = drawn(Scene(Reading(1.0, its, {})), raw=True)
+        assert f"\x1b[{style}m{title[1:]}" in shown
+        assert reason in shown
+    assert "blocked 25s" in drawn(Scene(Reading(1.0, status(worker(0, blocked=25.0)), {})))
+
+
+def test_the_share_of_errors_is_of_the_last_ten_seconds() -> None:
+    def at(second: int, errors: int) -> Reading:
+        codes = {"2xx": second * 10 - errors, "5xx": errors}
+        requests = {"in_progress": 0, "total": second * 10, "durations": {}, "codes": codes}
+        return Reading(float(second), status(worker(0, requests=requests)), {})
+
+    scene = Scene(at(1, 0))
+    scene.update(at(2, 5))
+    assert "5xx are" not in drawn(scene)  # of ten requests
+    scene.update(at(3, 5))
+    assert "25.0% of the responses are 5xx" in drawn(scene)
+    for second in range(4, 12):
+        scene.update(at(second, 5))
+    assert "5.0% of the responses are 5xx" in drawn(scene)
+    scene.update(at(12, 5))
+    assert "responses" not in drawn(scene)
+    assert len(scene.past) == 10
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(200, 60), (100, 24), (80, 24), (40, 12), (20, 8), (9, 3)])

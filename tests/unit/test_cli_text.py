@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multicore_server.cli.health import Answered
 from multicore_server.cli.text import (
     columns,
     cut,
     duration,
+    errors,
     event_text,
+    left,
     memory,
     milliseconds,
     percent,
@@ -71,6 +74,19 @@ def test_amounts() -> None:
     assert [percent(it) for it in (None, 0.0, 99.6, 150.0)] == ["-", "0%", "100%", "150%"]
     assert [rate(it) for it in (None, 0.0, 0.5, 9.96, 1234.4)] == ["-", "0", "0.5", "10.0", "1234"]
     assert [milliseconds(it) for it in (None, 0.0031, 0.25, 2.5)] == ["-", "3.1ms", "250ms", "2.50s"]
+
+
+@pytest.mark.parametrize(
+    ("answered", "shown"),
+    [
+        (None, ("-", "-")),
+        (Answered(2.0), ("0", "0")),
+        (Answered(2.0, 100), ("0", "0")),
+        (Answered(2.0, 1000, 5, 30), ("2.5 0.5%", "15")),
+    ],
+)
+def test_errors_a_second(answered: Answered | None, shown: tuple[str, str]) -> None:
+    assert (errors(answered), left(answered)) == shown
 
 
 def test_an_event_names_its_worker() -> None:

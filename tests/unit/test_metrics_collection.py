@@ -68,6 +68,9 @@ def test_before_the_first_publish_what_is_known_is_zero() -> None:
         "multicore_http_request_duration_seconds_bucket",
         "multicore_http_request_duration_seconds_count",
         "multicore_http_request_duration_seconds_sum",
+        "multicore_http_request_queue_seconds_bucket",
+        "multicore_http_request_queue_seconds_count",
+        "multicore_http_request_queue_seconds_sum",
         "multicore_listen_backlog",
         "multicore_message_bytes_total",
         "multicore_primary_changes_total",
@@ -163,6 +166,7 @@ def test_a_slot_without_a_process_has_no_connections_and_no_memory() -> None:
         (0.002, NOW + 0.05, 0.002),
         (0.002, NOW - 5.0, 5.0),  # blocked right now
         (9.0, NOW - 5.0, 9.0),
+        (0.0, 0.0, 0.0),  # its heart does not beat yet
     ],
 )
 def test_the_loop_lag_grows_while_the_loop_is_blocked(lag: float, heartbeat: float, expected: float) -> None:
@@ -192,6 +196,21 @@ def test_requests_and_durations_are_summed_over_all_rows() -> None:
     buckets = {f'{{le="{bound}"}}': 7.0 for bound in bounds} | {'{le="+Inf"}': 707.0}
     assert of(found, f"{name}_bucket") == buckets
     assert (found[f"{name}_count"], found[f"{name}_sum"]) == (707, 1.75)
+
+
+def test_time_in_the_queue_is_summed_over_all_rows() -> None:
+    board = Scoreboard(2)
+    board.publish(frozenset({0, 5}))
+    for row, count in ((0, 1), (5, 4)):
+        board.row(row)[Item.QUEUE + 1] = count
+        board.row(row)[Item.QUEUE + len(BUCKETS)] = 10 * count
+        board.row(row)[Item.QUEUE_SUM] = count / 4
+    found = scrape(board, a_report())
+    name = "multicore_http_request_queue_seconds"
+    buckets = [found[f'{name}_bucket{{le="{bound}"}}'] for bound in ("0.005", "0.01", "10.0", "+Inf")]
+    assert buckets == [0, 5, 5, 55]
+    assert (found[f"{name}_count"], found[f"{name}_sum"]) == (55, 1.25)
+    assert found["multicore_http_request_duration_seconds_count"] == 0
 
 
 def test_every_cell_of_a_request_has_its_own_labels() -> None:

@@ -50,6 +50,7 @@ DESIGN = {
     "process_max_fds": ("gauge", ""),
 }
 OURS = {
+    "multicore_http_request_queue_seconds": ("histogram", ""),
     "multicore_event_loop_blocked_total": ("counter", "worker"),
     "multicore_event_loop_blocked_seconds_total": ("counter", "worker"),
     "multicore_app_metrics_left_out": ("gauge", "reason"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Head, Item,
 from multicore_server.metrics.collection import families
 from multicore_server.monitor.status import status
 from tests.support.reports import process, report, slot
+from tests.unit.rows import cell
 
 MONITOR: MonitorStatus = {"pid": 5, "started": 995.0}
 
@@ -70,13 +72,60 @@ def test_what_grows_is_the_instances_over_all_its_rows(scoreboard: Scoreboard) -
 
 
 def test_durations_are_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) -> None:
-    for number, cell in ((0, 0), (1, 0), (3, 5), (0, len(BUCKETS)), (4, 1)):
-        scoreboard.row(number)[Item.DURATIONS + cell] += 1
+    for number, place in ((0, 0), (1, 0), (3, 5), (0, len(BUCKETS)), (4, 1)):
+        scoreboard.row(number)[Item.DURATIONS + place] += 1
     scoreboard.row(0)[Item.DURATION_SUM] = 1000.0  # the item behind them
     first, second = (worker["requests"]["durations"] for worker in shown(report(), scoreboard)["workers"])
     expected = dict.fromkeys(map(str, BUCKETS[:5]), 2) | dict.fromkeys(map(str, BUCKETS[5:]), 3)
     assert first == expected | {"+Inf": 4}
     assert (second["0.005"], second["0.01"], second["+Inf"]) == (0, 1, 1)
+
+
+def test_time_in_the_queue_is_cumulative_and_of_all_its_rows(scoreboard: Scoreboard) -> None:
+    for number, place, count in ((0, 0, 3), (1, 2, 4), (3, len(BUCKETS), 5), (4, 0, 6)):
+        scoreboard.row(number)[Item.QUEUE + place] += count
+    scoreboard.row(0)[Item.QUEUE_SUM] = 1000.0
+    first, second = (worker["requests"]["queue"] for worker in shown(report(), scoreboard)["workers"])
+    assert (first["0.005"], first["0.01"], first["0.025"], first["10.0"], first["+Inf"]) == (3, 3, 7, 7, 12)
+    assert second["+Inf"] == 6
+
+
+def test_requests_by_class_of_status_are_of_all_its_rows_and_methods(scoreboard: Scoreboard) -> None:
+    for row, method, code, count in ((0, "GET", "2xx", 5), (1, "POST", "2xx", 2), (3, "GET", "5xx", 3)):
+        scoreboard.row(row)[cell(method, code)] = count
+    scoreboard.row(0)[cell("other", "499")] = 7
+    scoreboard.row(4)[cell("GET", "4xx")] = 1
+    first, second = (worker["requests"] for worker in shown(report(), scoreboard)["workers"])
+    assert first["codes"] == {"1xx": 0, "2xx": 7, "3xx": 0, "4xx": 0, "5xx": 3, "499": 7}
+    assert sum(first["codes"].values()) == first["total"]
+    assert second["codes"]["4xx"] == 1
+
+
+@pytest.mark.parametrize(
+    ("due", "lag", "blocked"),
+    [
+        (0.9, 0.25, 0.0),  # it rests
+        (-0.05, 0.25, 0.0),  # late, as it may be on a busy machine
+        (-10.0, 10.0, 10.0),  # blocked right now: the last beat that is over says nothing of it
+    ],
+)
+def test_a_worker_that_is_blocked_now_looks_it(
+    scoreboard: Scoreboard, due: float, lag: float, blocked: float
+) -> None:
+    row = scoreboard.row(0)
+    row[Item.LOOP_LAG], row[Item.BEAT_DUE], row[Item.INLINE] = 0.25, time.monotonic() + due, 1
+    first, second = shown(report(), scoreboard)["workers"]
+    assert first["loop_lag"] == pytest.approx(lag, abs=0.5)
+    assert first["blocked"] == pytest.approx(blocked, abs=0.5)
+    assert (first["inline"], second["inline"]) == (True, False)
+    assert (second["loop_lag"], second["blocked"]) == (0.0, 0.0)  # its heart does not beat yet
+
+
+def test_a_worker_that_boots_has_no_event_loop_to_be_blocked(scoreboard: Scoreboard) -> None:
+    scoreboard.row(0)[Item.BEAT_DUE] = 1.0
+    boots = slot(0, "starting", [process(0, state="starting")])
+    worker = shown(report(slots=[boots]), scoreboard)["workers"][0]
+    assert (worker["loop_lag"], worker["blocked"]) == (0.0, 0.0)
 
 
 def test_during_a_replacement_the_ready_one_is_shown(scoreboard: Scoreboard) -> None:

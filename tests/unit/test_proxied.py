@@ -95,6 +95,37 @@ def test_uvicorns_way(said: str, scheme: str) -> None:
     assert applied(scope("X-Forwarded-Ssl: on"), Rules())["scheme"] == "http"
 
 
+# --- since when it waits
+
+
+def starts(request: dict[str, Any], rules: Rules = GUNICORNS, trusted: Any = TRUSTED) -> list[bytes]:
+    """What is told of X-Request-Start."""
+    found: list[bytes] = []
+    proxied = Proxied(None, trusted, rules)
+    proxied.on_start = lambda _, value: found.append(value)
+    proxied.apply(request)
+    return found
+
+
+@pytest.mark.parametrize("rules", [GUNICORNS, Rules(), Rules(header_map="drop")])
+def test_when_a_request_came_to_a_trusted_proxy(rules: Rules) -> None:
+    asked = scope("X-Request-Start: t=1.5")
+    assert starts(asked, rules) == [b"t=1.5"]
+    assert (asked["headers"][1], asked["client"]) == (field("X-Request-Start: t=1.5"), PROXY)
+    assert starts(scope("X-Request-Start: t=1", "X-Request-Start: t=2"), rules) == [
+        b"t=2"
+    ]  # the nearest one's
+    assert starts({**scope("X-Request-Start: t=1.5"), "client": STRANGER}, rules) == []
+    assert starts(scope("X-Request-Start: t=1.5"), rules, None) == []
+    assert starts(scope("X-Request-Start: t=1.5", type="websocket"), rules) == []
+    assert starts(scope("X-Forwarded-Proto: https"), rules) == []
+
+
+def test_of_a_request_that_is_refused_nothing_is_told() -> None:
+    refused = scope("X-Request-Start: t=1", "X-Forwarded-Ssl: on", "X-Forwarded-Proto: http")
+    assert starts(refused) == []
+
+
 # --- where the app is mounted
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 
-from multicore_server.ipc.scoreboard import MIN_SLOTS, ROWS_PER_SLOT, Item, Scoreboard, slots_for
+from multicore_server.ipc.scoreboard import (
+    BUCKETS,
+    MIN_SLOTS,
+    ROW_SIZE,
+    ROWS_PER_SLOT,
+    Item,
+    Scoreboard,
+    slots_for,
+)
 
 
 def test_there_is_room_to_scale() -> None:
@@ -19,6 +27,13 @@ def test_rows_are_apart() -> None:
     for number in range(2 * ROWS_PER_SLOT):
         assert [board.row(number)[item] for item in Item] == [number * 100 + item for item in Item]
     assert (board.changes, board.used_slots) == (0, 0)
+
+
+def test_a_row_has_room_for_its_items_in_whole_cache_lines() -> None:
+    assert Item.QUEUE + len(BUCKETS) + 1 == Item.QUEUE_SUM
+    assert Item.DURATIONS + len(BUCKETS) + 1 == Item.DURATION_SUM
+    assert len(Scoreboard(1).row(0)) > max(Item)
+    assert ROW_SIZE % 64 == 0
 
 
 def test_published_rows_serve() -> None:

@@ -28,7 +28,8 @@ def publisher(watch: Watch) -> Publisher:
     settings = Settings(
         workers=2, **{name: row.parse(row.default) for name, row in TABLE.items() if name != "workers"}
     )
-    deployment: Any = SimpleNamespace(listeners=["unix:x"], settings=settings)
+    cfg = SimpleNamespace(timeout=30)
+    deployment: Any = SimpleNamespace(listeners=["unix:x"], settings=settings, cfg=cfg)
     return Publisher(watch.shell.context, "app:make('secret')", lambda: deployment, lambda: 300)
 
 
@@ -41,6 +42,7 @@ def test_what_is_published(publisher: Publisher) -> None:
         300,
     )
     assert report["arbiter"]["pid"] == shell.ARBITER
+    assert report["timeout"] == 30.0
 
 
 def test_events_are_published_before_they_are_logged(publisher: Publisher) -> None:
