@@ -61,6 +61,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for module in {item.getparent(pytest.Module).obj for item in session.items}:  # type: ignore[union-attr]
         if hasattr(module, "MockLoop") and hasattr(module, "MockTransport"):
             extend_loop(module.MockLoop)
+            module.MockTask.done = lambda _: False
             extend_transport(module.MockTransport)
 
 
