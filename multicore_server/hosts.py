@@ -213,7 +213,7 @@ CONTRACT: tuple[Row, ...] = (
          feature=Feature.HTTPTOOLS_COUNTS),
     _row(_HTTPTOOLS_CYCLE, "scope disconnected", "worker/meter.py, worker/access.py",
          "whether the client left", set_by="__init__", feature=Feature.HTTPTOOLS_COUNTS),
-    _row("uvicorn.protocols.http.httptools_impl", "HEADER_RE HEADER_VALUE_RE STATUS_LINE", "worker/cycle.py",
+    _row("uvicorn.protocols.http.httptools_impl", "HEADER_RE HEADER_VALUE_RE STATUS_LINE", "worker/heads.py",
          "what a head may have", feature=Feature.HTTPTOOLS_JOINS),
     _row(_HTTPTOOLS, "server client scheme", "connections/lean.py", "where a connection came to and from",
          set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),

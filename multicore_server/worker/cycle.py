@@ -26,41 +26,16 @@ from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
+from multicore_server.worker.heads import Heads
 from multicore_server.worker.meter import COUNTED, MODULES, Meter, meter_of, metered
 from multicore_server.worker.queue_time import QueueTime
 
-LENGTH = b"content-length"
-SPECIAL = frozenset({LENGTH, b"transfer-encoding", b"connection"})  # they mean something here
 JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a longer one goes beside it
-KNOWN = 512  # header lines that are remembered
-LONGEST = 96  # bytes of a value that is worth remembering
-BODILESS = (204, 304)  # statuses
 # Seconds that a request takes whose response may wait for others: below, its client is awake anyway; above,
 # the others may take as long.
 QUICK = (10e-6, 1e-3)
 MOST_HELD = 2e-3  # seconds that a response waits at most, and the call in progress
 MOST_JOINED = 1e-3  # seconds behind a write in which what follows it waits for more
-
-
-class Lines(dict[Any, bytes]):
-    """Header lines by name and value, once they were found to be valid; the special ones are empty here."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bad_name: Any = httptools_impl.HEADER_RE.search
-        self._bad_value: Any = httptools_impl.HEADER_VALUE_RE.search
-
-    def __missing__(self, header: Any) -> bytes:
-        name, value = header
-        lower = name.lower()
-        if self._bad_name(name) or self._bad_value(value):
-            return b""
-        line = b"" if lower in SPECIAL else b"%b: %b\r\n" % (lower, value)
-        if len(value) <= LONGEST:
-            if len(self) >= KNOWN:
-                self.clear()
-            self[header] = line
-        return line
 
 
 class Held:
@@ -82,52 +57,6 @@ class Held:
         for cycle in cycles:
             if cycle.head:
                 cycle.release()
-
-
-class Heads:
-    """Makes the heads of responses."""
-
-    def __init__(self) -> None:
-        self._lines = Lines()
-        self._status_lines: Any = httptools_impl.STATUS_LINE
-        self._defaults: Any = None  # the default headers as last seen: uvicorn makes new ones each second
-        self._default_lines: bytes | None = None
-
-    def make(self, cycle: Any, status: int, headers: Iterable[Any]) -> bytes | None:
-        """The head, with what follows from it set on the cycle; None, and nothing set, where uvicorn is to
-        make it, or to say what is wrong with it."""
-        if cycle.default_headers is not self._defaults:
-            self._learn(cycle.default_headers)
-        if self._default_lines is None or cycle.access_log:
-            return None
-        length, chunked, lines = 0, cycle.chunked_encoding, self._lines
-        try:
-            parts = [self._status_lines[status], self._default_lines]
-            for header in headers:
-                line = lines[header]
-                if not line:
-                    name, value = header
-                    known = name == LENGTH or name.lower() == LENGTH
-                    if not known or chunked is not None or not value.isdigit():
-                        return None
-                    length, chunked = int(value), False
-                    line = b"content-length: %b\r\n" % value
-                parts.append(line)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
-        if not cycle.keep_alive:
-            parts.append(b"connection: close\r\n")
-        if chunked is None and cycle.scope["method"] != "HEAD" and status not in BODILESS:
-            chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
-        if chunked is not cycle.chunked_encoding:
-            cycle.chunked_encoding, cycle.expected_content_length = chunked, length
-        parts.append(b"\r\n")
-        return b"".join(parts)
-
-    def _learn(self, defaults: Any) -> None:
-        lines = [self._lines[header] for header in defaults]
-        self._defaults, self._default_lines = defaults, b"".join(lines) if all(lines) else None
 
 
 class JoinedCycle:

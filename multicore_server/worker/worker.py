@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -30,9 +28,9 @@ from multicore_server.ipc.messages import EndOrder
 from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.request_table import InHand
 from multicore_server.ipc.scoreboard import Item
-from multicore_server.machine import memory
 from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import cycle, failures, loggers, loop, meter
+from multicore_server.worker.abort_stacks import AbortStacks
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import about_protocol, is_movable, make_config, wants_access_log
 from multicore_server.worker.forked_children import ForkedChildren, waited_for
@@ -44,9 +42,8 @@ from multicore_server.worker.proxied import Proxied
 from multicore_server.worker.queue_time import QueueTime
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
+from multicore_server.worker.usage import Usage
 
-LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
-MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
 END_GRACE = 0.25  # seconds for Python's own way to end
 
 
@@ -73,10 +70,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
         self._forked = ForkedChildren(self._own_descriptors)
-        self._stacks: int | None = None  # where they are written to: a descriptor
-        self._look_due = 0.0
-        self._memory_due = 0.0
-        self._used_before = 0.0  # seconds of CPU, by the row's former owners
+        self._stacks = AbortStacks()
+        self.usage: Usage  # from the fork on, in the worker's process
 
     @property
     def identity(self) -> str:
@@ -88,7 +83,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Become the worker: runs until it ends, or ends the process with the cause told."""
         context = self.context
         os.environ[context.settings.instance_var] = str(context.instance)
-        self._used_before = context.row[Item.CPU_SECONDS]
+        self.usage = Usage(context.row)
         context.row[Item.DEPLOYMENT] = context.deployment
         self.mailbox = Mailbox(context, self.identity)
         self.orders = Orders(context.channel)
@@ -149,27 +144,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.siginterrupt(signal.SIGUSR1, False)
         signal.signal(signal.SIGABRT, self.handle_abort)
         self._forked.note_handlers()
-        self._dump_stacks_on_abort()
-
-    def _dump_stacks_on_abort(self) -> None:
-        """SIGABRT dumps every thread's stack to the error log, then goes on to `handle_abort`."""
-        for handler in self.log.error_log.handlers:
-            if isinstance(handler, logging.StreamHandler):
-                try:
-                    descriptor = os.dup(
-                        handler.stream.fileno()
-                    )  # an app's log configuration closes the log's
-                except (OSError, ValueError):  # a stream without a file descriptor
-                    continue
-                self._write_stacks(descriptor)
-                return
-        faulthandler.enable()
-
-    def _write_stacks(self, descriptor: int) -> None:
-        faulthandler.enable(descriptor)
-        if self._stacks is not None:
-            os.close(self._stacks)
-        self._stacks = descriptor
+        self._stacks.write_to(self.log.error_log)
 
     def run(self) -> None:
         limits = limits_of(self.cfg, self.context.settings)
@@ -282,23 +257,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         return await self.mailbox.end(patience)
 
     def beat(self) -> None:
-        now = time.monotonic()
         self.on_answered()
         self.mailbox.beat()
-        if now >= self._look_due:
-            self._look_due = now + LOOK_INTERVAL
-            self.context.row[Item.CPU_SECONDS] = self._used_before + time.process_time()
-            with contextlib.suppress(OSError):  # no descriptors, say: measured when there are some again
-                self._look_at_memory(now)
-
-    def _look_at_memory(self, now: float) -> None:
-        """Unique memory costs milliseconds to measure: often only while RSS is above the limit."""
-        row = self.context.row
-        over = row[Item.MEMORY_LIMIT] and memory.rss(os.getpid()) > row[Item.MEMORY_LIMIT]
-        if over or now >= self._memory_due:
-            self._memory_due = now + MEMORY_INTERVAL
-            row[Item.UNIQUE_MEMORY] = memory.uss()
-            row[Item.UNIQUE_MEMORY_AT] = now
+        self.usage.beat()
 
     # --- signals, the reloader, the arbiter's end ---
 
@@ -355,7 +316,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             super().handle_usr1(sig, frame)
         except OSError as exc:  # no descriptors, no such directory any more, no right
             self.log.warning("%s a log file could not be reopened: %s", self.identity, exc)
-        self._dump_stacks_on_abort()  # to the reopened file
+        self._stacks.write_to(self.log.error_log)  # the reopened file
 
     def handle_abort(self, sig: int, frame: Any) -> None:
         """gunicorn's way to end a hung worker, made sure: an app that catches SystemExit cannot stay."""

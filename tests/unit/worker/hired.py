@@ -21,6 +21,7 @@ from multicore_server.settings.table import Settings
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.mailbox import Mailbox
 from multicore_server.worker.orders import Orders
+from multicore_server.worker.usage import Usage
 from multicore_server.worker.worker import Worker
 
 PATIENCE = 10.0  # seconds
@@ -70,6 +71,7 @@ class Hired:
             "",
         )
         self.worker.pid = os.getpid()
+        self.worker.usage = Usage(self.row)
         self.worker.mailbox = Mailbox(self.worker.context, self.worker.identity)
         self.worker.orders = Orders(self.channel)
         self.worker.PIPE = list(os.pipe())

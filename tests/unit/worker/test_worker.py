@@ -18,7 +18,7 @@ from gunicorn.errors import AppImportError
 from multicore_server.ipc.messages import LastWords, RetireRequest, WorkerReady
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.machine import memory
-from multicore_server.worker import worker as module
+from multicore_server.worker import usage as module
 from tests.unit.worker.hired import PATIENCE, Hire, Hired, hello
 
 # --- boot
