@@ -16,7 +16,8 @@ SLOWER = 100  # callgrind takes 30 to 60 times as long, and the machine may be b
 # slowly, so that heartbeats count for less, and often enough for the worker to know its pace.
 TIMES = {
     "multicore_server.connections.dispatcher": {"WORTHWHILE": SLOWER},
-    "multicore_server.worker.cycle": {"QUICK": SLOWER, "MOST_HELD": SLOWER},
+    "multicore_server.worker.cycle": {"QUICK": SLOWER, "MOST_HELD": SLOWER, "MOST_JOINED": SLOWER},
+    "multicore_server.worker.queue_time": {"PACE": SLOWER},
     "multicore_server.worker.heart": {"BRISK": SLOWER, "BEAT": 9, "REST_AFTER": NEVER},
 }
 timeout = 600
