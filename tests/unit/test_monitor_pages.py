@@ -20,6 +20,7 @@ from multicore_server.monitor.actions import WorkerClient
 from multicore_server.monitor.commands import ArbiterError
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.pages import MAX_COMMAND, Full, ReadOnly
+from multicore_server.monitor.samples import Samples
 from multicore_server.monitor.scrape import Merge
 from multicore_server.monitor.snapshot import Form, Snapshots
 from multicore_server.monitor.view import ReportView
@@ -50,11 +51,13 @@ class Pages:
         view, scoreboard = ReportView(self.shared_report), Scoreboard(4)
         self.snapshots = Snapshots(Merge(scoreboard, view, None, str, self.log))
         client: Any = self.arbiter
-        self.read_only = ReadOnly(scoreboard, view, self.snapshots)
+        self.samples = Samples(scoreboard)
+        self.read_only = ReadOnly(scoreboard, view, self.snapshots, self.samples)
         self.mailboxes = Mailboxes(4 * ROWS_PER_SLOT)
         self.workers = WorkerClient(self.mailboxes, scoreboard)
         self.requests = RequestTable(4 * ROWS_PER_SLOT)
-        self.full = Full(scoreboard, view, self.snapshots, client, self.workers, self.requests)
+        parts = self.snapshots, self.samples, client, self.workers, self.requests
+        self.full = Full(scoreboard, view, *parts)
 
     def publish(self, **changes: Any) -> None:
         self.shared_report.publish(json.dumps(report(**changes)).encode())

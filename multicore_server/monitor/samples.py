@@ -1,0 +1,171 @@
+"""The last ten minutes in numbers, so that a page that is opened now shows what came before.
+
+Pure, but for reading the shared memory. Each sample is written once, when it is taken: whoever asks for them
+costs little more than the bytes. Times are of CLOCK_MONOTONIC, so a clock that is set moves nothing; a reader
+gets the present on both clocks, and makes dates of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from multicore_server.ipc.identity import identity
+from multicore_server.ipc.report import EventReport, Report, SlotReport, serving
+from multicore_server.ipc.scoreboard import (
+    BUCKETS,
+    CODES,
+    METHODS,
+    ROWS_PER_SLOT,
+    Head,
+    Item,
+    Row,
+    Scoreboard,
+    requests_in_progress,
+    whole,
+)
+
+EVERY = 2.0  # seconds between two samples
+KEPT = 300  # samples: ten minutes
+WINDOW = 3  # intervals that a rate is of: CPU seconds are counted once a second, one interval would flicker
+MOST_MARKS = 100
+MOST_TEXT = 200  # characters of a mark
+
+# What a sample has, in this order. Rates are per second, times seconds, memory bytes, CPU percent of one CPU.
+COLUMNS = (
+    "at", "requests", "5xx", "499", "p50", "p99", "cpu", "memory", "in_progress", "backlog", "ready",
+)  # fmt: skip
+_DIGITS = {"requests": 2, "5xx": 2, "499": 2, "p50": 5, "p99": 5, "cpu": 1}  # the others are whole
+_ALL_CODES = range(len(METHODS) * len(CODES))
+_REQUESTS = slice(Item.REQUESTS.value, Item.REQUESTS + len(_ALL_CODES))
+_DURATIONS = slice(Item.DURATIONS.value, Item.DURATIONS + len(BUCKETS) + 1)
+
+
+class Reading(NamedTuple):
+    """Counters of all workers that there have been: they only grow."""
+
+    at: float
+    codes: dict[str, int]
+    durations: list[int]  # requests by BUCKETS, each in one bucket alone
+    cpu: float  # seconds
+
+
+class Samples:
+    def __init__(self, scoreboard: Scoreboard) -> None:
+        self._scoreboard = scoreboard
+        self._readings: deque[Reading] = deque(maxlen=WINDOW + 1)
+        self._samples: deque[tuple[float, str]] = deque(maxlen=KEPT)
+        self._marks: deque[tuple[float, str]] = deque(maxlen=MOST_MARKS)  # with the time of their sample
+        self._last_event = 0
+
+    def take(self, report: Report, now: float, time: float) -> None:
+        """Take a sample: ``now`` of CLOCK_MONOTONIC, ``time`` since the epoch."""
+        self._mark(report["events"], now, time)
+        rows = list(_rows(self._scoreboard))
+        self._readings.append(_read(rows, now))
+        values = [now, *self._rates(), *_present(report, self._scoreboard, rows)]
+        written = [_written(*it) for it in zip(COLUMNS, values, strict=True)]
+        self._samples.append((now, json.dumps(written, separators=(",", ":"))))
+
+    def document(self, after: float, now: float, time: float) -> bytes:
+        """What was noticed after this moment, as JSON."""
+        if after > now:  # of a reader that knows this machine from before it was started again
+            after = 0.0
+        oldest = now - KEPT * EVERY
+        head = json.dumps(
+            {"every": EVERY, "kept": KEPT * EVERY, "now": now, "time": time, "columns": COLUMNS}
+        )
+        samples, marks = (
+            ",".join(text for at, text in kept if at > max(after, oldest))
+            for kept in (self._samples, self._marks)
+        )
+        return f'{head[:-1]}, "samples": [{samples}], "marks": [{marks}]}}'.encode("ascii")
+
+    def _rates(self) -> list[float | None]:
+        before, last = self._readings[0], self._readings[-1]
+        passed = last.at - before.at
+        if passed <= 0:
+            return [None] * 6
+        codes = {name: max(0, count - before.codes[name]) for name, count in last.codes.items()}
+        rates = [sum(codes.values()), codes["5xx"], codes["499"]]
+        grown = [max(0, count - old) for count, old in zip(last.durations, before.durations, strict=True)]
+        cpu = max(0.0, last.cpu - before.cpu) / passed * 100
+        return [*(it / passed for it in rates), quantile(0.5, grown), quantile(0.99, grown), cpu]
+
+    def _mark(self, events: Sequence[EventReport], now: float, time: float) -> None:
+        """Keep the reloads and the faults that are new. An event's age is by the clock that gave its time; one
+        that came between two samples is no older than that."""
+        between = now - self._readings[-1].at if self._readings else math.inf
+        for event in events:
+            if event["id"] > self._last_event and _is_mark(event):
+                at = now - min(max(0.0, time - event["at"]), between)
+                self._marks.append((now, json.dumps([round(at, 2), *_described(event)])))
+        self._last_event = max(self._last_event, *(event["id"] for event in events), 0)
+
+
+def quantile(share: float, counts: Sequence[int]) -> float | None:
+    """The seconds that this share of the requests did not exceed, as Prometheus' histogram_quantile()
+    computes it; None if there were none. ``counts`` are by BUCKETS, each in one bucket alone."""
+    rank, below, low = share * sum(counts), 0, 0.0
+    if not rank:
+        return None
+    for bound, count in zip(BUCKETS, counts, strict=False):
+        if below + count >= rank:
+            return low + (bound - low) * (rank - below) / count
+        low, below = bound, below + count
+    return low  # it is in the last bucket, which has no upper bound
+
+
+def _rows(scoreboard: Scoreboard) -> Iterable[Row]:
+    return map(scoreboard.row, range(scoreboard.used_slots * ROWS_PER_SLOT))
+
+
+def _read(rows: Sequence[Row], now: float) -> Reading:
+    requests = _sums(rows, _REQUESTS)
+    codes = {name: sum(requests[at :: len(CODES)]) for at, name in enumerate(CODES)}
+    cpu = sum(row[Item.CPU_SECONDS] for row in rows)
+    return Reading(now, codes, _sums(rows, _DURATIONS), cpu if math.isfinite(cpu) else 0.0)
+
+
+def _sums(rows: Sequence[Row], cells: slice) -> list[int]:
+    summed = map(sum, zip(*(row[cells] for row in rows), strict=True)) if rows else ()
+    return [*map(whole, summed)] or [0] * (cells.stop - cells.start)
+
+
+def _present(report: Report, scoreboard: Scoreboard, rows: Sequence[Row]) -> list[float]:
+    is_unique = report["settings"].get("memory_metric") == "uss"
+    memory = sum(
+        _memory(slot, scoreboard, is_unique, report["worker_memory_limit"]) for slot in report["slots"]
+    )
+    in_progress = whole(sum(map(requests_in_progress, rows)))
+    ready = sum(slot["state"] == "ready" for slot in report["slots"])
+    return [memory, in_progress, whole(scoreboard.head[Head.LISTEN_BACKLOG]), ready]
+
+
+def _memory(slot: SlotReport, scoreboard: Scoreboard, is_unique: bool, limit: int | None) -> int:
+    """What its limit is compared with: unique memory is measured only where there is one."""
+    process = serving(slot["processes"])
+    if process is None:
+        return 0
+    row = scoreboard.row(process["row"])
+    unique = whole(row[Item.UNIQUE_MEMORY]) if is_unique and (row[Item.MEMORY_LIMIT] or limit) else 0
+    return unique or whole(row[Item.RESIDENT_MEMORY])
+
+
+def _written(column: str, value: float | None) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    return round(value, 2) if column == "at" else round(value, _DIGITS.get(column))
+
+
+def _is_mark(event: EventReport) -> bool:
+    return event["kind"] == "reload" or event["level"] in ("error", "critical")
+
+
+def _described(event: EventReport) -> list[str]:
+    """Its kind, its level, and who it is about with what happened; not the requests that were in hand."""
+    who = identity(event["instance"], event["generation"], event["pid"])
+    return [event["kind"], event["level"], f"{who} {event['text']}".strip()[:MOST_TEXT]]
