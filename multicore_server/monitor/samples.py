@@ -96,8 +96,8 @@ class Samples:
         return [*(it / passed for it in rates), quantile(0.5, grown), quantile(0.99, grown), cpu]
 
     def _mark(self, events: Sequence[EventReport], now: float, time: float) -> None:
-        """Keep the reloads and the faults that are new. An event's age is by the clock that gave its time; one
-        that came between two samples is no older than that."""
+        """Keep the reloads and the faults that are new. One that came between two samples is no older than
+        that, whatever the clock on the wall says."""
         between = now - self._readings[-1].at if self._readings else math.inf
         for event in events:
             if event["id"] > self._last_event and _is_mark(event):

@@ -90,7 +90,8 @@ class Monitor:
         log.addHandler(logging.FileHandler(self.log_path))
         context = MonitorContext(
             scoreboard=self.scoreboard, requests=self._requests, shared_report=self.shared_report,
-            listener=self._listeners[0], metrics_listener=self._listeners[1], command_listener=self._command_listener,
+            listener=self._listeners[0], metrics_listener=self._listeners[1],
+            command_listener=self._command_listener,
             lifeline=self._lifeline, channel=self._channel, hosts=frozenset(self._hosts), log=log,
             mailboxes=self._mailboxes, limits=self._limits, **self._app,
         )  # fmt: skip

@@ -1,0 +1,125 @@
+// The plots: of the samples that the monitor keeps, so they are full when the page is opened.
+
+import { $, make, svg, write } from "./dom.js";
+import { bytes, clock, number, percent, rate, seconds } from "./figures.js";
+
+// `least`: what the scale goes up to, at least.
+const PLOTS = [
+  { title: "Requests/s", format: rate, least: 1, lines: [["", "requests"]] },
+  { title: "Errors/s", format: rate, least: 1, lines: [["5xx", "5xx"], ["499", "499"]] },
+  { title: "Latency", format: seconds, least: 0.005, lines: [["p50", "p50"], ["p99", "p99"]] },
+  { title: "Time in the queue", format: seconds, least: 0.005, lines: [["p50", "queue_p50"], ["p99", "queue_p99"]] },
+  { title: "CPU", format: percent, least: 10, lines: [["", "cpu"]] },
+  { title: "Memory", format: bytes, least: 1024 ** 2, lines: [["", "memory"]] },
+  { title: "In progress", format: number, least: 1, lines: [["", "in_progress"]] },
+  { title: "Backlog", format: number, least: 1, lines: [["", "backlog"]] },
+];
+const [WIDTH, HEIGHT] = [300, 100];
+const GAP = 2.5; // intervals without a sample, above which a line is broken
+const LATELY = 10; // seconds in which errors count for the server's state
+
+let points = []; // an object of each sample, oldest first; their times are of the monitor's monotonic clock
+let marks = []; // {at, kind, level, text} of reloads and crashes
+let clocks = { now: 0, time: 0, every: 2, kept: 600 }; // the present on both clocks, and how samples are kept
+
+export const lastSeen = () => points.at(-1)?.at ?? 0;
+
+// What the monitor has noticed since `lastSeen`, or all that it has where it was not asked before.
+export function take({ columns, samples, marks: noticed, ...others }) {
+  if (others.now < lastSeen()) [points, marks] = [[], []]; // the machine was started again
+  clocks = others;
+  const isKept = ({ at }) => at > clocks.now - clocks.kept;
+  const seen = lastSeen();
+  const fresh = samples.map((sample) => Object.fromEntries(columns.map((name, place) => [name, sample[place]])));
+  points = [...points, ...fresh.filter(({ at }) => at > seen)].filter(isKept);
+  const known = new Set(marks.map(keyOf));
+  const added = noticed.map(([at, kind, level, text]) => ({ at, kind, level, text }));
+  marks = [...marks, ...added.filter((mark) => !known.has(keyOf(mark)))].filter(isKept);
+}
+
+// Two events of one moment have another text. A monitor that was replaced finds them again.
+const keyOf = ({ at, text }) => `${Math.round(at)} ${text}`;
+
+// Of the last seconds: how many requests ended, and how many of them were errors.
+export function answered() {
+  const recent = points.filter(({ at, requests }) => at > clocks.now - LATELY && (requests ?? null) !== null);
+  const count = (name) => recent.reduce((sum, point) => sum + point[name] * clocks.every, 0);
+  return { requests: count("requests"), errors: count("5xx") };
+}
+
+export function preparePlots() {
+  for (const plot of PLOTS) {
+    const figure = make("figure");
+    const caption = figure.appendChild(make("figcaption"));
+    caption.append(make("span", plot.title));
+    const now = caption.appendChild(make("span", "", { class: "now" }));
+    const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" };
+    plot.picture = figure.appendChild(svg("svg", box));
+    plot.picture.append(svg("path", { class: "grid", d: `M0 ${HEIGHT / 2}H${WIDTH}M0 1H${WIDTH}` }));
+    plot.paths = plot.lines.map((_, place) => plot.picture.appendChild(svg("path", { class: `line-${place}` })));
+    plot.marks = plot.picture.appendChild(svg("g"));
+    plot.values = plot.lines.map(([label]) => {
+      const value = now.appendChild(make("span"));
+      if (label) value.append(make("small", label));
+      return value.appendChild(make("b", "–"));
+    });
+    const scale = figure.appendChild(make("div", "", { class: "scale" }));
+    plot.top = scale.appendChild(make("span"));
+    scale.append(make("span", "last 10 min"));
+    $("plots").append(figure);
+  }
+}
+
+// 1, 2 or 5 times a power of ten: the scale changes seldom, and its number is short.
+function roundedUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= value * 0.999);
+}
+
+const across = (at) => (WIDTH * (1 - (clocks.now - at) / clocks.kept)).toFixed(2);
+
+function path(name, top) {
+  let [drawn, last] = ["", null];
+  for (const point of points) {
+    if ((point[name] ?? null) === null) continue;
+    const place = `${across(point.at)} ${(HEIGHT - 1 - (point[name] / top) * (HEIGHT - 2)).toFixed(2)}`;
+    // A gap, where nobody looked or there was nothing to see, is no line. A lonely point is a dot.
+    const joined = last !== null && point.at - last < GAP * clocks.every;
+    drawn += joined ? `L${place}` : `M${place}L${place}`;
+    last = point.at;
+  }
+  return drawn;
+}
+
+function marked({ at, kind, level, text }) {
+  const group = svg("g", { class: kind === "reload" && level === "info" ? "mark-reload" : "mark-fault" });
+  const title = group.appendChild(svg("title"));
+  title.textContent = `${clock(clocks.time - (clocks.now - at))} ${text}`;
+  const line = { d: `M${across(at)} 0V${HEIGHT}` };
+  group.append(svg("path", line), svg("path", { ...line, class: "near" })); // the wide one is easy to point at
+  return group;
+}
+
+export function drawPlots() {
+  const faults = marks.filter(({ kind, level }) => kind !== "reload" || level !== "info").length;
+  const said = `${marks.length - faults} reloads, ${faults} faults`;
+  for (const plot of PLOTS) draw(plot, said);
+  $("legend").hidden = !marks.length;
+}
+
+function draw(plot, marksSaid) {
+  const all = plot.lines.flatMap(([, name]) => points.map((point) => point[name] ?? 0));
+  const highest = Math.max(plot.least, ...all);
+  const unit = plot.format === bytes ? 1024 ** 2 : 1;
+  const top = roundedUp(highest / unit) * unit;
+  write(plot.top, `max ${plot.format(top).replace(/\.0+(?= |$)/, "")}`);
+  const said = plot.lines.map(([label, name], place) => {
+    const value = plot.format(points.at(-1)?.[name]);
+    plot.paths[place].setAttribute("d", path(name, top));
+    write(plot.values[place], value);
+    return `${label} ${value}`.trim();
+  });
+  plot.marks.replaceChildren(...marks.map(marked));
+  const label = `${plot.title}: now ${said.join(", ")}; highest ${plot.format(highest)}; ${marksSaid}`;
+  plot.picture.setAttribute("aria-label", label);
+}
