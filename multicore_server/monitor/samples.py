@@ -30,7 +30,7 @@ from multicore_server.ipc.scoreboard import (
 
 EVERY = 2.0  # seconds between two samples
 KEPT = 300  # samples: ten minutes
-WINDOW = 3  # intervals that a rate is of: CPU seconds are counted once a second, one interval would flicker
+WINDOW = 3  # intervals that CPU and latencies are of: CPU seconds are counted once a second, it would flicker
 MOST_MARKS = 100
 MOST_TEXT = 200  # characters of a mark
 
@@ -85,15 +85,10 @@ class Samples:
         return f'{head[:-1]}, "samples": [{samples}], "marks": [{marks}]}}'.encode("ascii")
 
     def _rates(self) -> list[float | None]:
-        before, last = self._readings[0], self._readings[-1]
-        passed = last.at - before.at
-        if passed <= 0:
-            return [None] * 6
-        codes = {name: max(0, count - before.codes[name]) for name, count in last.codes.items()}
-        rates = [sum(codes.values()), codes["5xx"], codes["499"]]
-        grown = [max(0, count - old) for count, old in zip(last.durations, before.durations, strict=True)]
-        cpu = max(0.0, last.cpu - before.cpu) / passed * 100
-        return [*(it / passed for it in rates), quantile(0.5, grown), quantile(0.99, grown), cpu]
+        """Requests by how they ended, of the last interval; what would flicker then, of the last WINDOW."""
+        last = self._readings[-1]
+        counts = _counted(self._readings[-2], last) if len(self._readings) > 1 else [None] * 3
+        return [*counts, *_measured(self._readings[0], last)]
 
     def _mark(self, events: Sequence[EventReport], now: float, time: float) -> None:
         """Keep the reloads and the faults that are new. One that came between two samples is no older than
@@ -104,6 +99,22 @@ class Samples:
                 at = now - min(max(0.0, time - event["at"]), between)
                 self._marks.append((now, json.dumps([round(at, 2), *_described(event)])))
         self._last_event = max(self._last_event, *(event["id"] for event in events), 0)
+
+
+def _counted(before: Reading, last: Reading) -> list[float | None]:
+    passed = last.at - before.at
+    grown = {name: max(0, count - before.codes[name]) for name, count in last.codes.items()}
+    counts = sum(grown.values()), grown["5xx"], grown["499"]
+    return [it / passed if passed > 0 else None for it in counts]
+
+
+def _measured(before: Reading, last: Reading) -> list[float | None]:
+    passed = last.at - before.at
+    if passed <= 0:
+        return [None] * 3
+    grown = [max(0, count - old) for count, old in zip(last.durations, before.durations, strict=True)]
+    cpu = max(0.0, last.cpu - before.cpu) / passed * 100
+    return [quantile(0.5, grown), quantile(0.99, grown), cpu]
 
 
 def quantile(share: float, counts: Sequence[int]) -> float | None:
@@ -135,14 +146,14 @@ def _sums(rows: Sequence[Row], cells: slice) -> list[int]:
     return [*map(whole, summed)] or [0] * (cells.stop - cells.start)
 
 
-def _present(report: Report, scoreboard: Scoreboard, rows: Sequence[Row]) -> list[float]:
+def _present(report: Report, scoreboard: Scoreboard, rows: Sequence[Row]) -> list[float | None]:
     is_unique = report["settings"].get("memory_metric") == "uss"
     memory = sum(
         _memory(slot, scoreboard, is_unique, report["worker_memory_limit"]) for slot in report["slots"]
     )
     in_progress = whole(sum(map(requests_in_progress, rows)))
     ready = sum(slot["state"] == "ready" for slot in report["slots"])
-    return [memory, in_progress, whole(scoreboard.head[Head.LISTEN_BACKLOG]), ready]
+    return [memory or None, in_progress, whole(scoreboard.head[Head.LISTEN_BACKLOG]), ready]
 
 
 def _memory(slot: SlotReport, scoreboard: Scoreboard, is_unique: bool, limit: int | None) -> int:

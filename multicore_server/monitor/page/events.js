@@ -50,7 +50,7 @@ function summary(line) {
   const by = (kind) => line.find((event) => event.kind === kind);
   const [started, ready, left] = [by("started"), by("ready"), by("gone") ?? by("draining")];
   const took = duration(Math.max(0, line.at(-1).at - line[0].at), 1);
-  if (!left) return `${named(started ?? ready)}started${ready ? ", ready" : ""} after ${took}`;
+  if (!left) return named(ready) + `started, ${ready.text}`;
   if (!started && !ready) return `${named(left)}${by("gone") ? "drained and ended" : "draining"}, in ${took}`;
   const reason = by("draining")?.reason;
   const next = `gen=${(ready ?? started).generation} pid=${(ready ?? started).pid}`;
@@ -92,7 +92,7 @@ function showLatestFault(status) {
   const isRecent = ({ level, at }) => level !== "info" && at > status.time - RECENT;
   const fault = status.events.findLast(isRecent);
   $("fault").hidden = !fault;
-  if (fault) write($("fault"), `${clock(fault.at)} ${textOf(fault)}`);
+  if (fault) write($("fault"), `Last fault, ${clock(fault.at)}: ${textOf(fault)}`);
 }
 
 export function prepareEvents() {

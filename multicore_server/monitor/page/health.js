@@ -8,6 +8,7 @@ const LEAST_REQUESTS = 20; // of the last seconds: below, and with fewer errors,
 const LEAST_ERRORS = 3;
 const BLOCKED = 1; // seconds that an event loop stands still
 const TIMEOUT = 30; // seconds: of a server that has none, or does not say it
+const PRODUCT = "multicore_server"; // what stands in the page before anything is known
 const BADNESS = ["good", "doubt", "bad"];
 
 export const SIGNS = { good: "●", doubt: "▲", bad: "✕" };
@@ -64,7 +65,7 @@ export function showHealth(status, answered) {
   const found = reasons(status, answered);
   const [mood, worst] = found[0] ?? ["good", status.reloading ? "reloading" : "serving"];
   show(mood, mood === "good" && status.reloading ? "↻" : SIGNS[mood], worst);
-  document.title = `${mood === "good" ? "" : `${SIGNS[mood]} ${worst} · `}${status.name} · multicore_server`;
+  document.title = `${mood === "good" ? "" : `${SIGNS[mood]} ${worst} · `}${titled(status.name)}`;
   write($("others"), found.slice(1).map(([, text]) => text).join("\n"));
   $("others").hidden = found.length < 2;
 }
@@ -72,8 +73,10 @@ export function showHealth(status, answered) {
 export function showUnknown(name) {
   show("doubt", "?", "unknown");
   $("others").hidden = true;
-  document.title = `? unknown · ${name} · multicore_server`;
+  document.title = `? unknown · ${titled(name)}`;
 }
+
+const titled = (name) => (name === PRODUCT ? name : `${name} · ${PRODUCT}`);
 
 function show(mood, sign, text) {
   write($("condition"), `${sign} ${text}`, mood);

@@ -62,7 +62,7 @@ function memory(worker, metric) {
 function state(worker, status) {
   const [sign, mood] = STATES[worker.state] ?? ["", ""];
   const standing = blocked(worker, status);
-  if (standing) return ["▲ blocked", standing, `for ${seconds(worker.blocked)}`];
+  if (standing) return ["▲ blocked", standing, `for ${duration(worker.blocked, 1)}`];
   const below = worker.processes.filter(({ pid }) => pid !== worker.pid).map((it) => `pid ${it.pid} ${it.state}`);
   if (worker.wanted) below.push(`to be replaced: ${worker.wanted}`);
   if (worker.next_restart) below.push(`next start in ${duration(Math.max(0, worker.next_restart - status.time))}`);
@@ -85,7 +85,7 @@ const COLUMNS = [
   ["state", (worker, _, status) => state(worker, status)],
   ["uptime", (worker) => [duration(worker.uptime)]],
   ["restarts", (worker) => [String(sum(Object.values(worker.restarts)) ?? 0)]],
-  ["CPU", (_, rates) => [percent(rates.cpu)]],
+  ["CPU", (worker, rates) => [percent(worker.pid === null ? null : rates.cpu)]],
   ["memory", (worker, _, status) => memory(worker, status.settings.memory_metric)],
   ["requests/s", (_, rates) => [rate(rates.requests)]],
   ["5xx/s", errors],
@@ -135,7 +135,7 @@ function showRequests(status) {
     line.append(make("p", `${it.method} ${it.path} ${it.client}`));
     return line;
   });
-  $("requests").replaceChildren(...(lines.length ? lines : [make("li", "none")]));
+  $("requests").replaceChildren(...lines);
 }
 
 // --- once a second ---
@@ -183,7 +183,7 @@ async function visible() {
 }
 
 async function run() {
-  for (let [last, sampled] = [new Date(), -Infinity]; ; ) {
+  for (let [last, sampled] = [null, -Infinity]; ; ) {
     await visible();
     const began = performance.now();
     if (began - sampled > SAMPLES - POLL / 4) {
@@ -195,7 +195,8 @@ async function run() {
       last = new Date();
       show(status);
     }
-    showTrouble(trouble && `Nothing new since ${last.toLocaleTimeString()}: ${trouble}. Asking again each second.`);
+    const since = last ? `Nothing new since ${last.toLocaleTimeString()}` : "Nothing yet";
+    showTrouble(trouble && `${since}: ${trouble}. Asking again each second.`);
     await new Promise((over) => setTimeout(over, Math.max(POLL / 4, POLL - (performance.now() - began))));
   }
 }

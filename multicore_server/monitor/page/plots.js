@@ -16,7 +16,7 @@ const PLOTS = [
 ];
 const [WIDTH, HEIGHT] = [300, 100];
 const GAP = 2.5; // intervals without a sample, above which a line is broken
-const LATELY = 10; // seconds in which errors count for the server's state
+const LATELY = 10; // seconds in which errors count for what is said of the server
 
 let points = []; // an object of each sample, oldest first; their times are of the monitor's monotonic clock
 let marks = []; // {at, kind, level, text} of reloads and crashes
@@ -56,16 +56,14 @@ export function preparePlots() {
     const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" };
     plot.picture = figure.appendChild(svg("svg", box));
     plot.picture.append(svg("path", { class: "grid", d: `M0 ${HEIGHT / 2}H${WIDTH}M0 1H${WIDTH}` }));
-    plot.paths = plot.lines.map((_, place) => plot.picture.appendChild(svg("path", { class: `line-${place}` })));
     plot.marks = plot.picture.appendChild(svg("g"));
+    plot.paths = plot.lines.map((_, place) => plot.picture.appendChild(svg("path", { class: `line-${place}` })));
     plot.values = plot.lines.map(([label]) => {
       const value = now.appendChild(make("span"));
       if (label) value.append(make("small", label));
       return value.appendChild(make("b", "–"));
     });
-    const scale = figure.appendChild(make("div", "", { class: "scale" }));
-    plot.top = scale.appendChild(make("span"));
-    scale.append(make("span", "last 10 min"));
+    plot.top = figure.appendChild(make("div", "", { class: "scale" }));
     $("plots").append(figure);
   }
 }

@@ -1,0 +1,276 @@
+"""The live page of a real monitor whose server is made up: states that are rare or take long to come."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from multicore_server.ipc.scoreboard import Item
+from multicore_server.monitor.samples import COLUMNS, EVERY, KEPT
+from tests.support.addresses import LOCAL
+from tests.support.browser import DASH, OpenTab, Tab
+from tests.support.monitor_process import Monitor
+from tests.support.reports import event, process, slot
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+OK, FAILED = Item.REQUESTS + 1, Item.REQUESTS + 4
+
+
+@pytest.fixture
+def open_page(monitor: Monitor, open_tab: OpenTab) -> Callable[..., Tab]:
+    def opened(**options: Any) -> Tab:
+        return open_tab(f"http://{LOCAL}:{monitor.port}/", **options)
+
+    return opened
+
+
+def icon(tab: Tab) -> str | None:
+    return tab.page.locator("#icon").get_attribute("href")
+
+
+def wait_condition(tab: Tab, expected: str, its_icon: str) -> None:
+    tab.wait_for(lambda: tab.text("#condition") == expected, expected)
+    assert icon(tab) == its_icon
+    words = "" if its_icon == "icon.svg" else f"{expected} · "
+    assert tab.page.title() == f"{words}app:app · multicore_server"
+
+
+def count(monitor: Monitor, *, ok: int = 0, failed: int = 0) -> None:
+    row = monitor.scoreboard.row(0)
+    row[OK] += ok
+    row[FAILED] += failed
+
+
+# --- what is wrong
+
+
+def test_workers_missing(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    wait_condition(tab, "● serving", "icon.svg")
+    monitor.publish(slots=[slot(0), slot(1, "backoff", [])])
+    wait_condition(tab, "▲ 1 of 2 workers missing (1 backoff)", "icon-doubt.svg")
+    monitor.publish(slots=[slot(0), slot(1, "stopped", [])])
+    wait_condition(tab, "● serving", "icon.svg")
+    monitor.publish(slots=[slot(0, "starting"), slot(1, "errored", [])])
+    wait_condition(tab, "✕ no worker is ready", "icon-bad.svg")
+    assert tab.text("#others") == "instance 1 errored: restarted too often, and left"
+    tab.assert_clean()
+
+
+def test_a_worker_that_stands_still(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    row = monitor.scoreboard.row(0)
+    row[Item.BEAT_DUE] = time.monotonic() - 3
+    tab = open_page()
+    tab.wait_for(lambda: tab.text("#condition").startswith("▲ instance 0 blocked for "), "a blocked worker")
+    assert tab.column("state")[0].startswith("▲ blocked\nfor 3")
+    assert tab.column("state")[1] == "● ready"
+    row[Item.INLINE] = 1
+    wait_condition(tab, "● serving", "icon.svg")
+    row[Item.INLINE], row[Item.BEAT_DUE] = 0, time.monotonic() - 20
+    tab.wait_for(lambda: tab.text("#condition").startswith("✕ instance 0 blocked for 2"), "for long")
+    assert icon(tab) == "icon-bad.svg"
+
+
+def test_errors(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    tab.wait_workers(2)
+    tab.wait_for(lambda: tab.column("5xx/s") == ["0", "0"], "two looks")
+    count(monitor, ok=900, failed=30)
+    share = "▲ 3.2 % of the responses are 5xx"
+    tab.wait_for(lambda: tab.text("#condition") == share, share)
+    assert number(tab.column("5xx/s")[0]) > 0
+    count(monitor, failed=100)
+    tab.wait_for(lambda: tab.text("#condition").startswith("✕"), "more than 5 %")
+    assert icon(tab) == "icon-bad.svg"
+    tab.wait_for(lambda: tab.text("#condition") == "● serving", "nothing is said of errors that are over")
+
+
+def test_few_errors_say_nothing(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    tab.wait_for(lambda: tab.column("5xx/s") == ["0", "0"], "two looks")
+    count(monitor, ok=10, failed=9)
+    tab.wait_for(lambda: number(tab.texts("figcaption b")[1]) > 0, "errors in the plot")
+    assert tab.text("#condition") == "● serving"
+
+
+def number(text: str) -> float:
+    return float(text.replace(DASH, "0"))
+
+
+# --- the plots
+
+
+def made_up(now: float, numbers: range) -> list[list[Any]]:
+    made = {"requests": 40.0, "5xx": 0, "499": 0, "p50": 0.01, "p99": 0.1, "cpu": 50.0, "memory": 2**27}
+    others = {"in_progress": 2, "backlog": 1, "ready": 2}
+    return [
+        [{"at": now - number * EVERY, **made, **others}[name] for name in COLUMNS]
+        for number in reversed(numbers)
+    ]
+
+
+def serve_samples(tab: Tab, samples: Callable[[float], Any], marks: Callable[[float], Any]) -> None:
+    """Whatever the monitor has: the page gets these samples and marks, made of the present moment."""
+
+    def answer(route: Any) -> None:
+        now = time.monotonic()
+        head = {"every": EVERY, "kept": KEPT * EVERY, "now": now, "time": time.time(), "columns": COLUMNS}
+        body = json.dumps({**head, "samples": samples(now), "marks": marks(now)})
+        route.fulfill(body=body, content_type="application/json")
+
+    tab.page.route("**/samples*", answer, times=1)
+    tab.page.reload()
+
+
+def path(tab: Tab) -> str:
+    return tab.page.locator("path.line-0").first.get_attribute("d") or ""
+
+
+def test_the_plots_are_full_at_once(open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    serve_samples(tab, lambda now: made_up(now, range(KEPT)), lambda _: [])
+    tab.wait_for(lambda: path(tab).count("L") >= KEPT - 1, "a full plot")
+    assert path(tab).count("M") == 1
+    assert tab.texts("#plots .scale")[:2] == ["max 50", "max 1"]
+    assert not tab.page.locator("#legend").is_visible()
+    tab.assert_clean()
+
+
+def test_a_monitor_that_was_replaced_leaves_a_gap(open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    serve_samples(tab, lambda now: made_up(now, range(100)) + made_up(now + 400, range(100)), lambda _: [])
+    tab.wait_for(lambda: path(tab).count("M") == 2, "two lines")
+
+
+def test_reloads_and_crashes_are_marked(open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    serve_samples(
+        tab,
+        lambda now: made_up(now, range(KEPT)),
+        lambda now: [
+            [now - 300, "reload", "info", "reload done"],
+            [now - 60, "exited", "error", "<b>instance=1</b> was killed by SIGKILL"],
+            [now - 10, "reload", "error", "reload rolled back"],
+        ],
+    )
+    first = tab.page.locator("#plots svg").first
+    tab.wait_for(lambda: first.locator(".mark-reload, .mark-fault").count() == 3, "three marks")
+    assert first.locator(".mark-reload title").inner_html().endswith(" reload done")
+    assert "<b>instance=1</b> was killed by SIGKILL" in (first.locator("title").nth(1).text_content() or "")
+    assert first.get_attribute("aria-label") == "Requests/s: now 40; highest 40; 1 reloads, 2 faults"
+    x = float((first.locator(".mark-reload path").first.get_attribute("d") or "")[1:].split()[0])
+    assert 145 < x < 151  # in the middle of 300
+    assert tab.page.locator("#legend").is_visible()
+    tab.assert_clean()
+
+
+# --- what happened
+
+
+def replacement(first: int, instance: int, generation: int, at: float) -> list[Any]:
+    """The events of one that ends well, by their ids from this one on."""
+    old = {"instance": instance, "generation": generation, "pid": 100 + generation}
+    new = {"instance": instance, "generation": generation + 1, "pid": 101 + generation}
+    return [
+        event("started", at, id=first, kind="started", **new),
+        event("ready after 0.40 s", at + 0.4, id=first + 1, kind="ready", **new),
+        event("draining (reload)", at + 0.4, id=first + 2, kind="draining", reason="reload", **old),
+        event("drained in 1.1 s", at + 1.5, id=first + 3, kind="gone", **old),
+    ]
+
+
+def lines(tab: Tab) -> list[str]:
+    return [text.replace("\n", " ") for text in tab.texts("#events li > p, #events summary")]
+
+
+def test_a_replacement_is_one_line(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    now = time.time()
+    interleaved = [
+        it for both in zip(replacement(1, 0, 1, now), replacement(11, 1, 5, now), strict=True) for it in both
+    ]
+    crash = event("was killed", now + 3, id=20, kind="exited", level="error", generation=2, pid=102)
+    again = [
+        event("started", now + 3, id=21, kind="started", generation=3, pid=103),
+        event("ready after 0.50 s", now + 3.5, id=22, kind="ready", generation=3, pid=103),
+        event("draining (scale)", now + 9, id=23, kind="draining", generation=3, pid=103, reason="scale"),
+        event("drained in 1.0 s", now + 10, id=24, kind="gone", generation=3, pid=103),
+    ]
+    monitor.publish(events=[*interleaved, crash, *again])
+    tab = open_page()
+    tab.wait_workers(2)
+    assert lines(tab) == [
+        "instance=0 gen=3 pid=103 drained and ended, in 1.0 s",
+        "instance=0 gen=3 pid=103 started, ready after 0.50 s",
+        "instance=0 gen=2 pid=102 was killed",
+        "instance=1 gen=5 pid=105 replaced by gen=6 pid=106 (reload), in 1.5 s",
+        "instance=0 gen=1 pid=101 replaced by gen=2 pid=102 (reload), in 1.5 s",
+    ]
+    tab.page.locator("summary").last.click()
+    assert tab.page.locator("details[open] p").count() == 4
+    monitor.publish(
+        events=[*interleaved, crash, *again, event("reload done", id=30, kind="reload", instance=None)]
+    )
+    tab.wait_for(lambda: len(lines(tab)) == 6, "a new line")
+    assert tab.page.locator("details[open]").count() == 1  # it stays as the reader has left it
+
+
+def test_an_event_of_another_day_has_its_date(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    monitor.publish(events=[event("ready", 1_000_000_000.0, id=1), event("ready", time.time(), id=2)])
+    tab = open_page(locale="en-GB", timezone_id="UTC")
+    tab.wait_workers(2)
+    today, other = tab.texts("#events time")
+    assert "2001" in other
+    assert len(today) == len("12:34:56")
+
+
+def test_a_phone_shows_first_what_is_wrong(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    many = [event(f"was killed, {'for a long reason ' * 9}", time.time(), id=n, kind="exited", level="error")
+            for n in range(1, 60)]  # fmt: skip
+    slots = [slot(0), slot(1), slot(2, "errored", []), slot(3, "starting", [process(3, state="starting")])]
+    monitor.publish(events=many, slots=slots, configured=4)
+    tab = open_page(**PHONE)
+    tab.wait_for(lambda: len(tab.column("state")) == 4, "the workers")
+
+    def top(selector: str) -> float:
+        box = tab.page.locator(selector).bounding_box()
+        assert box is not None
+        return box["y"]
+
+    assert top("#condition") < top("#fault") < 200
+    assert top("#fault") < top("#facts") < top("#plots") < top("#worker-2")
+    assert top("#worker-2") < top("#worker-3") < top("#worker-0") < top("#events")
+    height = tab.page.locator("#events").bounding_box()
+    assert height is not None
+    assert height["height"] < 2500
+    shown = tab.page.locator("#events li:visible").count()
+    tab.page.locator("#more").click()
+    assert shown < tab.page.locator("#events li:visible").count() == 50
+
+
+# --- what is in hand: the server's owner alone is told
+
+
+def test_requests_in_progress_are_shown_to_those_who_are_told(
+    monitor: Monitor, open_page: Callable[..., Tab]
+) -> None:
+    tab = open_page()
+    tab.wait_workers(2)
+    assert not tab.page.locator("#in-progress").is_visible()
+
+    def as_owner(route: Any) -> None:
+        told = route.fetch().json()
+        for worker in told["workers"]:
+            worker["running"] = []
+        told["workers"][1]["running"] = [
+            {"method": "GET", "path": "/a<b>", "client": "10.0.0.1", "seconds": 0.5},
+            {"method": "POST", "path": "/old", "client": "10.0.0.2", "seconds": 75.0},
+        ]
+        route.fulfill(body=json.dumps(told), content_type="application/json")
+
+    tab.page.route("**/status", as_owner)
+    tab.wait_for(lambda: tab.page.locator("#in-progress").is_visible(), "the requests")
+    assert tab.texts("#requests p") == ["POST /old 10.0.0.2", "GET /a<b> 10.0.0.1"]
