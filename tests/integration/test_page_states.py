@@ -218,6 +218,20 @@ def test_a_replacement_is_one_line(monitor: Monitor, open_page: Callable[..., Ta
     assert tab.page.locator("details[open]").count() == 1  # it stays as the reader has left it
 
 
+def test_replacements_that_overlap_are_a_line_each(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    *first, late = replacement(1, 0, 1, time.time())
+    started, ready, *drained = replacement(4, 0, 2, time.time() + 1)
+    late["id"] = 6  # the first one drains until the third one is ready
+    drained = [{**it, "id": it["id"] + 1} for it in drained]
+    monitor.publish(events=[*first, started, ready, late, *drained])
+    tab = open_page()
+    tab.wait_workers(2)
+    assert [line.partition(", ")[0] for line in lines(tab)] == [
+        "instance=0 gen=2 pid=102 replaced by gen=3 pid=103 (reload)",
+        "instance=0 gen=1 pid=101 replaced by gen=2 pid=102 (reload)",
+    ]
+
+
 def test_an_event_of_another_day_has_its_date(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
     monitor.publish(events=[event("ready", 1_000_000_000.0, id=1), event("ready", time.time(), id=2)])
     tab = open_page(locale="en-GB", timezone_id="UTC")

@@ -18,19 +18,22 @@ export function folded(events) {
   const open = new Map(); // by instance: the line of a replacement that may go on
   for (const event of events) {
     const isStep = event.level === "info" && FIRST_OF[event.kind] && event.instance !== null;
-    const line = isStep && (begun(lines, event) ?? joined(open.get(event.instance), event));
+    const own = isStep ? begun(lines, event) : null;
+    const line = own ?? (isStep ? joined(open.get(event.instance), event) : null);
     if (line) line.push(event);
     else lines.push([event]);
-    open.set(event.instance, isStep ? (line || lines.at(-1)) : null);
+    // An old worker may drain for longer than it takes to replace its successor.
+    if (!own) open.set(event.instance, isStep ? (line ?? lines.at(-1)) : null);
   }
   return lines.sort((a, b) => b.at(-1).id - a.at(-1).id);
 }
 
 // The line in which this worker has started to do what it has done now.
-const begun = (lines, { kind, instance, generation }) =>
-  FIRST_OF[kind] !== kind &&
-  lines.findLast((line) =>
-    line.some((it) => it.kind === FIRST_OF[kind] && it.instance === instance && it.generation === generation)) || null;
+function begun(lines, { kind, instance, generation }) {
+  const first = FIRST_OF[kind];
+  const isFirst = (it) => it.kind === first && it.instance === instance && it.generation === generation;
+  return kind === first ? null : (lines.findLast((line) => line.some(isFirst)) ?? null);
+}
 
 // The line of the other worker, which takes this one's place, or makes way for it.
 const joined = (line, { kind, generation }) =>

@@ -1,7 +1,6 @@
 // How the server is, in a mood and in words: the rules of docs/monitoring.md, as `monit` and `ps` have them.
 
 import { $, write } from "./dom.js";
-import { percent } from "./figures.js";
 
 const MANY_ERRORS = [0.01, 0.05]; // shares of the responses that are 5xx: above, doubtful, bad
 const LEAST_REQUESTS = 20; // of the last seconds: below, and with fewer errors, a share says nothing
@@ -52,7 +51,7 @@ export function reasons(status, answered) {
   if (status.stopping) return [["doubt", "stopping"]];
   const standing = status.workers.map((worker) => [worker, blocked(worker, status)]).filter(([, mood]) => mood);
   const mood = ofErrors(answered.errors, answered.requests);
-  const share = mood && percent((answered.errors / answered.requests) * 100, 1);
+  const share = mood && `${((answered.errors / answered.requests) * 100).toFixed(1)}%`;
   return [
     ...ofStates(status),
     ...standing.map(([it, how]) => [how, `instance ${it.instance} blocked for ${it.blocked.toFixed(1)} s`]),
