@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from multicore_server.cli.health import Answered, Level, health
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.monitor.samples import COLUMNS, EVERY, KEPT
 from tests.support.addresses import LOCAL
 from tests.support.browser import DASH, OpenTab, Tab
 from tests.support.monitor_process import Monitor
-from tests.support.reports import event, process, slot
+from tests.support.reports import event, process, slot, status, worker
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 OK, FAILED = Item.REQUESTS + 1, Item.REQUESTS + 4
@@ -37,6 +38,36 @@ def wait_condition(tab: Tab, expected: str, its_icon: str) -> None:
     assert icon(tab) == its_icon
     words = "" if its_icon == "icon.svg" else f"{expected} · "
     assert tab.page.title() == f"{words}app:app · multicore_server"
+
+
+MOODS = {Level.AMBER: "doubt", Level.RED: "bad"}
+STATES: list[list[Any]] = [
+    [],
+    [worker(0), worker(1)],
+    [worker(0), worker(1, state="backoff"), worker(2, state="starting"), worker(3, state="draining")],
+    [worker(0), worker(1, state="stopped")],
+    [worker(0, state="errored"), worker(1, state="backoff")],
+    [worker(0), worker(1, state="errored"), worker(2, state="errored"), worker(3, state="backoff")],
+    [worker(0, blocked=seconds) for seconds in (0.0, 0.9, 1.01, 15.0, 15.01, 31.3)],
+    [worker(0, blocked=seconds, inline=True) for seconds in (1.5, 15.1)],
+]
+ANSWERED = [(0, 0), (19, 19), (20, 2), (20, 3), (300, 3), (301, 4), (100, 5), (100, 6), (1000, 1000)]
+
+
+def test_the_page_says_what_monit_says(open_page: Callable[..., Tab]) -> None:
+    """Of the same documents, in the same words."""
+    cases = [(status(*workers), 0, 0) for workers in STATES]
+    cases += [(status(*STATES[2], stopping=True), 0, 0), (status(*STATES[6], timeout=0), 0, 0)]
+    cases += [(status(worker(0), worker(1, blocked=2.0)), *counts) for counts in ANSWERED]
+    script = """async (cases) => {
+        const { reasons } = await import("/health.js");
+        return cases.map(([status, requests, errors]) => reasons(status, { requests, errors }));
+    }"""
+    said = open_page().page.evaluate(script, cases)
+    for (document, requests, errors), reasons in zip(cases, said, strict=True):
+        level, texts = health(document, Answered(10.0, requests, errors))
+        assert [text for _, text in reasons] == texts
+        assert next((mood for mood, _ in reasons), None) == MOODS.get(level)
 
 
 def count(monitor: Monitor, *, ok: int = 0, failed: int = 0) -> None:
@@ -80,7 +111,7 @@ def test_errors(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
     tab.wait_workers(2)
     tab.wait_for(lambda: tab.column("5xx/s") == ["0", "0"], "two looks")
     count(monitor, ok=900, failed=30)
-    share = "▲ 3.2 % of the responses are 5xx"
+    share = "▲ 3.2% of the responses are 5xx"
     tab.wait_for(lambda: tab.text("#condition") == share, share)
     assert number(tab.column("5xx/s")[0]) > 0
     count(monitor, failed=100)
@@ -277,8 +308,8 @@ def test_requests_in_progress_are_shown_to_those_who_are_told(
 
     def as_owner(route: Any) -> None:
         told = route.fetch().json()
-        for worker in told["workers"]:
-            worker["running"] = []
+        for each in told["workers"]:
+            each["running"] = []
         told["workers"][1]["running"] = [
             {"method": "GET", "path": "/a<b>", "client": "10.0.0.1", "seconds": 0.5},
             {"method": "POST", "path": "/old", "client": "10.0.0.2", "seconds": 75.0},
