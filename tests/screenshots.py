@@ -133,7 +133,7 @@ def _made_up(at: float, number: int) -> list[Any]:
         "at": at, "requests": requests, "5xx": errors, "499": 0.4 * wave, "p50": 0.012 * wave,
         "p99": 0.11 * wave, "cpu": 180 * wave, "memory": (300 + number / 10) * 2**20,
         "in_progress": round(6 * wave), "backlog": 3 if 205 < number < 215 else 0, "ready": 4,
-        "queue_p50": 0.0008 * wave, "queue_p99": 0.006 * wave,
+        "queue_p50": 0.0008 * wave, "queue_p95": 0.006 * wave,
     }  # fmt: skip
     return [made.get(name) for name in COLUMNS]
 

@@ -36,12 +36,24 @@ MOST_TEXT = 200  # characters of a mark
 
 # What a sample has, in this order. Rates are per second, times seconds, memory bytes, CPU percent of one CPU.
 COLUMNS = (
-    "at", "requests", "5xx", "499", "p50", "p99", "cpu", "memory", "in_progress", "backlog", "ready",
+    "at", "requests", "5xx", "499", "p50", "p99", "queue_p50", "queue_p95", "cpu",
+    "memory", "in_progress", "backlog", "ready",
 )  # fmt: skip
-_DIGITS = {"requests": 2, "5xx": 2, "499": 2, "p50": 5, "p99": 5, "cpu": 1}  # the others are whole
+_DIGITS = {
+    "at": 2,
+    "requests": 2,
+    "5xx": 2,
+    "499": 2,
+    "p50": 5,
+    "p99": 5,
+    "queue_p50": 5,
+    "queue_p95": 5,
+    "cpu": 1,
+}  # fmt: skip -- the others are whole
 _ALL_CODES = range(len(METHODS) * len(CODES))
 _REQUESTS = slice(Item.REQUESTS.value, Item.REQUESTS + len(_ALL_CODES))
 _DURATIONS = slice(Item.DURATIONS.value, Item.DURATIONS + len(BUCKETS) + 1)
+_QUEUE = slice(Item.QUEUE.value, Item.QUEUE + len(BUCKETS) + 1)
 
 
 class Reading(NamedTuple):
@@ -50,6 +62,7 @@ class Reading(NamedTuple):
     at: float
     codes: dict[str, int]
     durations: list[int]  # requests by BUCKETS, each in one bucket alone
+    queue: list[int]  # the same, by the time that they waited for the app
     cpu: float  # seconds
 
 
@@ -111,10 +124,15 @@ def _counted(before: Reading, last: Reading) -> list[float | None]:
 def _measured(before: Reading, last: Reading) -> list[float | None]:
     passed = last.at - before.at
     if passed <= 0:
-        return [None] * 3
-    grown = [max(0, count - old) for count, old in zip(last.durations, before.durations, strict=True)]
+        return [None] * 5
+    durations, queue = _grown(before.durations, last.durations), _grown(before.queue, last.queue)
     cpu = max(0.0, last.cpu - before.cpu) / passed * 100
-    return [quantile(0.5, grown), quantile(0.99, grown), cpu]
+    answered, waited = (0.5, 0.99), (0.5, 0.95)  # waited as in monit
+    return [*(quantile(it, durations) for it in answered), *(quantile(it, queue) for it in waited), cpu]
+
+
+def _grown(before: Sequence[int], last: Sequence[int]) -> list[int]:
+    return [max(0, count - old) for count, old in zip(last, before, strict=True)]
 
 
 def quantile(share: float, counts: Sequence[int]) -> float | None:
@@ -138,7 +156,8 @@ def _read(rows: Sequence[Row], now: float) -> Reading:
     requests = _sums(rows, _REQUESTS)
     codes = {name: sum(requests[at :: len(CODES)]) for at, name in enumerate(CODES)}
     cpu = sum(row[Item.CPU_SECONDS] for row in rows)
-    return Reading(now, codes, _sums(rows, _DURATIONS), cpu if math.isfinite(cpu) else 0.0)
+    cpu = cpu if math.isfinite(cpu) else 0.0
+    return Reading(now, codes, _sums(rows, _DURATIONS), _sums(rows, _QUEUE), cpu)
 
 
 def _sums(rows: Sequence[Row], cells: slice) -> list[int]:
@@ -169,7 +188,7 @@ def _memory(slot: SlotReport, scoreboard: Scoreboard, is_unique: bool, limit: in
 def _written(column: str, value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
-    return round(value, 2) if column == "at" else round(value, _DIGITS.get(column))
+    return round(value, _DIGITS.get(column))
 
 
 def _is_mark(event: EventReport) -> bool:

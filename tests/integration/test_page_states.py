@@ -137,7 +137,7 @@ def number(text: str) -> float:
 
 def made_up(now: float, numbers: range) -> list[list[Any]]:
     made = {"requests": 40.0, "5xx": 0, "499": 0, "p50": 0.01, "p99": 0.1, "cpu": 50.0, "memory": 2**27}
-    others = {"in_progress": 2, "backlog": 1, "ready": 2}
+    others = {"queue_p50": None, "queue_p95": 0.02, "in_progress": 2, "backlog": 1, "ready": 2}
     return [
         [{"at": now - number * EVERY, **made, **others}[name] for name in COLUMNS]
         for number in reversed(numbers)

@@ -73,6 +73,19 @@ def test_all_methods_count_and_all_rows(monitor: Monitor) -> None:
     assert monitor.last("5xx") == monitor.last("requests") == 8 * len(METHODS) / EVERY
 
 
+def test_latency_and_time_in_the_queue(monitor: Monitor) -> None:
+    monitor.take()
+    assert monitor.last("p50") is monitor.last("queue_p95") is None
+    monitor.scoreboard.row(0)[Item.DURATIONS + 5] += 100  # 75 to 100 ms
+    monitor.scoreboard.row(4)[Item.QUEUE + 1] += 100  # 5 to 10 ms
+    monitor.take()
+    assert (monitor.last("p50"), monitor.last("p99")) == (0.0875, 0.09975)
+    assert (monitor.last("queue_p50"), monitor.last("queue_p95")) == (0.0075, 0.00975)
+    for _ in range(3):
+        monitor.take()
+    assert monitor.last("p99") is monitor.last("queue_p50") is None
+
+
 def test_a_pause_is_a_gap_and_no_peak(monitor: Monitor) -> None:
     monitor.take()
     monitor.scoreboard.row(0)[OK] += 6000

@@ -50,26 +50,29 @@ export function remember(status) {
   while (looks.length > 2 && looks[0].time < status.time - WINDOW - 0.5) looks.shift();
 }
 
+const grown = (now, then) => Math.max(0, now - then);
+
+// How much a histogram has grown: of its cumulative buckets, [bound, count] each.
+const bucketsOf = (now = {}, then = {}) =>
+  Object.entries(now)
+    .map(([bound, count]) => [bound === "+Inf" ? Infinity : Number(bound), grown(count, then[bound] ?? 0)])
+    .sort(([a], [b]) => a - b);
+
 // Of a worker of the last look; null and empty where there is nothing to compare. `codes`: how many requests ended so.
 export function ratesOf(worker) {
   const before = looks.find((look) => look.workers.has(worker.instance));
   const passed = looks.at(-1).time - before.time;
-  if (passed <= 0) return { passed: null, cpu: null, requests: null, durations: [], codes: null };
+  if (passed <= 0) return { passed: null, cpu: null, requests: null, durations: [], queue: [], codes: null };
   const old = before.workers.get(worker.instance);
-  const grown = (now, then) => Math.max(0, now - then);
-  const { durations, codes } = worker.requests;
-  const pairs = Object.entries(codes ?? {}).map(([name, count]) => [name, grown(count, old.requests.codes[name])]);
+  const [now, then] = [worker.requests, old.requests];
+  const codes = Object.entries(now.codes ?? {}).map(([name, count]) => [name, grown(count, then.codes[name])]);
   return {
     passed,
     cpu: (grown(worker.cpu_seconds, old.cpu_seconds) / passed) * 100,
-    requests: grown(worker.requests.total, old.requests.total) / passed,
-    codes: codes ? Object.fromEntries(pairs) : null,
-    durations: Object.entries(durations)
-      .map(([bound, count]) => [
-        bound === "+Inf" ? Infinity : Number(bound),
-        grown(count, old.requests.durations[bound]),
-      ])
-      .sort(([a], [b]) => a - b),
+    requests: grown(now.total, then.total) / passed,
+    codes: now.codes ? Object.fromEntries(codes) : null,
+    durations: bucketsOf(now.durations, then.durations),
+    queue: bucketsOf(now.queue, then.queue),
   };
 }
 

@@ -91,6 +91,7 @@ const COLUMNS = [
   ["5xx/s", errors],
   ["p50", (_, rates) => [seconds(quantile(0.5, rates.durations))]],
   ["p99", (_, rates) => [seconds(quantile(0.99, rates.durations))]],
+  ["queue p95", (_, rates) => [seconds(quantile(0.95, rates.queue))]],
   ["in progress", its((worker) => worker.requests.in_progress)],
   ["connections", its((worker) => worker.connections)],
   ["loop lag", (worker) => (worker.pid === null ? ["–"] : [seconds(worker.loop_lag), moodOf(worker.loop_lag, LAG)])],

@@ -8,7 +8,7 @@ const PLOTS = [
   { title: "Requests/s", format: rate, least: 1, lines: [["", "requests"]] },
   { title: "Errors/s", format: rate, least: 1, lines: [["5xx", "5xx"], ["499", "499"]] },
   { title: "Latency", format: seconds, least: 0.005, lines: [["p50", "p50"], ["p99", "p99"]] },
-  { title: "Time in the queue", format: seconds, least: 0.005, lines: [["p50", "queue_p50"], ["p99", "queue_p99"]] },
+  { title: "Time in the queue", format: seconds, least: 0.005, lines: [["p50", "queue_p50"], ["p95", "queue_p95"]] },
   { title: "CPU", format: percent, least: 10, lines: [["", "cpu"]] },
   { title: "Memory", format: bytes, least: 1024 ** 2, lines: [["", "memory"]] },
   { title: "In progress", format: number, least: 1, lines: [["", "in_progress"]] },
