@@ -111,7 +111,7 @@ def test_the_server_and_its_load(monitored: MonitoredServer, open_tab: OpenTab) 
         assert now["in progress"].isdecimal()
         assert now["backlog"].isdecimal()
         assert (now["5xx"], now["499"]) == ("0", "0")
-    assert all("% of 1.0 GB" in text for text in tab.column("memory"))
+    assert all("% of 1 GB" in text for text in tab.column("memory"))
     tab.wait_for(lambda: values()["requests"] == "0", "no requests any more")
     tab.assert_clean()
 

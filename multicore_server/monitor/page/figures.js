@@ -22,6 +22,7 @@ export const duration = orDash((value, digits = 0) => {
   }
   return `${digits ? value.toFixed(digits) : Math.floor(value)} s`;
 });
+export const short = (amount) => amount.replace(/\.0+(?= |$)/, "");
 // A moment, in seconds since the epoch: with its date where that is not today's.
 export const clock = (value) => {
   const at = new Date(value * 1000);

@@ -4,7 +4,7 @@
 import { $, make, write } from "./dom.js";
 import { prepareEvents, showEvents } from "./events.js";
 import {
-  bytes, duration, forget, number, percent, quantile, rate, ratesOf, remember, seconds, sum,
+  bytes, duration, forget, number, percent, quantile, rate, ratesOf, remember, seconds, short, sum,
 } from "./figures.js";
 import { blocked, ofErrors, showHealth, showUnknown } from "./health.js";
 import { answered, drawPlots, lastSeen, preparePlots, take } from "./plots.js";
@@ -56,7 +56,7 @@ const used = (worker, metric) =>
 function memory(worker, metric) {
   const [amount, { limit }] = [used(worker, metric), worker.memory];
   if (!amount || !limit) return [bytes(amount)];
-  return [bytes(amount), moodOf(amount / limit, SHARE), `${percent((amount / limit) * 100)} of ${bytes(limit)}`];
+  return [bytes(amount), moodOf(amount / limit, SHARE), `${percent((amount / limit) * 100)} of ${short(bytes(limit))}`];
 }
 
 function state(worker, status) {

@@ -1,7 +1,7 @@
 // The plots: of the samples that the monitor keeps, so they are full when the page is opened.
 
 import { $, make, svg, write } from "./dom.js";
-import { bytes, clock, number, percent, rate, seconds } from "./figures.js";
+import { bytes, clock, number, percent, rate, seconds, short } from "./figures.js";
 
 // `least`: what the scale goes up to, at least.
 const PLOTS = [
@@ -108,9 +108,9 @@ export function drawPlots() {
 function draw(plot, marksSaid) {
   const all = plot.lines.flatMap(([, name]) => points.map((point) => point[name] ?? 0));
   const highest = Math.max(plot.least, ...all);
-  const unit = plot.format === bytes ? 1024 ** 2 : 1;
+  const unit = plot.format !== bytes ? 1 : 1024 ** (highest < 1024 ** 3 ? 2 : 3);
   const top = roundedUp(highest / unit) * unit;
-  write(plot.top, `max ${plot.format(top).replace(/\.0+(?= |$)/, "")}`);
+  write(plot.top, `max ${short(plot.format(top))}`);
   const said = plot.lines.map(([label, name], place) => {
     const value = plot.format(points.at(-1)?.[name]);
     plot.paths[place].setAttribute("d", path(name, top));
