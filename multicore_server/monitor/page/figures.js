@@ -6,7 +6,7 @@ const WINDOW = 5; // seconds that rates are of: CPU seconds are counted once a s
 
 const orDash = (format) => (value, ...others) => ((value ?? null) === null ? "–" : format(value, ...others));
 export const number = orDash((value) => String(value));
-export const rate = orDash((value) => value.toFixed(value > 0 && value < 10 ? 1 : 0));
+export const rate = orDash((value) => value.toFixed(value > 0 && value < 9.95 ? 1 : 0));
 export const percent = orDash((value) => `${value.toFixed(0)} %`);
 export const seconds = orDash((value) => {
   if (value >= 1) return `${value.toFixed(2)} s`;
