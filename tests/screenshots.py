@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import httpx
 
+from multicore_server.ipc.scoreboard import CODES, ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.monitor.samples import COLUMNS, EVERY, KEPT
 from tests.support.addresses import LOCAL
 from tests.support.apps import ASK
@@ -31,6 +32,7 @@ from tests.support.browser import OpenTab, Tab, launched, tabs
 from tests.support.deploying import hup
 from tests.support.monitor_process import Monitor
 from tests.support.monitored_server import MonitoredServer
+from tests.support.reports import event, slot
 from tests.support.server import Server
 
 LAPTOP = {"viewport": {"width": 1280, "height": 900}}
@@ -178,6 +180,51 @@ def empty(studio: Studio) -> None:
         monitor.end()
 
 
+def crowded(studio: Studio) -> None:
+    """A made-up server of twelve workers with much to do and much to say, each cell at its widest."""
+    monitor = Monitor(studio.directory)
+    slots: list[Any] = [{**slot(number), "restarts": {"exit": 1234}} for number in range(12)]
+    slots[3]["wanted"] = "max_requests"
+    slots[5] = slot(5, "errored", [])
+    slots[7] = {**slot(7, "backoff", []), "next_restart": time.time() + 14}
+    deaths = [
+        event("was killed by SIGSEGV; restarting in 1.2 s", at, kind="exited", level="error")
+        for at in (time.time() - 90_000, time.time() - 60)
+    ]
+    addresses = ["http://127.0.0.1:8000", "unix:/run/app/with-a-long-name/app.sock"]
+    named = {"name": "project.asgi:application", "addresses": addresses, "configured": 12}
+    memory = {"settings": {"memory_metric": "uss"}, "worker_memory_limit": 300 * 2**20}
+    monitor.publish(slots=slots, events=deaths, **named, **memory)
+    ended = threading.Event()
+    work = threading.Thread(target=_be_busy, args=(monitor.scoreboard, ended))
+    work.start()
+    try:
+        studio.take("crowded", monitor.port)
+    finally:
+        ended.set()
+        work.join()
+        monitor.end()
+
+
+def _be_busy(scoreboard: Scoreboard, ended: threading.Event) -> None:
+    grows = {
+        Item.REQUESTS + CODES.index("2xx"): 12345, Item.REQUESTS + CODES.index("5xx"): 130,
+        Item.REQUESTS + CODES.index("499"): 11, Item.DURATIONS + 9: 1000, Item.QUEUE + 8: 300,
+        Item.CPU_SECONDS: 1,
+    }  # fmt: skip
+    present = {
+        Item.RESIDENT_MEMORY: 290 * 2**20, Item.UNIQUE_MEMORY: 280 * 2**20, Item.IN_HAND: 120,
+        Item.CONNECTIONS: 11234, Item.LOOP_LAG: 0.123,
+    }  # fmt: skip
+    while not ended.wait(1.0):
+        for number in range(0, 12 * ROWS_PER_SLOT, ROWS_PER_SLOT):
+            row = scoreboard.row(number)
+            for item, amount in grows.items():
+                row[item] += amount
+            for item, value in present.items():
+                row[item] = value
+
+
 def gone(studio: Studio) -> None:
     """The server ends while somebody looks."""
     with studio.server() as monitored:
@@ -190,7 +237,7 @@ def _end(tab: Tab, monitored: MonitoredServer) -> None:
         monitored.server.end()
 
 
-STATES = {it.__name__: it for it in (healthy, full, errored, errors, blocked, reloaded, empty, gone)}
+STATES = {it.__name__: it for it in (healthy, full, errored, errors, blocked, reloaded, crowded, empty, gone)}
 
 
 def main() -> None:

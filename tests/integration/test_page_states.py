@@ -144,7 +144,9 @@ def made_up(now: float, numbers: range) -> list[list[Any]]:
     ]
 
 
-def serve_samples(tab: Tab, samples: Callable[[float], Any], marks: Callable[[float], Any]) -> None:
+def serve_samples(
+    tab: Tab, samples: Callable[[float], Any], marks: Callable[[float], Any], times: int = 1
+) -> None:
     """Whatever the monitor has: the page gets these samples and marks, made of the present moment."""
 
     def answer(route: Any) -> None:
@@ -153,7 +155,7 @@ def serve_samples(tab: Tab, samples: Callable[[float], Any], marks: Callable[[fl
         body = json.dumps({**head, "samples": samples(now), "marks": marks(now)})
         route.fulfill(body=body, content_type="application/json")
 
-    tab.page.route("**/samples*", answer, times=1)
+    tab.page.route("**/samples*", answer, times=times)
     tab.page.reload()
 
 
@@ -197,6 +199,30 @@ def test_reloads_and_crashes_are_marked(open_page: Callable[..., Tab]) -> None:
     assert 145 < x < 151  # in the middle of 300
     assert tab.page.locator("#legend").is_visible()
     tab.assert_clean()
+
+
+def test_a_mark_that_is_told_again_is_one(open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+    serve_samples(
+        tab, lambda now: made_up(now, range(1)), lambda now: [[now - 60, "boot", "error", "broken"]], 3
+    )
+    tab.wait_for(lambda: path(tab).count(" ") >= 6, "three answers")  # two numbers a point, one of them twice
+    assert tab.page.locator("#plots svg").first.locator(".mark-fault").count() == 1
+
+
+def test_new_samples_are_asked_for_and_no_others(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    tab = open_page()
+
+    def asked() -> list[float]:
+        tab.page.evaluate("1")  # what was asked meanwhile is now known
+        return [float(it.rpartition("=")[2]) for it in tab.asked if "/samples?after=" in it]
+
+    tab.wait_for(lambda: len(asked()) >= 4, "some questions")
+    assert asked()[0] == 0
+    assert asked()[1:] == sorted(asked()[1:])
+    assert asked()[-1] > time.monotonic() - 10
+    tab.wait_for(lambda: path(tab).count("L") >= 3, "they are one line")
+    assert path(tab).count("M") == 1
 
 
 # --- what happened
@@ -294,6 +320,21 @@ def test_a_phone_shows_first_what_is_wrong(monitor: Monitor, open_page: Callable
     shown = tab.page.locator("#events li:visible").count()
     tab.page.locator("#more").click()
     assert shown < tab.page.locator("#events li:visible").count() == 50
+
+
+def test_of_many_workers_a_phone_shows_some(monitor: Monitor, open_page: Callable[..., Tab]) -> None:
+    slots = [slot(number) for number in range(20)]
+    slots[17] = slot(17, "errored", [])
+    monitor.publish(slots=slots, configured=20)
+    tab, wide = open_page(**PHONE), open_page()
+    for each in (tab, wide):
+        each.wait_workers(19)
+    rows = tab.page.locator("#workers tr:visible")
+    assert rows.locator("th").all_inner_texts() == ["0", "1", "2", "3", "17"]
+    tab.page.locator("#all-workers").click()
+    assert rows.count() == wide.page.locator("#workers tr:visible").count() == 20
+    assert not tab.page.locator("#all-workers").is_visible()
+    assert not wide.page.locator("#all-workers").is_visible()
 
 
 # --- what is in hand: the server's owner alone is told

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,3 +212,10 @@ def test_quantiles() -> None:
     assert quantile(0.5, counts) == pytest.approx(0.0075)
     counts[-1] = 90  # longer than the last bound
     assert quantile(0.99, counts) == BUCKETS[-1]
+
+
+def test_the_docs_have_the_columns() -> None:
+    text = (Path(__file__).parents[2] / "docs/monitoring.md").read_text()
+    table = text.partition("| column | meaning |")[2].partition("\n\n")[0]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w]+)`", row.split("|")[1])]
+    assert named == list(COLUMNS)

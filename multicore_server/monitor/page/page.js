@@ -13,6 +13,7 @@ const POLL = 1000; // milliseconds
 const SAMPLES = 2000; // milliseconds: as often as the monitor takes one
 const PATIENCE = 4000; // milliseconds for an answer
 const LAG = [0.05, 0.25]; // seconds: doubtful, bad, as in monit and the alert
+const MOST_CARDS = 4; // on a narrow screen, of workers that are well, as page.css has it
 const SHARE = [0.7, 0.9]; // of the memory limit
 
 // --- the server ---
@@ -122,6 +123,12 @@ function showWorkers(status, rates) {
   const there = [...$("workers").children];
   const same = rows.length === there.length && rows.every((row, at) => row === there[at]);
   if (!same) $("workers").replaceChildren(...rows);
+  $("all-workers").hidden = !$("workers").classList.contains("few") || rows.length <= MOST_CARDS;
+}
+
+function showAllWorkers() {
+  $("workers").classList.remove("few");
+  $("all-workers").hidden = true;
 }
 
 // --- what they have in hand: only the server's owner, who comes over the command socket, is told ---
@@ -205,6 +212,7 @@ async function run() {
 for (const [title] of COLUMNS) $("columns").append(make("th", title, { role: "columnheader", scope: "col" }));
 preparePlots();
 prepareEvents();
+$("all-workers").addEventListener("click", showAllWorkers);
 run().catch((error) => {
   showTrouble(`This page cannot show what the server says (${error}). Load it again.`);
   throw error; // to the console, with its place

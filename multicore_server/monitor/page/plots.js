@@ -16,6 +16,7 @@ const PLOTS = [
 ];
 const [WIDTH, HEIGHT] = [300, 100];
 const GAP = 2.5; // intervals without a sample, above which a line is broken
+const SAME = 5; // seconds between two marks with the same text, below which they are one
 const LATELY = 10; // seconds in which errors count for what is said of the server
 
 let points = []; // an object of each sample, oldest first; their times are of the monitor's monotonic clock
@@ -32,13 +33,12 @@ export function take({ columns, samples, marks: noticed, ...others }) {
   const seen = lastSeen();
   const fresh = samples.map((sample) => Object.fromEntries(columns.map((name, place) => [name, sample[place]])));
   points = [...points, ...fresh.filter(({ at }) => at > seen)].filter(isKept);
-  const known = new Set(marks.map(keyOf));
   const added = noticed.map(([at, kind, level, text]) => ({ at, kind, level, text }));
-  marks = [...marks, ...added.filter((mark) => !known.has(keyOf(mark)))].filter(isKept);
+  marks = [...marks, ...added.filter((mark) => !marks.some((other) => isSame(mark, other)))].filter(isKept);
 }
 
-// Two events of one moment have another text. A monitor that was replaced finds them again.
-const keyOf = ({ at, text }) => `${Math.round(at)} ${text}`;
+// A monitor that was replaced finds events again, and reckons their times anew.
+const isSame = (one, other) => one.text === other.text && Math.abs(one.at - other.at) < SAME;
 
 // Of the last seconds: how many requests ended, and how many of them were errors.
 export function answered() {
