@@ -135,6 +135,7 @@ def _made_up(at: float, number: int) -> list[Any]:
         "at": at, "requests": requests, "5xx": errors, "499": 0.4 * wave, "p50": 0.012 * wave,
         "p99": 0.11 * wave, "cpu": 180 * wave, "memory": (300 + number / 10) * 2**20,
         "in_progress": round(6 * wave), "backlog": 3 if 205 < number < 215 else 0, "ready": 4,
+        "cpu_by_worker": [round(share * 180 * wave) for share in (0.4, 0.3, 0.2, 0.1)],
         "queue_p50": 0.0008 * wave, "queue_p95": 0.006 * wave,
     }  # fmt: skip
     return [made.get(name) for name in COLUMNS]
@@ -188,8 +189,8 @@ def crowded(studio: Studio) -> None:
     slots[5] = slot(5, "errored", [])
     slots[7] = {**slot(7, "backoff", []), "next_restart": time.time() + 14}
     deaths = [
-        event("was killed by SIGSEGV; restarting in 1.2 s", at, kind="exited", level="error")
-        for at in (time.time() - 90_000, time.time() - 60)
+        event("was killed by SIGSEGV; restarting in 1.2 s", at, id=number, kind="exited", level="error")
+        for number, at in enumerate((time.time() - 90_000, time.time() - 60), 1)
     ]
     addresses = ["http://127.0.0.1:8000", "unix:/run/app/with-a-long-name/app.sock"]
     named = {"name": "project.asgi:application", "addresses": addresses, "configured": 12}

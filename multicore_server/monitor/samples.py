@@ -11,7 +11,8 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import zip_longest
+from typing import NamedTuple, TypeAlias
 
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.report import EventReport, Report, SlotReport, serving
@@ -19,6 +20,7 @@ from multicore_server.ipc.scoreboard import (
     BUCKETS,
     CODES,
     METHODS,
+    MOST,
     ROWS_PER_SLOT,
     Head,
     Item,
@@ -35,21 +37,15 @@ MOST_MARKS = 100
 MOST_TEXT = 200  # characters of a mark
 
 # What a sample has, in this order. Rates are per second, times seconds, memory bytes, CPU percent of one CPU.
+# `cpu_by_worker` has those of the instances from 0 on.
 COLUMNS = (
-    "at", "requests", "5xx", "499", "p50", "p99", "queue_p50", "queue_p95", "cpu",
+    "at", "requests", "5xx", "499", "p50", "p99", "queue_p50", "queue_p95", "cpu", "cpu_by_worker",
     "memory", "in_progress", "backlog", "ready",
 )  # fmt: skip
 _DIGITS = {
-    "at": 2,
-    "requests": 2,
-    "5xx": 2,
-    "499": 2,
-    "p50": 5,
-    "p99": 5,
-    "queue_p50": 5,
-    "queue_p95": 5,
-    "cpu": 1,
-}  # fmt: skip -- the others are whole
+    "at": 2, "requests": 2, "5xx": 2, "499": 2, "p50": 5, "p99": 5, "queue_p50": 5, "queue_p95": 5, "cpu": 1,
+}  # fmt: skip
+Value: TypeAlias = "float | list[int] | None"
 _ALL_CODES = range(len(METHODS) * len(CODES))
 _REQUESTS = slice(Item.REQUESTS.value, Item.REQUESTS + len(_ALL_CODES))
 _DURATIONS = slice(Item.DURATIONS.value, Item.DURATIONS + len(BUCKETS) + 1)
@@ -63,7 +59,7 @@ class Reading(NamedTuple):
     codes: dict[str, int]
     durations: list[int]  # requests by BUCKETS, each in one bucket alone
     queue: list[int]  # the same, by the time that they waited for the app
-    cpu: float  # seconds
+    cpu: list[float]  # seconds, by instance
 
 
 class Samples:
@@ -97,7 +93,7 @@ class Samples:
         )
         return f'{head[:-1]}, "samples": [{samples}], "marks": [{marks}]}}'.encode("ascii")
 
-    def _rates(self) -> list[float | None]:
+    def _rates(self) -> list[Value]:
         """Requests by how they ended, of the last interval; what would flicker then, of the last WINDOW."""
         last = self._readings[-1]
         counts = _counted(self._readings[-2], last) if len(self._readings) > 1 else [None] * 3
@@ -114,21 +110,24 @@ class Samples:
         self._last_event = max(self._last_event, *(event["id"] for event in events), 0)
 
 
-def _counted(before: Reading, last: Reading) -> list[float | None]:
+def _counted(before: Reading, last: Reading) -> list[Value]:
     passed = last.at - before.at
     grown = {name: max(0, count - before.codes[name]) for name, count in last.codes.items()}
     counts = sum(grown.values()), grown["5xx"], grown["499"]
     return [it / passed if passed > 0 else None for it in counts]
 
 
-def _measured(before: Reading, last: Reading) -> list[float | None]:
+def _measured(before: Reading, last: Reading) -> list[Value]:
     passed = last.at - before.at
     if passed <= 0:
-        return [None] * 5
+        return [None] * 6
     durations, queue = _grown(before.durations, last.durations), _grown(before.queue, last.queue)
-    cpu = max(0.0, last.cpu - before.cpu) / passed * 100
+    # An instance that is new since then has used all of its time since then.
+    used = [max(0.0, now - then) for now, then in zip_longest(last.cpu, before.cpu, fillvalue=0.0)]
+    cpu = [seconds / passed * 100 for seconds in used]
     answered, waited = (0.5, 0.99), (0.5, 0.95)  # waited as in monit
-    return [*(quantile(it, durations) for it in answered), *(quantile(it, queue) for it in waited), cpu]
+    quantiles = [*(quantile(it, durations) for it in answered), *(quantile(it, queue) for it in waited)]
+    return [*quantiles, sum(cpu), [*map(round, cpu)]]
 
 
 def _grown(before: Sequence[int], last: Sequence[int]) -> list[int]:
@@ -155,9 +154,14 @@ def _rows(scoreboard: Scoreboard) -> Iterable[Row]:
 def _read(rows: Sequence[Row], now: float) -> Reading:
     requests = _sums(rows, _REQUESTS)
     codes = {name: sum(requests[at :: len(CODES)]) for at, name in enumerate(CODES)}
-    cpu = sum(row[Item.CPU_SECONDS] for row in rows)
-    cpu = cpu if math.isfinite(cpu) else 0.0
+    instances = range(0, len(rows), ROWS_PER_SLOT)
+    cpu = [_cpu(rows[first : first + ROWS_PER_SLOT]) for first in instances]
     return Reading(now, codes, _sums(rows, _DURATIONS), _sums(rows, _QUEUE), cpu)
+
+
+def _cpu(rows: Sequence[Row]) -> float:
+    seconds = sum(row[Item.CPU_SECONDS] for row in rows)
+    return seconds if 0 <= seconds < MOST else 0.0
 
 
 def _sums(rows: Sequence[Row], cells: slice) -> list[int]:
@@ -165,7 +169,7 @@ def _sums(rows: Sequence[Row], cells: slice) -> list[int]:
     return [*map(whole, summed)] or [0] * (cells.stop - cells.start)
 
 
-def _present(report: Report, scoreboard: Scoreboard, rows: Sequence[Row]) -> list[float | None]:
+def _present(report: Report, scoreboard: Scoreboard, rows: Sequence[Row]) -> list[Value]:
     is_unique = report["settings"].get("memory_metric") == "uss"
     memory = sum(
         _memory(slot, scoreboard, is_unique, report["worker_memory_limit"]) for slot in report["slots"]
@@ -185,10 +189,8 @@ def _memory(slot: SlotReport, scoreboard: Scoreboard, is_unique: bool, limit: in
     return unique or whole(row[Item.RESIDENT_MEMORY])
 
 
-def _written(column: str, value: float | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return round(value, _DIGITS.get(column))
+def _written(column: str, value: Value) -> Value:
+    return value if value is None or isinstance(value, list) else round(value, _DIGITS.get(column))
 
 
 def _is_mark(event: EventReport) -> bool:

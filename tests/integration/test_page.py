@@ -64,7 +64,7 @@ def assert_readable(contrasts: dict[str, float]) -> None:
 def plotted(tab: Tab) -> list[int]:
     """How many points each line has, in the order of `LINES`."""
     script = "all => all.map(it => it.getAttribute('d') ?? '')"
-    paths: list[str] = tab.page.eval_on_selector_all("path[class^=line]", script)
+    paths: list[str] = tab.page.eval_on_selector_all("#plots path[class^=line]", script)
     assert len(paths) == len(LINES)
     return [path.count("L") for path in paths]
 

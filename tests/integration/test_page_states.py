@@ -136,7 +136,16 @@ def number(text: str) -> float:
 
 
 def made_up(now: float, numbers: range) -> list[list[Any]]:
-    made = {"requests": 40.0, "5xx": 0, "499": 0, "p50": 0.01, "p99": 0.1, "cpu": 50.0, "memory": 2**27}
+    made = {
+        "requests": 40.0,
+        "5xx": 0,
+        "499": 0,
+        "p50": 0.01,
+        "p99": 0.1,
+        "cpu": 50.0,
+        "cpu_by_worker": [40, 10],
+        "memory": 2**27,
+    }
     others = {"queue_p50": None, "queue_p95": 0.02, "in_progress": 2, "backlog": 1, "ready": 2}
     return [
         [{"at": now - number * EVERY, **made, **others}[name] for name in COLUMNS]
@@ -168,6 +177,9 @@ def test_the_plots_are_full_at_once(open_page: Callable[..., Tab]) -> None:
     serve_samples(tab, lambda now: made_up(now, range(KEPT)), lambda _: [])
     tab.wait_for(lambda: path(tab).count("L") >= KEPT - 1, "a full plot")
     assert path(tab).count("M") == 1
+    sparks = [it.get_attribute("d") or "" for it in tab.page.locator(".spark path").all()]
+    assert all(spark.count("L") >= KEPT - 1 for spark in sparks)
+    assert sparks[0] != sparks[1]
     assert tab.texts("#plots .scale")[:2] == ["max 50", "max 1"]
     assert not tab.page.locator("#legend").is_visible()
     tab.assert_clean()

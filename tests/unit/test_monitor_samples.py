@@ -75,6 +75,16 @@ def test_all_methods_count_and_all_rows(monitor: Monitor) -> None:
     assert monitor.last("5xx") == monitor.last("requests") == 8 * len(METHODS) / EVERY
 
 
+def test_cpu_of_each_worker(monitor: Monitor) -> None:
+    monitor.take()
+    for number, seconds in ((0, 1.0), (1, 0.5), (4, 0.25), (8, 2.0)):
+        monitor.scoreboard.assign(number)  # row 8: of an instance that is new
+        monitor.scoreboard.row(number)[Item.CPU_SECONDS] += seconds
+    monitor.take()
+    assert monitor.column("cpu_by_worker") == [None, [75, 12, 100]]
+    assert monitor.last("cpu") == 187.5
+
+
 def test_latency_and_time_in_the_queue(monitor: Monitor) -> None:
     monitor.take()
     assert monitor.last("p50") is monitor.last("queue_p95") is None
@@ -113,7 +123,9 @@ def test_whatever_a_worker_writes_there_is_json(monitor: Monitor, value: float) 
     for head in set(Head) - {Head.USED_SLOTS}:
         monitor.scoreboard.head[head] = value
     monitor.take()
-    assert all(number is None or number >= 0 for sample in monitor.document()["samples"] for number in sample)
+    for sample in monitor.document()["samples"]:
+        numbers = [*sample, *(sample[COLUMNS.index("cpu_by_worker")] or ())]
+        assert all(it is None or it >= 0 for it in numbers if not isinstance(it, list))
 
 
 def test_two_samples_of_one_moment(monitor: Monitor) -> None:

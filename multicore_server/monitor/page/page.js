@@ -7,7 +7,7 @@ import {
   bytes, duration, forget, number, percent, quantile, rate, ratesOf, remember, seconds, short, sum,
 } from "./figures.js";
 import { blocked, ofErrors, showHealth, showUnknown } from "./health.js";
-import { answered, drawPlots, lastSeen, preparePlots, take } from "./plots.js";
+import { answered, drawPlots, drawSparkline, lastSeen, preparePlots, sparkline, take } from "./plots.js";
 
 const POLL = 1000; // milliseconds
 const SAMPLES = 2000; // milliseconds: as often as the monitor takes one
@@ -103,6 +103,7 @@ function rowOf(instance) {
   for (const [place, [title]] of COLUMNS.entries()) {
     const cell = place ? make("td", "", { role: "cell" }) : make("th", "", { role: "rowheader", scope: "row" });
     cell.dataset.title = title;
+    if (title === "CPU") drawSparkline(cell.appendChild(sparkline()), instance);
     cell.append(make("span"), make("small"));
     row.append(cell);
   }
@@ -114,8 +115,9 @@ function showWorkers(status, rates) {
     const row = $(`worker-${worker.instance}`) ?? rowOf(worker.instance);
     for (const [place, [, cell]] of COLUMNS.entries()) {
       const [text, mood = "", below = ""] = cell(worker, rates[at], status);
-      write(row.cells[place].children[0], text, mood);
-      write(row.cells[place].children[1], below);
+      const [value, note] = [...row.cells[place].children].slice(-2);
+      write(value, text, mood);
+      write(note, below);
     }
     row.dataset.trouble = blocked(worker, status) || (STATES[worker.state]?.[1] ?? "");
     return row;
@@ -181,6 +183,9 @@ async function askForSamples() {
   if (!samples) return;
   take(samples);
   drawPlots();
+  for (const row of $("workers").children) {
+    drawSparkline(row.querySelector(".spark"), Number(row.cells[0].textContent));
+  }
 }
 
 async function visible() {

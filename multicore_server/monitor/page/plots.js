@@ -76,11 +76,13 @@ function roundedUp(value) {
 
 const across = (at) => (WIDTH * (1 - (clocks.now - at) / clocks.kept)).toFixed(2);
 
-function path(name, top) {
+// What `value` finds in the points, as a line in a box of WIDTH and HEIGHT.
+function path(value, top) {
   let [drawn, last] = ["", null];
   for (const point of points) {
-    if ((point[name] ?? null) === null) continue;
-    const place = `${across(point.at)} ${(HEIGHT - 1 - (point[name] / top) * (HEIGHT - 2)).toFixed(2)}`;
+    const found = value(point) ?? null;
+    if (found === null) continue;
+    const place = `${across(point.at)} ${(HEIGHT - 1 - Math.min(1, found / top) * (HEIGHT - 2)).toFixed(2)}`;
     // A gap, where nobody looked or there was nothing to see, is no line. A lonely point is a dot.
     const joined = last !== null && point.at - last < GAP * clocks.every;
     drawn += joined ? `L${place}` : `M${place}L${place}`;
@@ -88,6 +90,21 @@ function path(name, top) {
   }
   return drawn;
 }
+
+// --- a worker's CPU, as a line beside the number ---
+
+export function sparkline() {
+  const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" };
+  const picture = svg("svg", box);
+  picture.append(svg("path", { class: "line-0" }));
+  return picture;
+}
+
+export function drawSparkline(picture, instance) {
+  picture.firstChild.setAttribute("d", path((point) => point.cpu_by_worker?.[instance], 100));
+}
+
+// --- marks ---
 
 function marked({ at, kind, level, text }) {
   const group = svg("g", { class: kind === "reload" && level === "info" ? "mark-reload" : "mark-fault" });
@@ -113,7 +130,7 @@ function draw(plot, marksSaid) {
   write(plot.top, `max ${short(plot.format(top))}`);
   const said = plot.lines.map(([label, name], place) => {
     const value = plot.format(points.at(-1)?.[name]);
-    plot.paths[place].setAttribute("d", path(name, top));
+    plot.paths[place].setAttribute("d", path((point) => point[name], top));
     write(plot.values[place], value);
     return `${label} ${value}`.trim();
   });
