@@ -206,7 +206,7 @@ def test_reloads_and_crashes_are_marked(open_page: Callable[..., Tab]) -> None:
     tab.wait_for(lambda: first.locator(".mark-reload, .mark-fault").count() == 3, "three marks")
     assert first.locator(".mark-reload title").inner_html().endswith(" reload done")
     assert "<b>instance=1</b> was killed by SIGKILL" in (first.locator("title").nth(1).text_content() or "")
-    assert first.get_attribute("aria-label") == "Requests/s: now 40; highest 40; 1 reloads, 2 faults"
+    assert first.get_attribute("aria-label") == "Requests/s: now 40; highest 40; reloads: 1, faults: 2"
     x = float((first.locator(".mark-reload path").first.get_attribute("d") or "")[1:].split()[0])
     assert 145 < x < 151  # in the middle of 300
     assert tab.page.locator("#legend").is_visible()

@@ -13,6 +13,7 @@ const POLL = 1000; // milliseconds
 const SAMPLES = 2000; // milliseconds: as often as the monitor takes one
 const PATIENCE = 4000; // milliseconds for an answer
 const LAG = [0.05, 0.25]; // seconds: doubtful, bad, as in monit and the alert
+const MOST_REQUESTS = 50; // of those in progress, the oldest
 const MOST_CARDS = 4; // on a narrow screen, of workers that are well, as page.css has it
 const SHARE = [0.7, 0.9]; // of the memory limit
 
@@ -139,7 +140,7 @@ function showRequests(status) {
   const told = status.workers.filter((worker) => worker.running);
   $("in-progress").hidden = !told.length;
   const found = told.flatMap((worker) => worker.running.map((request) => ({ ...request, instance: worker.instance })));
-  const lines = found.sort((a, b) => b.seconds - a.seconds).map((it) => {
+  const lines = found.sort((a, b) => b.seconds - a.seconds).slice(0, MOST_REQUESTS).map((it) => {
     const line = make("li");
     line.append(make("span", duration(it.seconds, 1)), make("span", `worker ${it.instance}`));
     line.append(make("p", `${it.method} ${it.path} ${it.client}`));

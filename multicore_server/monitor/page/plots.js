@@ -117,7 +117,7 @@ function marked({ at, kind, level, text }) {
 
 export function drawPlots() {
   const faults = marks.filter(({ kind, level }) => kind !== "reload" || level !== "info").length;
-  const said = `${marks.length - faults} reloads, ${faults} faults`;
+  const said = `reloads: ${marks.length - faults}, faults: ${faults}`;
   for (const plot of PLOTS) draw(plot, said);
   $("legend").hidden = !marks.length;
 }
