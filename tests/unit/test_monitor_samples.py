@@ -143,6 +143,8 @@ def test_what_is_now(monitor: Monitor) -> None:
     monitor.take(slots=[slot(0), slot(1), slot(2, "backoff", [])])
     assert (monitor.last("memory"), monitor.last("in_progress")) == (6_000_000, 3)
     assert (monitor.last("backlog"), monitor.last("ready")) == (7, 2)
+    monitor.take(settings={"memory_metric": "uss"})  # measured once, when there was a limit
+    assert monitor.last("memory") == 6_000_000
     monitor.take(settings={"memory_metric": "uss"}, worker_memory_limit=9_000_000)
     assert monitor.last("memory") == 3_000_000
 
