@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from multicore_server.cli.health import Answered, Level, health
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.monitor.samples import COLUMNS, EVERY, KEPT
+from tests import screenshots
 from tests.support.addresses import LOCAL
 from tests.support.browser import DASH, OpenTab, Tab
 from tests.support.monitor_process import Monitor
@@ -372,3 +374,10 @@ def test_requests_in_progress_are_shown_to_those_who_are_told(
     tab.page.route("**/status", as_owner)
     tab.wait_for(lambda: tab.page.locator("#in-progress").is_visible(), "the requests")
     assert tab.texts("#requests p") == ["POST /old 10.0.0.2", "GET /a<b> 10.0.0.1"]
+
+
+def test_pictures_are_taken(open_tab: OpenTab, tmp_path: Path) -> None:
+    """By the script, of the state that comes about fastest."""
+    screenshots.STATES["empty"](screenshots.Studio(open_tab, tmp_path, tmp_path))
+    taken = {it.name: it.read_bytes()[:4] for it in tmp_path.glob("*.png")}
+    assert taken == dict.fromkeys(("empty.png", "empty-dark.png", "empty-phone.png"), b"\x89PNG")
