@@ -176,9 +176,10 @@ class WorkerStatus(MeasuredStatus, CountedStatus):
 
 
 class Status(ServerFacts, FleetStatus):
-    """What GET /status answers; ``ready`` is how many instances are."""
+    """What GET /status answers; ``host`` is this machine's name, ``ready`` how many instances are."""
 
     time: float
+    host: str
     arbiter: ArbiterStatus
     monitor: MonitorStatus
     ready: int

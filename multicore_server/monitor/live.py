@@ -1,4 +1,5 @@
-"""The live page: static files of this package. The page gets its data from /status."""
+"""The live page: static files of this package. The page gets its data from /status and
+/samples."""
 
 from __future__ import annotations
 
@@ -15,24 +16,23 @@ POLICY = (
 )
 HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
 
-_KINDS = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "figures.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 # Read at import, so that an update of the package does not mix old and new files.
-_FILES = {name: (Path(__file__).parent / "page" / name).read_bytes() for name in _KINDS}
+_FILES = {
+    file.name: file.read_bytes() for file in (Path(__file__).parent / "page").iterdir() if file.is_file()
+}
 
 
 def routes() -> list[Route]:
     """The page at ``/`` and its files beside it."""
-    return [_route("/", "index.html"), *(_route(f"/{name}", name) for name in _KINDS if name != "index.html")]
+    others = sorted(_FILES.keys() - {"index.html"})
+    return [_route("/", "index.html"), *(_route(f"/{name}", name) for name in others)]
 
 
 def _route(path: str, name: str) -> Route:
+    kind = f"{_KINDS[name.rpartition('.')[2]]}; charset=utf-8"
+
     async def endpoint(_: Request) -> Response:
-        return Response(_FILES[name], kind=_KINDS[name], headers=HEADERS)
+        return Response(_FILES[name], kind=kind, headers=HEADERS)
 
     return Route(path, endpoint)

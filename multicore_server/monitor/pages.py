@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 import os
+import socket
 import time
 from collections.abc import Mapping
 
@@ -18,12 +21,17 @@ from multicore_server.monitor.asgi import Endpoint, Request, Response, Route, St
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
 from multicore_server.monitor.follow import MAX_DIGITS, Follower
 from multicore_server.monitor.gate import Gate
+from multicore_server.monitor.samples import Samples
+from multicore_server.monitor.scrape import GZIP_LEVEL
 from multicore_server.monitor.snapshot import Form, Snapshots
 from multicore_server.monitor.status import status
 from multicore_server.monitor.view import ReportView
 
 MAX_COMMAND = 16384  # bytes
+WORTH_PACKING = 1024  # bytes: what is shorter leaves in one packet anyway
+MAX_NUMBER = 20  # characters of ?after=
 EVENTS = "text/event-stream; charset=utf-8"
+JSON = "application/json"
 
 
 class ReadOnly:
@@ -31,10 +39,14 @@ class ReadOnly:
 
     requests: RequestTable | None = None  # whose requests are shown
 
-    def __init__(self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots) -> None:
+    def __init__(
+        self, scoreboard: Scoreboard, view: ReportView, snapshots: Snapshots, samples: Samples
+    ) -> None:
         self.scoreboard = scoreboard
         self.view = view
         self.snapshots = snapshots
+        self.samples = samples
+        self.host = socket.gethostname()
         self.arbiter_pid = os.getppid()
         self.monitor: MonitorStatus = {"pid": os.getpid(), "started": time.time()}
 
@@ -51,6 +63,7 @@ class ReadOnly:
             *live.routes(),
             Route("/metrics", self.metrics),
             Route("/status", self.status),
+            Route("/samples", self.taken),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
         ]
@@ -68,8 +81,22 @@ class ReadOnly:
         if report is None:
             error = "the arbiter has not published anything yet"
             return _json({"error": error, "monitor": self.monitor}, 503)
+        monitor, host, requests = self.monitor, self.host, self.requests
         now = time.time()
-        return _json(status(report, self.scoreboard, now=now, monitor=self.monitor, requests=self.requests))
+        found = status(report, self.scoreboard, now=now, monitor=monitor, host=host, requests=requests)
+        return _json(found)
+
+    async def taken(self, request: Request) -> Response:
+        """The samples of the last minutes: all, or those ``after`` a moment of CLOCK_MONOTONIC."""
+        after = _moment(request.argument("after", "0"))
+        if after is None:
+            return line("after: give the time of a sample, in seconds", 400)
+        body = self.samples.document(after, time.monotonic(), time.time())
+        vary = (b"vary", b"accept-encoding")
+        if len(body) < WORTH_PACKING or not exposition.wants_gzip(request.header(b"accept-encoding")):
+            return Response(body, kind=JSON, headers=(vary,))
+        packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
+        return Response(packed, kind=JSON, headers=(vary, (b"content-encoding", b"gzip")))
 
     async def healthz(self, request: Request) -> Response:
         # A process whose parent has ended gets another one.
@@ -90,11 +117,12 @@ class Full(ReadOnly):
         scoreboard: Scoreboard,
         view: ReportView,
         snapshots: Snapshots,
+        samples: Samples,
         arbiter: ArbiterClient,
         workers: WorkerClient,
         requests: RequestTable,
     ) -> None:
-        super().__init__(scoreboard, view, snapshots)
+        super().__init__(scoreboard, view, snapshots, samples)
         self.requests = requests
         self.arbiter = arbiter
         self.workers = workers
@@ -145,4 +173,12 @@ def _outcome(status_code: int, text: str, **values: int) -> Response:
 
 def _json(document: Mapping[str, object], status_code: int = 200) -> Response:
     """In ASCII: an exception's text may have half a surrogate pair, which UTF-8 cannot."""
-    return Response(json.dumps(document).encode("ascii"), status_code, "application/json")
+    return Response(json.dumps(document).encode("ascii"), status_code, JSON)
+
+
+def _moment(text: str) -> float | None:
+    try:
+        value = float(text) if len(text) <= MAX_NUMBER else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -30,6 +30,7 @@ from multicore_server.monitor.commands import ArbiterClient
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.guard import GuardedConnection, GuardedState, MonitorLimits
 from multicore_server.monitor.pages import Full, ReadOnly
+from multicore_server.monitor.samples import EVERY, Samples
 from multicore_server.monitor.scrape import Merge
 from multicore_server.monitor.signals import ENDING, HANDLED
 from multicore_server.monitor.snapshot import Snapshots
@@ -78,14 +79,15 @@ class Monitor:
         self._context = context
         self._loop = loop
         self._ended = asyncio.Event()
-        view = ReportView(context.shared_report)
+        self._view = view = ReportView(context.shared_report)
+        self._samples = Samples(context.scoreboard)
         self._snapshots = Snapshots(
             Merge(context.scoreboard, view, context.app_metrics, context.app_identifier, context.log)
         )
         self._arbiter = ArbiterClient(context.channel)
         self._workers = WorkerClient(context.mailboxes, context.scoreboard)
-        read_only = ReadOnly(context.scoreboard, view, self._snapshots)
-        parts = self._snapshots, self._arbiter, self._workers, context.requests
+        read_only = ReadOnly(context.scoreboard, view, self._snapshots, self._samples)
+        parts = self._snapshots, self._samples, self._arbiter, self._workers, context.requests
         full = Full(context.scoreboard, view, *parts)
         # Each has connections of its own: however many ask for one, the others are answered.
         of_workers = replace(context.limits, connections=OF_WORKERS, probes=0)
@@ -106,6 +108,7 @@ class Monitor:
         self._arbiter.listen()
         self._workers.listen()
         self._beat()
+        self._sample()
         serving = [server.serve([listener]) for server, listener in self._servers]
         await asyncio.gather(self._ended.wait(), *serving)
         self._snapshots.close()
@@ -122,6 +125,14 @@ class Monitor:
     def _beat(self) -> None:
         self._context.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()
         self._loop.call_later(BEAT, self._beat)
+
+    def _sample(self) -> None:
+        self._loop.call_later(EVERY, self._sample)
+        try:
+            if (report := self._view.report) is not None:
+                self._samples.take(report, time.monotonic(), time.time())
+        except Exception as exc:  # noqa: BLE001 -- a worker's code may have written anything into what is read
+            self._context.log.debug("monitor: there is no sample (%s: %s)", type(exc).__name__, exc)
 
     def _on_lifeline(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -48,6 +48,7 @@ def status(
     *,
     now: float,
     monitor: MonitorStatus,
+    host: str,
     requests: RequestTable | None = None,
 ) -> Status:
     """The document, ready to become JSON. ``now`` is in seconds since the epoch. ``requests`` is given where
@@ -57,6 +58,7 @@ def status(
         "time": now,
         "version": report["version"],
         "name": report["name"],
+        "host": host,
         "addresses": report["addresses"],
         "timeout": report["timeout"],
         "configured": report["configured"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from tests.support import proxies
+from tests.support.addresses import LOCAL
 from tests.support.apps import ASK, HELLO, source
 from tests.support.command_line import Operator
 from tests.support.draining import LOOPS, PROTOCOLS
@@ -26,7 +27,7 @@ from tests.support.server import MakeServer, Server
 if TYPE_CHECKING:  # loading Playwright takes a while: only the tests of the page do
     from playwright.sync_api import Browser
 
-    from tests.support.browser import OpenTab
+    from tests.support.browser import OpenTab, Tab
 
 
 # In these files it does not matter which versions of gunicorn and uvicorn there are: they are about processes
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # loading Playwright takes a while: only the tests of the pag
 OURS = frozenset(
     {
         "test_app_metrics_directory", "test_bad_input", "test_chaos", "test_cluster_examples",
-        "test_cluster_primary",
+        "test_cluster_primary", "test_page_health", "test_page_states",
         "test_container", "test_forked_children", "test_hostile_children", "test_memory_limits", "test_monit",
         "test_monitor_address", "test_monitor_clients", "test_monitor_trouble", "test_orphans", "test_page",
         "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_trigger", "test_verbs",
@@ -263,3 +264,13 @@ def open_tab(chromium: Browser) -> Iterator[OpenTab]:
 
     with tabs(chromium) as make:
         yield make
+
+
+@pytest.fixture
+def open_page(monitor: Monitor, open_tab: OpenTab) -> Callable[..., Tab]:
+    """Open the page of the monitor by itself; the options are a browser profile's."""
+
+    def opened(**options: Any) -> Tab:
+        return open_tab(f"http://{LOCAL}:{monitor.port}/", **options)
+
+    return opened

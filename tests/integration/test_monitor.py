@@ -76,7 +76,8 @@ def test_no_secret_is_shown(monitored: MonitoredServer) -> None:
     deploy(monitored.server, 2, "import nowhere")
     hup(monitored.server, "reload rolled back")
     assert ask(monitored.server, "os.environ['PASSWORD']") == "SESAME-ENV"
-    paths = ("/", "/metrics", "/status", "/healthz", "/readyz", "/nowhere")
+    wait_for(lambda: monitored.get("/samples").json()["marks"], "the mark of the reload")
+    paths = ("/", "/metrics", "/status", "/samples", "/healthz", "/readyz", "/nowhere")
     shown = "".join(monitored.get(path).text + over(monitored.socket, path).text for path in paths)
     assert "reload rolled back" in shown
     assert [secret for secret in secrets if secret in shown] == []

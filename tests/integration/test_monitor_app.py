@@ -102,10 +102,12 @@ def test_the_environment_is_the_servers_not_uvicorns(
 
 def test_the_index_names_every_address(monitor: Monitor) -> None:
     text = monitor.get("/").text
-    assert [path for path in ("/metrics", "/status", "/healthz", "/readyz") if path not in text] == []
+    assert [
+        path for path in ("/metrics", "/status", "/samples", "/healthz", "/readyz") if path not in text
+    ] == []
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/status", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/status", "/samples", "/healthz", "/readyz"])
 def test_head_is_get_without_the_body(monitor: Monitor, path: str) -> None:
     with monitor.client() as client:
         head, get = client.head(path), client.get(path)
@@ -134,7 +136,7 @@ def test_other_methods_are_405(monitor: Monitor, method: str) -> None:
 def test_workers_get_the_metrics_and_nothing_else(monitor: Monitor) -> None:
     with monitor.client(monitor.unix) as client:
         assert client.get("/metrics").status_code == 200
-        for path in ("/status", "/healthz", "/readyz", "/", "/events"):
+        for path in ("/status", "/samples", "/healthz", "/readyz", "/", "/events"):
             assert client.get(path).status_code == 404
         assert client.post("/commands/stop").status_code == 404
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.addresses import LOCAL
-from tests.support.browser import OpenTab, Tab
+from tests.support.browser import DASH, OpenTab, Tab
 from tests.support.deploying import deploy, hup
 from tests.support.load import Load
 from tests.support.monitor_process import Monitor
@@ -21,6 +22,20 @@ from tests.support.reports import event, slot
 
 EVIL = "<img src=x onerror=alert`1`>"  # without parentheses, where a name would end
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+# Of the plots, from the first to the last.
+LINES = (
+    "requests",
+    "5xx",
+    "499",
+    "p50",
+    "p99",
+    "queued p50",
+    "queued p95",
+    "CPU",
+    "memory",
+    "in progress",
+    "backlog",
+)
 READABLE = 4.5  # WCAG 2, level AA
 
 
@@ -29,7 +44,7 @@ def open_page(open_tab: OpenTab, monitored: MonitoredServer, **options: Any) -> 
 
 
 def number(text: str) -> float:
-    return float(text.split(maxsplit=1)[0].replace("-", "0"))
+    return float(text.split(maxsplit=1)[0].replace(DASH, "0"))
 
 
 def loaded(monitored: MonitoredServer) -> Load:
@@ -47,10 +62,10 @@ def assert_readable(contrasts: dict[str, float]) -> None:
 
 
 def plotted(tab: Tab) -> list[int]:
-    """How many points each line has, of requests/s, p50, p99, memory and in hand."""
+    """How many points each line has, in the order of `LINES`."""
     script = "all => all.map(it => it.getAttribute('d') ?? '')"
-    paths: list[str] = tab.page.eval_on_selector_all("path[class^=line]", script)
-    assert len(paths) == 5
+    paths: list[str] = tab.page.eval_on_selector_all("#plots path[class^=line]", script)
+    assert len(paths) == len(LINES)
     return [path.count("L") for path in paths]
 
 
@@ -62,7 +77,7 @@ def test_a_crash_is_seen_at_once(monitored: MonitoredServer, open_tab: OpenTab) 
     assert (tab.column("worker"), tab.column("pid"), tab.column("restarts")) == (["0", "1"], pids, ["0", "0"])
 
     os.kill(int(pids[1]), signal.SIGKILL)
-    tab.wait_for(lambda: tab.column("pid")[1] not in ("-", pids[1]), "a new pid", 2.0)
+    tab.wait_for(lambda: tab.column("pid")[1] not in (DASH, pids[1]), "a new pid", 2.0)
     assert tab.column("pid")[0] == pids[0]
     assert tab.column("restarts") == ["0", "1"]
     assert any(f"pid={pids[1]} was killed by SIGKILL" in text for text in tab.texts("#events li"))
@@ -78,22 +93,26 @@ def test_the_server_and_its_load(monitored: MonitoredServer, open_tab: OpenTab) 
     assert (tab.text("#name"), tab.text("#condition")) == ("app:app", "● serving")
     assert tab.text("#fact-address") == f"http://{LOCAL}:{monitored.server.port}"
     assert tab.text("#fact-version") == monitored.status()["version"]
-    rate, p50, p99, memory, in_hand = range(5)
+    assert tab.text("#fact-host") == socket.gethostname()
 
-    def values() -> list[str]:
-        return tab.texts("figcaption b")
+    def values() -> dict[str, str]:
+        return dict(zip(LINES, tab.texts("figcaption b"), strict=True))
 
     with loaded(monitored):
-        tab.wait_for(lambda: number(values()[rate]) > 20, "more requests a second")
+        tab.wait_for(lambda: number(values()["requests"]) > 20, "more requests a second")
         tab.wait_for(lambda: all(number(text) > 0 for text in tab.column("requests/s")), "both serve")
         tab.wait_for(lambda: all(number(text) > 0 for text in tab.column("p99")), "their latencies")
         tab.wait_for(lambda: sum(number(text) for text in tab.column("CPU")) > 0, "CPU used")
         tab.wait_for(lambda: all(points >= 3 for points in plotted(tab)), "lines in all plots")
-        assert 0 < number(values()[p50]) <= number(values()[p99])
-        assert 10 < number(values()[memory]) < 2000
-        assert values()[in_hand].isdecimal()
-    assert all("% of 1.0 GB" in text for text in tab.column("memory"))
-    tab.wait_for(lambda: values()[rate] == "0", "no requests any more")
+        assert all(number(text) >= 0 for text in tab.column("queue p95"))
+        now = values()
+        assert 0 < number(now["p50"]) <= number(now["p99"])
+        assert 10 < number(now["memory"]) < 2000
+        assert now["in progress"].isdecimal()
+        assert now["backlog"].isdecimal()
+        assert (now["5xx"], now["499"]) == ("0", "0")
+    assert all("% of 1 GB" in text for text in tab.column("memory"))
+    tab.wait_for(lambda: values()["requests"] == "0", "no requests any more")
     tab.assert_clean()
 
 
@@ -145,9 +164,12 @@ def test_trouble_has_words(monitored: MonitoredServer, open_tab: OpenTab) -> Non
     tab.wait_workers(2)
     os.kill(monitored.server.worker_of(0), signal.SIGKILL)
     tab.wait_for(lambda: tab.column("state") == ["✕ errored", "● ready"], "an errored worker")
-    assert tab.text("#condition") == "◐ serving, workers missing"
+    assert tab.text("#condition") == "✕ instance 0 errored: restarted too often, and left"
+    assert tab.page.title() == f"{tab.text('#condition')} · app:app · multicore_server"
+    assert "instance=0" in tab.text("#fault")
+    assert tab.column("CPU")[0] == tab.column("loop lag")[0] == tab.column("in progress")[0] == DASH
     monitored.server.signal(signal.SIGTERM)
-    tab.wait_for(lambda: tab.text("#condition") == "■ stopping", "the end")
+    tab.wait_for(lambda: tab.text("#condition") == "▲ stopping", "the end")
     assert_readable(tab.contrasts())
     tab.assert_clean()
 
@@ -160,7 +182,7 @@ def test_on_a_phone_in_the_dark(monitored: MonitoredServer, open_tab: OpenTab) -
     assert sideways(tab) <= 0
     assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
     # Cards to the eye, a table to those who have it read to them.
-    assert tab.page.get_by_role("columnheader").count() == 13
+    assert tab.page.get_by_role("columnheader").count() == 15
     assert tab.page.get_by_role("row").count() == 3
     tab.assert_clean()
 
@@ -216,7 +238,7 @@ def test_a_hidden_page_asks_nothing(monitored: MonitoredServer, open_tab: OpenTa
 
 def test_what_the_browser_is_told_to_refuse(monitored: MonitoredServer) -> None:
     monitored.start("-w", "1", ready=1)
-    for path in ("/", "/page.js", "/figures.js", "/page.css", "/icon.svg"):
+    for path in ("/", "/page.js", "/figures.js", "/page.css", "/icon.svg", "/icon-bad.svg"):
         answer: httpx.Response = monitored.get(path)
         policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
         assert policy.pop("default-src") == policy["frame-ancestors"] == policy["base-uri"] == "'none'"

@@ -90,6 +90,10 @@ def test_an_unplanned_end_is_logged_with_what_was_in_hand(
     (event,) = (it for it in public["events"] if it["kind"] == "exited")
     assert event["text"].endswith("with 1 request in hand; restarting at once")
     assert (event["in_hand"], path in json.dumps(public)) == ("", False)
+    samples = f"http://127.0.0.1:{port}/samples"
+    marks = wait_for(lambda: httpx.get(samples).json()["marks"], "the mark of the end")
+    assert how in marks[0][3]
+    assert path not in marks[0][3]
     assert f"in hand: GET {path} for" in operator.run("events").stdout
 
 

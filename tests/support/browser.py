@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Dialog, Error, Page, Re
 
 from tests.support.waiting import PATIENCE, wait_for
 
+DASH = "\N{EN DASH}"  # where there is no value
+
 # Of each element with a text of its own: that text, and its contrast to the ground (as WCAG 2 reckons it).
 CONTRASTS = """() => {
     const numbers = (color) => color.match(/[\\d.]+/g).map(Number);

@@ -21,6 +21,7 @@ import httpx
 from multicore_server.ipc.channel import KIND
 from multicore_server.ipc.mailboxes import Mailboxes
 from multicore_server.ipc.messages import MAX_MESSAGE, Answer, Command, decode, encode
+from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
@@ -52,6 +53,7 @@ class Monitor:
         self.commands = str(directory / "1.sock")
         self.scoreboard = Scoreboard(64)
         self._mailboxes = Mailboxes(64 * ROWS_PER_SLOT)
+        self._requests = RequestTable(64 * ROWS_PER_SLOT)
         self.shared_report = SharedReport(2**20)
         self._listeners = [bind_metrics("127.0.0.1:0"), bind_metrics(f"unix:{self.unix}")]
         self._command_listener = bind_command(Path(self.commands))
@@ -87,8 +89,9 @@ class Monitor:
         log = logging.Logger("gunicorn.error")
         log.addHandler(logging.FileHandler(self.log_path))
         context = MonitorContext(
-            scoreboard=self.scoreboard, shared_report=self.shared_report, listener=self._listeners[0],
-            metrics_listener=self._listeners[1], command_listener=self._command_listener,
+            scoreboard=self.scoreboard, requests=self._requests, shared_report=self.shared_report,
+            listener=self._listeners[0], metrics_listener=self._listeners[1],
+            command_listener=self._command_listener,
             lifeline=self._lifeline, channel=self._channel, hosts=frozenset(self._hosts), log=log,
             mailboxes=self._mailboxes, limits=self._limits, **self._app,
         )  # fmt: skip

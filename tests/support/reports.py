@@ -104,7 +104,7 @@ def status(*workers: WorkerStatus, **changes: Any) -> Status:
         "uptime": 7300.0,
     }
     made = {
-        **_facts(), **_fleet(len(workers)), "time": 1010.0, "arbiter": arbiter,
+        **_facts(), **_fleet(len(workers)), "time": 1010.0, "host": "web-1", "arbiter": arbiter,
         "monitor": {"pid": 5, "started": 995.0}, "ready": sum(it["state"] == "ready" for it in workers),
         "workers": list(workers), **changes,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from multicore_server.monitor.actions import WorkerClient
 from multicore_server.monitor.commands import ArbiterError
 from multicore_server.monitor.gate import Gate
 from multicore_server.monitor.pages import MAX_COMMAND, Full, ReadOnly
+from multicore_server.monitor.samples import Samples
 from multicore_server.monitor.scrape import Merge
 from multicore_server.monitor.snapshot import Form, Snapshots
 from multicore_server.monitor.view import ReportView
@@ -50,11 +51,13 @@ class Pages:
         view, scoreboard = ReportView(self.shared_report), Scoreboard(4)
         self.snapshots = Snapshots(Merge(scoreboard, view, None, str, self.log))
         client: Any = self.arbiter
-        self.read_only = ReadOnly(scoreboard, view, self.snapshots)
+        self.samples = Samples(scoreboard)
+        self.read_only = ReadOnly(scoreboard, view, self.snapshots, self.samples)
         self.mailboxes = Mailboxes(4 * ROWS_PER_SLOT)
         self.workers = WorkerClient(self.mailboxes, scoreboard)
         self.requests = RequestTable(4 * ROWS_PER_SLOT)
-        self.full = Full(scoreboard, view, self.snapshots, client, self.workers, self.requests)
+        parts = self.snapshots, self.samples, client, self.workers, self.requests
+        self.full = Full(scoreboard, view, *parts)
 
     def publish(self, **changes: Any) -> None:
         self.shared_report.publish(json.dumps(report(**changes)).encode())
@@ -260,3 +263,42 @@ def test_metrics_of_the_app_that_cannot_be_collected_cost_the_others_nothing(pag
     app.fails = "permission denied"
     scrape()
     assert len(pages.log.said("permission denied")) == 2  # it was mended meanwhile
+
+
+# --- the samples
+
+
+def test_samples_before_there_is_any(pages: Pages) -> None:
+    document = pages.get("/samples").json()
+    assert (document["samples"], document["marks"]) == ([], [])
+    assert document["columns"][0] == "at"
+
+
+def test_samples_are_packed_for_those_who_can_unpack_them(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 110.0)
+    for number in range(100):
+        pages.samples.take(report(), 10.0 + number, 1000.0 + number)
+    plain = pages.get("/samples", headers={"accept-encoding": "identity"})
+    packed = pages.get("/samples", headers={"accept-encoding": "gzip"})
+    assert plain.headers["content-type"] == packed.headers["content-type"] == "application/json"
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+
+
+def test_samples_after_one(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 50.0)
+    for at in (10.0, 12.0, 14.0):
+        pages.samples.take(report(), at, 1000.0)
+    found = [
+        [it[0] for it in pages.get(f"/samples{query}").json()["samples"]] for query in ("", "?after=12.0")
+    ]
+    assert found == [[10.0, 12.0, 14.0], [14.0]]
+
+
+@pytest.mark.parametrize("after", ["", "x", "nan", "-inf", "1e999", "1" * 21, "%00"])
+def test_samples_after_no_moment(pages: Pages, after: str) -> None:
+    answer = pages.get("/samples", params={"after": after})
+    assert (answer.status_code, answer.text) == (400, "after: give the time of a sample, in seconds\n")

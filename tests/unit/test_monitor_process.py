@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor import process
 from multicore_server.monitor.address import bind_metrics
 from multicore_server.monitor.process import Monitor, MonitorContext, run
+from multicore_server.monitor.samples import Samples
+from tests.support.reports import report
 from tests.unit.shell import Log
 
 TOUCHED = (
@@ -196,3 +200,21 @@ def test_run_serves_on_a_loop_of_its_own_and_errors_go_to_the_servers_log(
         seen[0].close()
     assert type(seen[0]) is asyncio.SelectorEventLoop
     assert lines == ["a mistake"]
+
+
+def test_a_sample_that_cannot_be_taken_is_not_the_last(
+    made: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+
+    def take(_: object, __: object, now: float, ___: float) -> None:
+        taken.append(now)
+        if len(taken) == 2:
+            raise OverflowError("what a worker has written there")
+
+    monkeypatch.setattr(process, "EVERY", 0.05)
+    monkeypatch.setattr(Samples, "take", take)
+    publish = partial(made.context.shared_report.publish, json.dumps(report()).encode())
+    made.serve(publish, lambda: None, lambda: None, lambda: None, made.end_arbiter)
+    assert len(taken) >= 3
+    assert [it.partition(":")[0] for it in made.log.lines] == ["DEBUG"]

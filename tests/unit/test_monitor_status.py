@@ -26,7 +26,7 @@ def scoreboard() -> Scoreboard:
 
 def shown(published: Report, scoreboard: Scoreboard) -> dict[str, Any]:
     """As it comes to a client."""
-    found = status(published, scoreboard, now=1010.0, monitor=MONITOR)
+    found = status(published, scoreboard, now=1010.0, monitor=MONITOR, host="web-1")
     document: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return document
 
@@ -36,6 +36,7 @@ def test_the_server(scoreboard: Scoreboard) -> None:
     assert (found["name"], found["version"], found["reloading"]) == ("app:app", "0.1.0", True)
     assert found["arbiter"]["uptime"] == 20.0
     assert found["monitor"] == MONITOR
+    assert found["host"] == "web-1"
     assert found["ready"] == 2
     assert found["settings"] == {"workers": "2"}
     assert found["restarts"] == {"exit": 2}

@@ -1,116 +1,23 @@
-// The live page: asks /status each second and shows what it says. It has no other memory than the variables
-// of this file. Whatever the app can influence becomes text (textContent), never HTML.
+// The live page: asks /status each second, and for new samples as often as there are any, and shows what they say.
+// It has no other memory than the variables of these files.
 
+import { $, make, write } from "./dom.js";
+import { prepareEvents, showEvents } from "./events.js";
 import {
-  bytes, duration, forget, number, percent,
-  quantile, rate, ratesOf, remember, seconds, sum, together,
+  bytes, duration, forget, number, percent, quantile, rate, ratesOf, remember, seconds, short, sum,
 } from "./figures.js";
+import { blocked, ofErrors, showHealth, showUnknown } from "./health.js";
+import { answered, drawPlots, drawSparkline, lastSeen, preparePlots, sparkline, take } from "./plots.js";
 
 const POLL = 1000; // milliseconds
+const SAMPLES = 2000; // milliseconds: as often as the monitor takes one
 const PATIENCE = 4000; // milliseconds for an answer
-const HISTORY = 300; // seconds in the plots
-const MOST_EVENTS = 50;
 const LAG = [0.05, 0.25]; // seconds: doubtful, bad, as in monit and the alert
+const MOST_REQUESTS = 50; // of those in progress, the oldest
+const MOST_CARDS = 4; // on a narrow screen, of workers that are well, as page.css has it
 const SHARE = [0.7, 0.9]; // of the memory limit
 
-const $ = (id) => document.getElementById(id);
-
-function make(tag, text = "", attributes = {}) {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-function write(node, text, mood = "") {
-  // Untouched where nothing changed: a selection stays, and nothing is read out again.
-  if (node.textContent !== text) node.textContent = text;
-  if ((node.dataset.mood ?? "") !== mood) node.dataset.mood = mood;
-}
-
-// --- plots ---
-
-const PLOTS = [
-  { title: "Requests/s", format: rate, least: 1, lines: [["", "requests"]] },
-  { title: "Latency", format: seconds, least: 0.005, lines: [["p50", "p50"], ["p99", "p99"]] },
-  { title: "Memory", format: bytes, least: 1024 ** 2, lines: [["", "memory"]] },
-  { title: "In hand", format: number, least: 1, lines: [["", "inHand"]] },
-];
-const [WIDTH, HEIGHT] = [300, 100];
-let points = []; // of the last HISTORY seconds: {time, requests, p50, p99, memory, inHand}
-
-function svg(tag, attributes) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-function preparePlots() {
-  for (const plot of PLOTS) {
-    const figure = make("figure");
-    const caption = figure.appendChild(make("figcaption"));
-    caption.append(make("span", plot.title));
-    const now = caption.appendChild(make("span", "", { class: "now" }));
-    const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" };
-    plot.picture = figure.appendChild(svg("svg", box));
-    plot.picture.append(svg("path", { class: "grid", d: `M0 ${HEIGHT / 2}H${WIDTH}M0 1H${WIDTH}` }));
-    plot.paths = plot.lines.map((_, place) => plot.picture.appendChild(svg("path", { class: `line-${place}` })));
-    plot.values = plot.lines.map(([label]) => {
-      const value = now.appendChild(make("span"));
-      if (label) value.append(make("small", label));
-      return value.appendChild(make("b", "-"));
-    });
-    const scale = figure.appendChild(make("div", "", { class: "scale" }));
-    plot.top = scale.appendChild(make("span"));
-    scale.append(make("span", "last 5 min"));
-    $("plots").append(figure);
-  }
-}
-
-// 1, 2 or 5 times a power of ten: the scale changes seldom, and its number is short.
-function roundedUp(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= value * 0.999);
-}
-
-function path(name, top, now) {
-  let [drawn, last] = ["", null];
-  for (const point of points) {
-    if (point[name] === null) continue;
-    const x = WIDTH * (1 - (now - point.time) / HISTORY);
-    const y = HEIGHT - 1 - (point[name] / top) * (HEIGHT - 2);
-    // A gap, where nobody looked or there was nothing to see, is no line. A lonely point is a dot.
-    const joined = last !== null && point.time - last < 3;
-    const [across, down] = [x.toFixed(2), y.toFixed(2)];
-    drawn += joined ? `L${across} ${down}` : `M${across} ${down}L${across} ${down}`;
-    last = point.time;
-  }
-  return drawn;
-}
-
-function draw(plot, now) {
-  const all = plot.lines.flatMap(([, name]) => points.map((point) => point[name] ?? 0));
-  const highest = Math.max(plot.least, ...all);
-  const unit = plot.format === bytes ? 1024 ** 2 : 1;
-  const top = roundedUp(highest / unit) * unit;
-  write(plot.top, `top ${plot.format(top).replace(/\.0+(?= |$)/, "")}`);
-  const said = plot.lines.map(([label, name], place) => {
-    const value = plot.format(points.at(-1)[name]);
-    plot.paths[place].setAttribute("d", path(name, top, now));
-    write(plot.values[place], value);
-    return `${label} ${value}`;
-  });
-  plot.picture.setAttribute("aria-label", `${plot.title}: now ${said.join(", ")}; highest ${plot.format(highest)}`);
-}
-
 // --- the server ---
-
-function condition(status) {
-  if (status.stopping) return ["■ stopping", "doubt"];
-  if (!status.ready) return ["✕ no worker is ready", "bad"];
-  if (status.reloading) return ["↻ reloading", "doubt"];
-  return status.ready < status.configured ? ["◐ serving, workers missing", "doubt"] : ["● serving", "good"];
-}
 
 function counted(counts) {
   const some = Object.entries(counts).filter(([, count]) => count);
@@ -118,12 +25,11 @@ function counted(counts) {
 }
 
 function showServer(status) {
-  document.title = `${status.name} · multicore_server`;
   write($("name"), status.name);
-  write($("condition"), ...condition(status));
+  showHealth(status, answered());
   const { arbiter } = status;
   const facts = {
-    address: status.addresses.join("  "), workers: `${status.ready} of ${status.configured} ready`,
+    host: status.host ?? "–", address: status.addresses.join("  "), workers: `${status.ready} of ${status.configured} ready`,
     uptime: duration(arbiter.uptime), pid: String(arbiter.pid), restarts: counted(status.restarts),
     reloads: counted(status.reloads).replaceAll("_", " "),
     version: status.version,
@@ -152,32 +58,45 @@ const used = (worker, metric) =>
 function memory(worker, metric) {
   const [amount, { limit }] = [used(worker, metric), worker.memory];
   if (!amount || !limit) return [bytes(amount)];
-  return [bytes(amount), moodOf(amount / limit, SHARE), `${percent((amount / limit) * 100)} of ${bytes(limit)}`];
+  return [bytes(amount), moodOf(amount / limit, SHARE), `${percent((amount / limit) * 100)} of ${short(bytes(limit))}`];
 }
 
-function state(worker, now) {
+function state(worker, status) {
   const [sign, mood] = STATES[worker.state] ?? ["", ""];
+  const standing = blocked(worker, status);
+  if (standing) return ["▲ blocked", standing, `for ${duration(worker.blocked, 1)}`];
   const below = worker.processes.filter(({ pid }) => pid !== worker.pid).map((it) => `pid ${it.pid} ${it.state}`);
   if (worker.wanted) below.push(`to be replaced: ${worker.wanted}`);
-  if (worker.next_restart) below.push(`next start in ${duration(Math.max(0, worker.next_restart - now))}`);
+  if (worker.next_restart) below.push(`next start in ${duration(Math.max(0, worker.next_restart - status.time))}`);
   return [`${sign} ${worker.state}`, mood, below.join(", ")];
 }
+
+function errors(_, { codes, passed }) {
+  if (!codes) return ["–"];
+  const mood = ofErrors(codes["5xx"], sum(Object.values(codes)));
+  return [rate(codes["5xx"] / passed), mood, codes["499"] ? `499: ${rate(codes["499"] / passed)}` : ""];
+}
+
+// What only a process has: a dash where there is none.
+const its = (value) => (worker) => [number(worker.pid === null ? null : value(worker))];
 
 // Title, and what is in the cell: text, mood, a line below it.
 const COLUMNS = [
   ["worker", (worker) => [String(worker.instance)]],
   ["pid", (worker) => [number(worker.pid)]],
-  ["state", (worker, _, status) => state(worker, status.time)],
+  ["state", (worker, _, status) => state(worker, status)],
   ["uptime", (worker) => [duration(worker.uptime)]],
   ["restarts", (worker) => [String(sum(Object.values(worker.restarts)) ?? 0)]],
-  ["CPU", (_, rates) => [percent(rates.cpu)]],
+  ["CPU", (worker, rates) => [percent(worker.pid === null ? null : rates.cpu)]],
   ["memory", (worker, _, status) => memory(worker, status.settings.memory_metric)],
   ["requests/s", (_, rates) => [rate(rates.requests)]],
+  ["5xx/s", errors],
   ["p50", (_, rates) => [seconds(quantile(0.5, rates.durations))]],
   ["p99", (_, rates) => [seconds(quantile(0.99, rates.durations))]],
-  ["in hand", (worker) => [String(worker.in_hand)]],
-  ["connections", (worker) => [String(worker.connections)]],
-  ["loop lag", (worker) => [seconds(worker.loop_lag), moodOf(worker.loop_lag, LAG)]],
+  ["queue p95", (_, rates) => [seconds(quantile(0.95, rates.queue))]],
+  ["in progress", its((worker) => worker.requests.in_progress)],
+  ["connections", its((worker) => worker.connections)],
+  ["loop lag", (worker) => (worker.pid === null ? ["–"] : [seconds(worker.loop_lag), moodOf(worker.loop_lag, LAG)])],
 ];
 
 function rowOf(instance) {
@@ -185,6 +104,7 @@ function rowOf(instance) {
   for (const [place, [title]] of COLUMNS.entries()) {
     const cell = place ? make("td", "", { role: "cell" }) : make("th", "", { role: "rowheader", scope: "row" });
     cell.dataset.title = title;
+    if (title === "CPU") drawSparkline(cell.appendChild(sparkline()), instance);
     cell.append(make("span"), make("small"));
     row.append(cell);
   }
@@ -196,55 +116,46 @@ function showWorkers(status, rates) {
     const row = $(`worker-${worker.instance}`) ?? rowOf(worker.instance);
     for (const [place, [, cell]] of COLUMNS.entries()) {
       const [text, mood = "", below = ""] = cell(worker, rates[at], status);
-      write(row.cells[place].children[0], text, mood);
-      write(row.cells[place].children[1], below);
+      const [value, note] = [...row.cells[place].children].slice(-2);
+      write(value, text, mood);
+      write(note, below);
     }
+    row.dataset.trouble = blocked(worker, status) || (STATES[worker.state]?.[1] ?? "");
     return row;
   });
   const there = [...$("workers").children];
   const same = rows.length === there.length && rows.every((row, at) => row === there[at]);
   if (!same) $("workers").replaceChildren(...rows);
+  $("all-workers").hidden = !$("workers").classList.contains("few") || rows.length <= MOST_CARDS;
 }
 
-// --- what happened ---
+function showAllWorkers() {
+  $("workers").classList.remove("few");
+  $("all-workers").hidden = true;
+}
 
-let shown = ""; // the last event that is in the list
+// --- what they have in hand: only the server's owner, who comes over the command socket, is told ---
 
-function showEvents(status) {
-  const events = status.events.slice(-MOST_EVENTS).reverse();
-  const last = JSON.stringify([status.arbiter.started, events[0]]);
-  if (last === shown) return;
-  shown = last;
-  $("events").replaceChildren(...events.map((event) => {
-    const at = new Date(event.at * 1000);
-    const who = [["instance", event.instance], ["gen", event.generation], ["pid", event.pid]];
-    const names = who.filter(([, value]) => value !== null).map(([name, value]) => `${name}=${value} `);
+function showRequests(status) {
+  const told = status.workers.filter((worker) => worker.running);
+  $("in-progress").hidden = !told.length;
+  const found = told.flatMap((worker) => worker.running.map((request) => ({ ...request, instance: worker.instance })));
+  const lines = found.sort((a, b) => b.seconds - a.seconds).slice(0, MOST_REQUESTS).map((it) => {
     const line = make("li");
-    line.append(make("time", at.toLocaleTimeString(), { datetime: at.toISOString(), title: at.toLocaleString() }));
-    const level = line.appendChild(make("span"));
-    write(level, event.level, { info: "", warning: "doubt" }[event.level] ?? "bad");
-    line.append(make("p", names.join("") + event.text));
+    line.append(make("span", duration(it.seconds, 1)), make("span", `worker ${it.instance}`));
+    line.append(make("p", `${it.method} ${it.path} ${it.client}`));
     return line;
-  }));
+  });
+  $("requests").replaceChildren(...lines);
 }
 
 // --- once a second ---
 
 function show(status) {
   remember(status);
-  const [{ time: now, workers }, metric] = [status, status.settings.memory_metric];
-  const rates = workers.map(ratesOf);
-  const durations = together(rates.map((each) => each.durations));
-  points = points.filter((point) => point.time < now && point.time > now - HISTORY);
-  points.push({
-    time: now, requests: sum(rates.map((each) => each.requests)),
-    p50: quantile(0.5, durations), p99: quantile(0.99, durations),
-    memory: sum(workers.map((worker) => used(worker, metric))),
-    inHand: sum(workers.map((worker) => worker.in_hand)),
-  });
   showServer(status);
-  for (const plot of PLOTS) draw(plot, now);
-  showWorkers(status, rates);
+  showWorkers(status, status.workers.map(ratesOf));
+  showRequests(status);
   showEvents(status);
 }
 
@@ -252,19 +163,29 @@ function showTrouble(text) {
   $("trouble").hidden = !text;
   if (text) {
     write($("trouble"), text);
-    write($("condition"), "? unknown", "doubt");
+    showUnknown($("name").textContent);
   }
   $("main").classList.toggle("old", Boolean(text));
 }
 
 // What the server says, or why there is nothing.
-async function ask() {
+async function ask(path) {
   try {
-    const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+    const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
     const found = await answer.json();
     return answer.ok ? [found, ""] : [null, found.error];
   } catch {
     return [null, "the server does not answer"];
+  }
+}
+
+async function askForSamples() {
+  const [samples] = await ask(`samples?after=${lastSeen()}`);
+  if (!samples) return;
+  take(samples);
+  drawPlots();
+  for (const row of $("workers").children) {
+    drawSparkline(row.querySelector(".spark"), Number(row.cells[0].textContent));
   }
 }
 
@@ -276,21 +197,28 @@ async function visible() {
 }
 
 async function run() {
-  for (let last = new Date(); ; ) {
+  for (let [last, sampled] = [null, -Infinity]; ; ) {
     await visible();
     const began = performance.now();
-    const [status, trouble] = await ask();
+    if (began - sampled > SAMPLES - POLL / 4) {
+      sampled = began;
+      await askForSamples();
+    }
+    const [status, trouble] = await ask("status");
     if (status) {
       last = new Date();
       show(status);
     }
-    showTrouble(trouble && `Nothing new since ${last.toLocaleTimeString()}: ${trouble}. Asking again each second.`);
+    const since = last ? `Nothing new since ${last.toLocaleTimeString()}` : "Nothing yet";
+    showTrouble(trouble && `${since}: ${trouble}. Asking again each second.`);
     await new Promise((over) => setTimeout(over, Math.max(POLL / 4, POLL - (performance.now() - began))));
   }
 }
 
 for (const [title] of COLUMNS) $("columns").append(make("th", title, { role: "columnheader", scope: "col" }));
 preparePlots();
+prepareEvents();
+$("all-workers").addEventListener("click", showAllWorkers);
 run().catch((error) => {
   showTrouble(`This page cannot show what the server says (${error}). Load it again.`);
   throw error; // to the console, with its place
