@@ -71,9 +71,9 @@ def test_errors_a_second_are_shown_with_the_reason(operator: Operator) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--env", "MULTICORE_SCHEDULING=shared")])
 def test_a_blocked_worker_looks_blocked(operator: Operator, options: tuple[str, ...]) -> None:
-    server = operator.start("--timeout", "4", *options, workers=2)
-    assert operator.json("show")["timeout"] == 4
-    stuck = threading.Thread(target=lambda: server.get("/block?3.5"))
+    server = operator.start("--timeout", "10", *options, workers=2)
+    assert operator.json("show")["timeout"] == 10
+    stuck = threading.Thread(target=lambda: server.get("/block?9"))
     stuck.start()
     try:
         wait_for(lambda: re.search(r"instance (\d) blocked for ", operator.run("ps").stdout), "a blocked one")
