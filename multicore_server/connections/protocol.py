@@ -227,7 +227,7 @@ class MovableProtocol(SpoolingProtocol):
     def linger(self) -> None:
         """Its last response is sent, and the request that it answers has not come in whole."""
         transport = self.transport
-        if transport.is_closing():
+        if transport.is_closing() or self not in self.connections:  # it lingers already
             return
         self._unset_keepalive_if_required()
         if transport.get_write_buffer_size():

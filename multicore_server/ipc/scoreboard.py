@@ -63,6 +63,7 @@ class Item(IntEnum):
     # Counters again.
     BLOCKED = 101  # how often the event loop stood still for longer than block_warning
     BLOCKED_SECONDS = 102
+    REQUEST_TIMEOUTS = 103  # requests that were ended by request_timeout
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.

@@ -347,10 +347,14 @@ def install(
     in_hand: Writer | None = None,
     modules: Iterable[ModuleType] = MODULES,
     load: Callable[[str], bool] = lambda _: False,
+    watched: Callable[[Meter], Meter] | None = None,
 ) -> None:
     """In a worker process, before its first connection: count what its HTTP protocols serve. ``load`` says of
-    a module whether its cycles are the worker's load one by one, because their connections do not count."""
+    a module whether its cycles are the worker's load one by one, because their connections do not count.
+    ``watched`` makes a meter that looks after requests too."""
     meter = meter_of(row, in_hand)
+    if watched is not None:
+        meter = watched(meter)
     for module in modules:
         theirs: Any = module.RequestResponseCycle
         if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):

@@ -14,6 +14,7 @@ from multicore_server.connections.reading import reading_of
 from multicore_server.connections.rescue import Rescue
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.worker.blocked import Blocked
+from multicore_server.worker.long_requests import LongRequests
 from multicore_server.worker.standstill import is_in_app
 from multicore_server.worker.watcher import Watcher
 
@@ -25,10 +26,15 @@ class LoopWatch:
     places connections."""
 
     def __init__(
-        self, state: ConnectionsState, blocked: Blocked, make_dispatcher: Callable[[], Dispatcher] | None
+        self,
+        state: ConnectionsState,
+        blocked: Blocked,
+        make_dispatcher: Callable[[], Dispatcher] | None,
+        long_requests: LongRequests | None = None,
     ) -> None:
         self._thread = threading.get_ident()
         self._blocked = blocked
+        self._long_requests = long_requests
         self._rescue = self._make_rescue(state, make_dispatcher)
         self._watcher = Watcher(self._look)
 
@@ -69,6 +75,8 @@ class LoopWatch:
         if self._rescue is not None:
             self._rescue.run()
         self._blocked.look(seconds)
+        if self._long_requests is not None:
+            self._long_requests.look()
 
 
 def patience(warning: float | None, timeout: float, *, inline: bool) -> float | None:

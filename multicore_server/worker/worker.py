@@ -37,6 +37,7 @@ from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import about_protocol, is_movable, make_config, wants_access_log
 from multicore_server.worker.forked_children import ForkedChildren, waited_for
 from multicore_server.worker.lifeline import Lifeline
+from multicore_server.worker.long_requests import LongRequests, long_requests
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
@@ -68,6 +69,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
         self.direct: Callable[[Any], Any] | None = None  # how a WSGI app is asked without a detour
+        self.long_requests: LongRequests | None = None  # where a setting asks for them
         self.orders: Orders  # likewise
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
@@ -194,7 +196,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             proxied.on_client = in_hand.rename_client
         phased = is_movable(protocol)  # its connections count what they have
         modules = meter.modules_of(protocol)
-        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES)
+        inline = self.interface == "wsgi" and self.cfg.threads == 1
+        self.long_requests = long = long_requests(
+            context.row, context.settings, lambda: self.identity, inline=inline
+        )
+        watched = None if long is None else long.watched
+        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, watched)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from http import HTTPStatus
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
 
 from gunicorn import SERVER_SOFTWARE
@@ -266,6 +267,7 @@ def close_hidden(steps: Steps, exchange: Exchange) -> None:
 
 
 def _run_in_thread(response: Response, exchange: Exchange, body: BinaryIO) -> None:
+    exchange.thread = get_ident()
     steps = response.run()
     try:
         for batch in steps:

@@ -8,5 +8,5 @@ from multicore_server import Worker
 
 
 class Uncounted(Worker):
-    def count_requests(self, config: Any) -> None:
+    def count_requests(self, config: Any, proxied: Any = None) -> None:
         pass

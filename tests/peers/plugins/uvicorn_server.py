@@ -36,6 +36,7 @@ class Host:
     """A worker that has no arbiter, and one server."""
 
     direct = None
+    long_requests = None
     identity = "instance=0"
     interface = "asgi3"
     waits_for_app = False

@@ -1,0 +1,236 @@
+"""Requests that take long: named in the log with the place where they stand, and ended at a limit.
+
+Those in progress are kept in the order in which they began, and looked at with the heartbeat, from the oldest
+to the first that is young enough: no request has a timer. A response that has begun is nobody's concern here:
+a stream may last as long as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any
+
+from multicore_server.ipc.request_table import line_of
+from multicore_server.ipc.scoreboard import Item, Row
+from multicore_server.settings.table import Settings
+from multicore_server.worker.access import NOTED
+from multicore_server.worker.meter import COUNTED, Meter
+from multicore_server.worker.request_stack import stack_of
+
+REQUEST_TIMEOUTS = Item.REQUEST_TIMEOUTS.value
+MOST_STACKS = 10  # in a look: to format one takes a fraction of a millisecond
+TIMEOUT = HTTPStatus.GATEWAY_TIMEOUT
+BODY = f"{TIMEOUT.phrase}\n".encode()
+ANSWER: tuple[dict[str, Any], ...] = (
+    {
+        "type": "http.response.start",
+        "status": TIMEOUT.value,
+        "headers": [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(BODY)),
+            (b"connection", b"close"),
+        ],
+    },
+    {"type": "http.response.body", "body": BODY},
+)
+
+logger = logging.getLogger("gunicorn.error")
+
+
+class LongRequests:
+    """``slow`` and ``limit`` are slow_request and request_timeout, None for none; ``thread`` is the event
+    loop's. All but `look` is called there."""
+
+    def __init__(
+        self,
+        row: Row,
+        slow: float | None,
+        limit: float | None,
+        identity: Callable[[], str],
+        thread: int,
+    ) -> None:
+        self._row = row
+        self._slow = slow
+        self._limit = limit
+        self._least = min(it for it in (slow, limit) if it is not None)
+        self._identity = identity
+        self._thread = thread
+        self._running: dict[Any, asyncio.Task[Any] | None] = {}  # cycles; None: the app runs without a task
+        self._told: set[Any] = set()
+        self._stacks = 0  # that this look may still show
+        self._count: Callable[[Any, int], float]
+
+    def __bool__(self) -> bool:
+        """Whether there are requests to look at: the heart does not rest."""
+        return bool(self._running)
+
+    def watched(self, meter: Meter) -> Meter:
+        """A meter whose requests are looked at."""
+        begin_counting, count, running = meter.begin, meter.finish, self._running
+        self._count = count
+
+        def begin(cycle: Any) -> None:
+            begin_counting(cycle)
+            running[cycle] = asyncio.current_task()
+
+        def finish(cycle: Any, status: int) -> float:
+            seconds = count(cycle, status)
+            if cycle in running:
+                del running[cycle]
+                if self._slow is not None and seconds >= self._slow:
+                    self._over(cycle, status, seconds)
+            return seconds
+
+        return Meter(begin, finish)
+
+    def sweep(self) -> None:
+        """To be called at each heartbeat."""
+        self._stacks = MOST_STACKS
+        now = perf_counter()
+        for cycle, task, age in self._aged(now):
+            if cycle.status:  # its response has begun
+                del self._running[cycle]
+                if cycle in self._told:
+                    self._over(cycle, cycle.status, age)
+            elif self._limit is not None and age >= self._limit and task is not None:
+                self._end(cycle, task, age)
+            elif self._slow is not None and age >= self._slow:
+                self._tell(cycle, task, age)
+
+    def look(self) -> None:
+        """By a thread, while the event loop stands still: what stands in its way is told now. What the loop
+        changes meanwhile is left to the next look."""
+        if self._slow is None:
+            return
+        self._stacks = MOST_STACKS
+        try:
+            for cycle, task, age in self._aged(perf_counter()):
+                if not cycle.status and age >= self._slow:
+                    self._tell(cycle, task, age)
+        except RuntimeError:  # the dictionary has changed
+            return
+
+    def _aged(self, now: float) -> list[tuple[Any, asyncio.Task[Any] | None, float]]:
+        found = []
+        for cycle, task in self._running.items():
+            age = now - cycle.began
+            if age < self._least:
+                break
+            found.append((cycle, task, age))
+        return found
+
+    # --- slow ones ---
+
+    def _tell(self, cycle: Any, task: asyncio.Task[Any] | None, age: float) -> None:
+        """Once: a request goes on for long."""
+        if cycle in self._told:
+            return
+        self._told.add(cycle)
+        text = "%s slow request: %s, no response after %.1f s%s%s"
+        logger.warning(text, self._identity(), line_of(cycle.scope), age, _queued(cycle), self._at(task))
+
+    def _over(self, cycle: Any, status: int, seconds: float) -> None:
+        """It is answered, after all."""
+        self._told.discard(cycle)
+        answer = "its client left" if cycle.disconnected else f"answered {status}" if status else "failed"
+        text = "%s slow request: %s, %s after %.1f s%s"
+        logger.warning(text, self._identity(), line_of(cycle.scope), answer, seconds, _queued(cycle))
+
+    def _at(self, task: asyncio.Task[Any] | None) -> str:
+        self._stacks -= 1
+        stack = stack_of(task, self._thread) if self._stacks >= 0 else ""
+        return f"; it is here:\n{stack}" if stack else ""
+
+    # --- the limit ---
+
+    def _end(self, cycle: Any, task: asyncio.Task[Any], age: float) -> None:
+        """Answer in the app's place, and cancel it. Nothing that it sends from now on reaches the client."""
+        del self._running[cycle]  # first: whatever fails below, it is tried once
+        self._told.discard(cycle)
+        self._row[REQUEST_TIMEOUTS] += 1
+        at = self._at(task)
+        outcome = self._answer(cycle)
+        for message in ANSWER:
+            _note(cycle, message)
+        cycle.disconnected = True  # what the app sends is dropped, and it receives http.disconnect
+        cycle.message_event.set()
+        cycle.logger = _OfEnded(cycle.logger)
+        task.cancel()
+        text = "%s request_timeout: %s, no response after %.1f s%s; %s, and its task is cancelled%s"
+        line = line_of(cycle.scope)
+        logger.error(text, self._identity(), line, age, _queued(cycle), outcome, at)
+
+    def _answer(self, cycle: Any) -> str:
+        """Send 504 the way that an app's response goes: it is counted and logged as one. Returns what was
+        done."""
+        if cycle.disconnected:
+            self._count(cycle, 0)
+            return "its client has left"
+        if not cycle.flow.write_paused and _at_once(_send(cycle)):
+            return f"answered {TIMEOUT.value}"
+        if cycle.status != COUNTED:
+            self._count(cycle, TIMEOUT.value)
+        close = getattr(cycle, "abort_stream", cycle.transport.close)  # HTTP/2 has others in the connection
+        close()
+        return "its connection is closed, as its client takes no answer"
+
+
+async def _send(cycle: Any) -> None:
+    for message in ANSWER:
+        await cycle.send(message)
+
+
+def _at_once(steps: Coroutine[Any, Any, None]) -> bool:
+    """Run what has nothing to wait for; False where it has, or fails."""
+    try:
+        steps.send(None)
+    except StopIteration:
+        return True
+    except Exception:
+        logger.exception("a request beyond request_timeout could not be answered")
+        return False
+    steps.close()
+    return False
+
+
+def _note(cycle: Any, message: dict[str, Any]) -> None:
+    """Tell the access log."""
+    note = cycle.scope.get(NOTED)
+    if note is not None:
+        note(message)
+
+
+def _queued(cycle: Any) -> str:
+    """How long the request waited before it began here, where that is known."""
+    seconds = getattr(cycle, "queued", None)
+    return "" if seconds is None else f" and {seconds:.1f} s in the queue"
+
+
+class _OfEnded:
+    """What uvicorn says in the log of a request that was ended: that it was cancelled is no news."""
+
+    def __init__(self, theirs: Any) -> None:
+        self._theirs = theirs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._theirs, name)
+
+    def error(self, text: str, *given: Any, exc_info: Any = None) -> None:
+        if not isinstance(exc_info, asyncio.CancelledError):
+            self._theirs.error(text, *given, exc_info=exc_info)
+
+
+def long_requests(
+    row: Row, settings: Settings, identity: Callable[[], str], *, inline: bool
+) -> LongRequests | None:
+    """What the settings ask for; None: nothing. To be made in the event loop's thread. ``inline``: the app
+    has that thread too, and nobody can end its requests but the arbiter."""
+    limit = None if inline else settings.request_timeout
+    if limit is None and settings.slow_request is None:
+        return None
+    return LongRequests(row, settings.slow_request, limit, identity, threading.get_ident())
