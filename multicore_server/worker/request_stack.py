@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from multicore_server.worker.standstill import OURS, SERVERS, frames
+from multicore_server.worker.standstill import LOOPS, OURS, SERVERS, frames
 from multicore_server.wsgi.exchange import Exchange
 
 DEEPEST = 30  # frames that are shown
@@ -27,7 +27,7 @@ def stack_of(task: asyncio.Task[Any] | None, loops: int) -> str:
     ``loops`` is the event loop's thread: without a task the app runs there, and so does a task that runs now.
     To be called from there, or from another thread while that thread runs the app."""
     if task is None or getattr(task.get_coro(), "cr_running", False):
-        found = _of_thread(loops)
+        found = _within_loop(_of_thread(loops))
     else:
         found = list(_awaited(task))
         if (thread := _thread_awaited(found)) is not None:
@@ -39,6 +39,16 @@ def stack_of(task: asyncio.Task[Any] | None, loops: int) -> str:
 
 def _of_thread(number: int) -> list[FrameType]:
     return list(frames(sys._current_frames().get(number)))[::-1]
+
+
+def _within_loop(found: list[FrameType]) -> list[FrameType]:
+    """Without the event loop's own frames, and what is around it. An app that runs inline may run another
+    loop: that one is its own affair."""
+    is_loop = [frame.f_code.co_filename.endswith(LOOPS) for frame in found]
+    if True not in is_loop:
+        return found
+    first = is_loop.index(True)
+    return found[is_loop.index(False, first) :] if False in is_loop[first:] else found
 
 
 def _awaited(task: asyncio.Task[Any]) -> Iterator[FrameType]:
