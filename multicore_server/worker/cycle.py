@@ -26,7 +26,7 @@ from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
-from multicore_server.worker.meter import COUNTED, MODULES, Meter, meter_of, metered
+from multicore_server.worker.meter import COUNTED, MODULES, Meter, Watch, meter_of, metered
 
 LENGTH = b"content-length"
 SPECIAL = frozenset({LENGTH, b"transfer-encoding", b"connection"})  # they mean something here
@@ -347,14 +347,14 @@ def install(
     in_hand: Writer | None = None,
     modules: Iterable[ModuleType] = MODULES,
     load: Callable[[str], bool] = lambda _: False,
-    watched: Callable[[Meter], Meter] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """In a worker process, before its first connection: count what its HTTP protocols serve. ``load`` says of
     a module whether its cycles are the worker's load one by one, because their connections do not count.
-    ``watched`` makes a meter that looks after requests too."""
-    meter = meter_of(row, in_hand)
-    if watched is not None:
-        meter = watched(meter)
+    ``watch`` looks after those that take long."""
+    meter = meter_of(row, in_hand, watch)
+    if watch is not None:
+        watch.count = meter.finish
     for module in modules:
         theirs: Any = module.RequestResponseCycle
         if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
@@ -19,8 +20,8 @@ from multicore_server.ipc.request_table import line_of
 from multicore_server.ipc.scoreboard import Item, Row
 from multicore_server.settings.table import Settings
 from multicore_server.worker.access import NOTED
-from multicore_server.worker.meter import COUNTED, Meter
-from multicore_server.worker.request_stack import stack_of
+from multicore_server.worker.meter import COUNTED
+from multicore_server.worker.request_stack import stack_of, tasks_of_cycles
 
 REQUEST_TIMEOUTS = Item.REQUEST_TIMEOUTS.value
 MOST_STACKS = 10  # in a look: to format one takes a fraction of a millisecond
@@ -55,112 +56,103 @@ class LongRequests:
         thread: int,
     ) -> None:
         self._row = row
-        self._slow = slow
-        self._limit = limit
-        self._least = min(it for it in (slow, limit) if it is not None)
+        self.slow = math.inf if slow is None else slow
+        self._limit = math.inf if limit is None else limit
+        self._least = min(self.slow, self._limit)
         self._identity = identity
         self._thread = thread
-        self._running: dict[Any, asyncio.Task[Any] | None] = {}  # cycles; None: the app runs without a task
+        self.running: dict[Any, None] = {}
+        self.count: Callable[[Any, int], float] = lambda _, __: 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None  # once it has run
         self._told: set[Any] = set()
         self._stacks = 0  # that this look may still show
-        self._count: Callable[[Any, int], float]
+        self._tasks: dict[Any, asyncio.Task[Any]] | None = None  # of this look, by their cycles
 
     def __bool__(self) -> bool:
         """Whether there are requests to look at: the heart does not rest."""
-        return bool(self._running)
-
-    def watched(self, meter: Meter) -> Meter:
-        """A meter whose requests are looked at."""
-        begin_counting, count, running = meter.begin, meter.finish, self._running
-        self._count = count
-
-        def begin(cycle: Any) -> None:
-            begin_counting(cycle)
-            running[cycle] = asyncio.current_task()
-
-        def finish(cycle: Any, status: int) -> float:
-            seconds = count(cycle, status)
-            if cycle in running:
-                del running[cycle]
-                if self._slow is not None and seconds >= self._slow:
-                    self._over(cycle, status, seconds)
-            return seconds
-
-        return Meter(begin, finish)
+        return bool(self.running)
 
     def sweep(self) -> None:
         """To be called at each heartbeat."""
-        self._stacks = MOST_STACKS
-        now = perf_counter()
-        for cycle, task, age in self._aged(now):
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        for cycle, age in self._begin_look():
             if cycle.status:  # its response has begun
-                del self._running[cycle]
+                self.running.pop(cycle, None)
                 if cycle in self._told:
-                    self._over(cycle, cycle.status, age)
-            elif self._limit is not None and age >= self._limit and task is not None:
-                self._end(cycle, task, age)
-            elif self._slow is not None and age >= self._slow:
-                self._tell(cycle, task, age)
+                    self.over(cycle, cycle.status, age)
+            elif age >= self._limit:
+                self._end(cycle, age)
+            elif age >= self.slow:
+                self._tell(cycle, age)
 
     def look(self) -> None:
         """By a thread, while the event loop stands still: what stands in its way is told now. What the loop
         changes meanwhile is left to the next look."""
-        if self._slow is None:
-            return
-        self._stacks = MOST_STACKS
         try:
-            for cycle, task, age in self._aged(perf_counter()):
-                if not cycle.status and age >= self._slow:
-                    self._tell(cycle, task, age)
+            for cycle, age in self._begin_look():
+                if not cycle.status and age >= self.slow:
+                    self._tell(cycle, age)
         except RuntimeError:  # the dictionary has changed
             return
 
-    def _aged(self, now: float) -> list[tuple[Any, asyncio.Task[Any] | None, float]]:
-        found = []
-        for cycle, task in self._running.items():
+    def _begin_look(self) -> list[tuple[Any, float]]:
+        """The cycles that are old enough, the oldest first, and their age."""
+        found, now = [], perf_counter()
+        for cycle in self.running:
             age = now - cycle.began
             if age < self._least:
                 break
-            found.append((cycle, task, age))
+            found.append((cycle, age))
+        self._stacks = MOST_STACKS
+        self._tasks = None
         return found
+
+    def _task_of(self, cycle: Any) -> asyncio.Task[Any] | None:
+        """None: the app runs without a task, in the event loop's thread."""
+        tasks = self._tasks  # the other thread may look again
+        if tasks is None:
+            self._tasks = tasks = {} if self._loop is None else tasks_of_cycles(self._loop)
+        return tasks.get(cycle)
 
     # --- slow ones ---
 
-    def _tell(self, cycle: Any, task: asyncio.Task[Any] | None, age: float) -> None:
+    def _tell(self, cycle: Any, age: float) -> None:
         """Once: a request goes on for long."""
         if cycle in self._told:
             return
         self._told.add(cycle)
         text = "%s slow request: %s, no response after %.1f s%s%s"
-        logger.warning(text, self._identity(), line_of(cycle.scope), age, _queued(cycle), self._at(task))
+        logger.warning(text, self._identity(), line_of(cycle.scope), age, _queued(cycle), self._at(cycle))
 
-    def _over(self, cycle: Any, status: int, seconds: float) -> None:
+    def over(self, cycle: Any, status: int, seconds: float) -> None:
         """It is answered, after all."""
         self._told.discard(cycle)
         answer = "its client left" if cycle.disconnected else f"answered {status}" if status else "failed"
         text = "%s slow request: %s, %s after %.1f s%s"
         logger.warning(text, self._identity(), line_of(cycle.scope), answer, seconds, _queued(cycle))
 
-    def _at(self, task: asyncio.Task[Any] | None) -> str:
+    def _at(self, cycle: Any) -> str:
         self._stacks -= 1
-        stack = stack_of(task, self._thread) if self._stacks >= 0 else ""
+        stack = stack_of(self._task_of(cycle), self._thread) if self._stacks >= 0 else ""
         return f"; it is here:\n{stack}" if stack else ""
 
     # --- the limit ---
 
-    def _end(self, cycle: Any, task: asyncio.Task[Any], age: float) -> None:
+    def _end(self, cycle: Any, age: float) -> None:
         """Answer in the app's place, and cancel it. Nothing that it sends from now on reaches the client."""
-        del self._running[cycle]  # first: whatever fails below, it is tried once
+        self.running.pop(cycle, None)  # first: whatever fails below, it is tried once
         self._told.discard(cycle)
         self._row[REQUEST_TIMEOUTS] += 1
-        at = self._at(task)
+        at, task = self._at(cycle), self._task_of(cycle)
         outcome = self._answer(cycle)
         for message in ANSWER:
             _note(cycle, message)
         cycle.disconnected = True  # what the app sends is dropped, and it receives http.disconnect
         cycle.message_event.set()
         cycle.logger = _OfEnded(cycle.logger)
-        task.cancel()
+        if task is not None:
+            task.cancel()
         text = "%s request_timeout: %s, no response after %.1f s%s; %s, and its task is cancelled%s"
         line = line_of(cycle.scope)
         logger.error(text, self._identity(), line, age, _queued(cycle), outcome, at)
@@ -169,12 +161,12 @@ class LongRequests:
         """Send 504 the way that an app's response goes: it is counted and logged as one. Returns what was
         done."""
         if cycle.disconnected:
-            self._count(cycle, 0)
+            self.count(cycle, 0)
             return "its client has left"
         if not cycle.flow.write_paused and _at_once(_send(cycle)):
             return f"answered {TIMEOUT.value}"
         if cycle.status != COUNTED:
-            self._count(cycle, TIMEOUT.value)
+            self.count(cycle, TIMEOUT.value)
         close = getattr(cycle, "abort_stream", cycle.transport.close)  # HTTP/2 has others in the connection
         close()
         return "its connection is closed, as its client takes no answer"

@@ -22,6 +22,16 @@ LEAST = 5  # frames that are shown where none is the app's
 AROUND = SERVERS | {"threading", "concurrent", "contextvars", "anyio", "asyncio"}
 
 
+def tasks_of_cycles(loop: asyncio.AbstractEventLoop) -> dict[Any, asyncio.Task[Any]]:
+    """The tasks in which uvicorn's cycles run an app."""
+    found = {}
+    for task in asyncio.all_tasks(loop):
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if frame is not None and frame.f_code.co_name == "run_asgi":
+            found[frame.f_locals.get("self")] = task
+    return found
+
+
 def stack_of(task: asyncio.Task[Any] | None, loops: int) -> str:
     """The lines of a request's stack, the innermost last, as in a traceback; "" where there are none.
     ``loops`` is the event loop's thread: without a task the app runs there, and so does a task that runs now.

@@ -200,8 +200,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.long_requests = long = long_requests(
             context.row, context.settings, lambda: self.identity, inline=inline
         )
-        watched = None if long is None else long.watched
-        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, watched)
+        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, long)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 

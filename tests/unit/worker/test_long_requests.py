@@ -36,7 +36,7 @@ class Looked:
 
     def install(self) -> None:
         """Before the first connection."""
-        cycle.install(self.row, watched=self.long.watched)
+        cycle.install(self.row, watch=self.long)
         protocol: Any = self.served.config.http_protocol_class
         self.served.protocol = movable(protocol)
 
