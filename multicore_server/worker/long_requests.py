@@ -24,8 +24,13 @@ from multicore_server.worker.meter import COUNTED
 from multicore_server.worker.request_stack import stack_of, tasks_of_cycles
 
 REQUEST_TIMEOUTS = Item.REQUEST_TIMEOUTS.value
+LATE = 0.3  # seconds between two heartbeats: the loop stood still, and what is ready by now is answered first
 MOST_STACKS = 10  # in a look: to format one takes a fraction of a millisecond
 TIMEOUT = HTTPStatus.GATEWAY_TIMEOUT
+UNLIMITED = (
+    "request_timeout has no effect on a WSGI app that runs inline: timeout ends the worker with the request. "
+    "With more than one thread it has one"
+)
 BODY = f"{TIMEOUT.phrase}\n".encode()
 ANSWER: tuple[dict[str, Any], ...] = (
     {
@@ -64,6 +69,7 @@ class LongRequests:
         self.running: dict[Any, None] = {}
         self.count: Callable[[Any, int], float] = lambda _, __: 0.0
         self._loop: asyncio.AbstractEventLoop | None = None  # once it has run
+        self._swept = -math.inf  # of perf_counter
         self._told: set[Any] = set()
         self._stacks = 0  # that this look may still show
         self._tasks: dict[Any, asyncio.Task[Any]] | None = None  # of this look, by their cycles
@@ -76,12 +82,14 @@ class LongRequests:
         """To be called at each heartbeat."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+        now, before = perf_counter(), self._swept
+        self._swept = now
         for cycle, age in self._begin_look():
             if cycle.status:  # its response has begun
                 self.running.pop(cycle, None)
                 if cycle in self._told:
                     self.over(cycle, cycle.status, age)
-            elif age >= self._limit:
+            elif age >= self._limit and now - before < LATE:
                 self._end(cycle, age)
             elif age >= self.slow:
                 self._tell(cycle, age)
@@ -145,14 +153,15 @@ class LongRequests:
         self._told.discard(cycle)
         self._row[REQUEST_TIMEOUTS] += 1
         at, task = self._at(cycle), self._task_of(cycle)
-        outcome = self._answer(cycle)
-        for message in ANSWER:
-            _note(cycle, message)
-        cycle.disconnected = True  # what the app sends is dropped, and it receives http.disconnect
-        cycle.message_event.set()
-        cycle.logger = _OfEnded(cycle.logger)
-        if task is not None:
-            task.cancel()
+        try:
+            outcome = self._answer(cycle)
+            for message in ANSWER:
+                _note(cycle, message)
+        finally:
+            cycle.disconnected = True  # what the app sends is dropped, and it receives http.disconnect
+            cycle.logger = _OfEnded(cycle.logger)
+            if task is not None:
+                task.cancel()
         text = "%s request_timeout: %s, no response after %.1f s%s; %s, and its task is cancelled%s"
         line = line_of(cycle.scope)
         logger.error(text, self._identity(), line, age, _queued(cycle), outcome, at)

@@ -249,6 +249,7 @@ def test_an_inline_app_is_ended_by_gunicorn_s_timeout(server: Server, connect: C
     connect(server.port).send(request("/stuck"))
     server.wait_logged(r"in hand: GET /stuck for")
     assert "request_timeout:" not in server.log
+    assert len(server.logged("request_timeout has no effect on a WSGI app that runs inline")) == 1
 
 
 # --- slow_request ---

@@ -46,9 +46,12 @@ class Looked:
         return connection
 
     def after(self, seconds: float) -> None:
-        """A heartbeat, so long after that."""
+        """So much later, the heart has beaten all the time."""
         self.now += seconds
+        self.sweep()
+        self.sweep()
 
+    def sweep(self) -> None:
         async def sweep() -> None:
             self.long.sweep()
 
@@ -151,6 +154,22 @@ def test_a_request_beyond_the_limit_gets_504_and_the_app_s_answer_is_dropped(
     assert not looked.served.state.tasks
 
 
+def test_a_loop_that_stood_still_answers_first_what_is_ready(looked: Looked) -> None:
+    connection = looked.ask()
+    looked.sweep()
+    looked.now += LIMIT
+    looked.sweep()
+    looked.served.answer()
+    assert connection.transport.written.startswith(b"HTTP/1.1 200 ")
+    looked.ask()
+    looked.sweep()
+    looked.now += LIMIT
+    looked.sweep()
+    looked.now += 0.08
+    looked.sweep()
+    assert looked.row[Item.REQUEST_TIMEOUTS] == 1
+
+
 def test_its_client_takes_nothing_so_the_connection_is_closed(looked: Looked, said: Said) -> None:
     connection = looked.ask()
     connection.pause_writing()
@@ -229,7 +248,10 @@ def test_what_the_app_sends_then_is_dropped(
 
     written = ended_by(step)
     assert (written.count(b"HTTP/1.1"), b"late" in written) == (1, False)
-    assert len(said()) == 1
+    assert [line.split(":")[0] for line in said()] == [
+        "instance=0 slow request",
+        "instance=0 request_timeout",
+    ]
 
 
 def test_another_exception_of_the_app_is_logged(ended_by: Callable[[Any], bytes], said: Said) -> None:
@@ -237,7 +259,7 @@ def test_another_exception_of_the_app_is_logged(ended_by: Callable[[Any], bytes]
         raise ZeroDivisionError
 
     assert ended_by(step).count(b"HTTP/1.1") == 1
-    assert said()[1:] == ["Exception in ASGI application"]
+    assert said()[2:] == ["Exception in ASGI application"]
 
 
 def test_many_at_once_have_few_stacks(looked: Looked, caplog: pytest.LogCaptureFixture) -> None:
