@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from importlib.util import find_spec
+from threading import Thread
 
+import httpx
 import pytest
 
-from tests.support.parsers import PARSERS
+from tests.support.parsers import HAS_ZTTP, PARSERS
 from tests.support.raw_client import Connect, request
 from tests.support.scraping import Scraped
 from tests.support.server import Server
@@ -200,6 +203,23 @@ def test_a_client_that_has_left(server: Server, connect: Connect, http: str) -> 
     connect(server.port).send(request("/stuck")).close()
     server.wait_logged(r"request_timeout: GET /stuck, .*; its client has left, and its task is cancelled")
     assert logged(server) == "['cancelled']"
+
+
+@pytest.mark.skipif(
+    not HAS_ZTTP or find_spec("h2") is None, reason="uvicorn's zttp, or h2 for the client, is not here"
+)
+def test_other_streams_of_the_connection_go_on(server: Server) -> None:
+    start(server, ASGI, uvicorn_http="zttp", uvicorn_http2="1")
+    with httpx.Client(http1=False, http2=True, timeout=20, trust_env=False) as client:
+        ended = Thread(target=lambda: statuses.append(client.get(f"{server.url}/stuck").status_code))
+        statuses: list[int] = []
+        ended.start()
+        while ended.is_alive():
+            assert client.get(f"{server.url}/brief").text == "brief"
+        ended.join()
+        assert statuses == [504]
+        assert client.get(f"{server.url}/log").text == "['cancelled']"
+    assert len(server.logged("Traceback|failed")) == 0
 
 
 def test_a_drain_does_not_wait_for_it(server: Server, connect: Connect) -> None:
