@@ -172,7 +172,7 @@ class LongRequests:
         if cycle.disconnected:
             self.count(cycle, 0)
             return "its client has left"
-        if not cycle.flow.write_paused and _at_once(_send(cycle)):
+        if _at_once(_send(cycle)):
             return f"answered {TIMEOUT.value}"
         if cycle.status != COUNTED:
             self.count(cycle, TIMEOUT.value)

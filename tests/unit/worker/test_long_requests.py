@@ -195,9 +195,11 @@ def test_a_client_that_has_left_is_no_error_of_the_server(looked: Looked, said: 
 def test_a_body_that_has_not_come_in_whole(looked: Looked, said: Said) -> None:
     connection = looked.ask(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbo")
     transport = connection.transport
+    ends: list[str] = []
     transport.can_write_eof = lambda: True
-    transport.write_eof = lambda: None
+    transport.write_eof = lambda: ends.append("end")
     looked.after(LIMIT)
+    assert ends == ["end"]  # and nothing more, as the task ends
     assert transport.written.startswith(b"HTTP/1.1 504 ")
     assert looked.served.counts == (0, 0, 0)
     assert connection not in looked.served.state.connections
