@@ -64,6 +64,12 @@ async def app(scope, receive, send):
     elif path == "/brief":
         await asyncio.sleep(0.4)
         await reply(send, b"brief")
+    elif path == "/about":
+        await asyncio.sleep(float(scope["query_string"]))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await asyncio.sleep(0.001)
+        await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+        await send({"type": "http.response.body", "body": b"cd"})
     elif path == "/slow":
         await asyncio.sleep(1)
         await reply(send, b"slow")
@@ -98,6 +104,10 @@ def app(environ, start_response):
             log.append("left")
             raise
         return []
+    if path == "/about":
+        stuck(environ)
+        start_response("200 OK", [("Content-Length", "4")])
+        return iter([b"ab", b"cd"])
     if path == "/brief":
         time.sleep(0.4)
     start_response("200 OK", [])
@@ -247,6 +257,26 @@ def test_a_thread_goes_on_for_nobody(server: Server, connect: Connect, http: str
     server.wait_logged(r'"GET /stuck\?1.2 HTTP/1.1" 504')
     wait_for(lambda: logged(server) == "['left']")
     assert connect(server.port).send(request("/brief")).answer().body == b"ok"
+
+
+@protocols
+@pytest.mark.parametrize("app", [ASGI, WSGI], ids=["asgi", "wsgi"])
+def test_about_the_limit_each_request_has_one_response(
+    server: Server, connect: Connect, http: str, app: str
+) -> None:
+    start(server, app, "--threads", "60", uvicorn_http=http)
+    clients = []
+    for number in range(50):
+        seconds = LIMIT + (number - 20) * 0.005
+        clients.append(connect(server.port).send(request(f"/about?{seconds:.3f}") + request("/log")))
+    answers = [client.answer() for client in clients]
+    assert {answer.status for answer in answers} == {200, 504}
+    for client, answer in zip(clients, answers, strict=True):
+        if answer.status == 200:
+            assert (answer.body, client.answer().status) == (b"abcd", 200)
+        else:
+            assert client.ends()
+    assert "Traceback" not in server.log
 
 
 def test_a_request_for_which_no_thread_is_free(server: Server, connect: Connect) -> None:
