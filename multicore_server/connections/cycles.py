@@ -40,6 +40,7 @@ ADDED = {
     "status": 0,
     "head": b"",
     "ends": False,
+    "sent_whole": False,
     "began": 0.0,
     "took": 0.0,
     "wrote": 0.0,
@@ -96,7 +97,9 @@ def maker(connection: Any) -> Callable[[Any], Any]:
         cycle.keep_alive = connection.parser.should_keep_alive()
         cycle.on_response = connection.on_response_complete
         cycle.waiting_for_100_continue = connection.expect_100_continue
-        cycle.disconnected = cycle.response_started = cycle.response_complete = cycle.ends = False
+        cycle.disconnected = cycle.response_started = cycle.response_complete = cycle.ends = (
+            cycle.sent_whole
+        ) = False
         cycle.more_body = True
         cycle.body = bytearray()
         cycle.chunked_encoding = cycle.state = cycle.task = None

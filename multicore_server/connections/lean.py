@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from uvicorn.logging import TRACE_LOG_LEVEL
@@ -30,6 +31,7 @@ class LeanHttpTools(MovableHttpTools):
     _made_by_uvicorn: Any
     _lost_by_uvicorn: Any
     local: Any = None  # where it came to, if that is known
+    settled_at: float = 0
     rests_until = 0.0  # of the loop's clock; 0 while it does not rest
 
     def _made(self, transport: Any) -> None:
@@ -71,16 +73,29 @@ class LeanHttpTools(MovableHttpTools):
         if self.pipeline:
             super().on_response_complete()
             return
-        state = self.server_state
+        state, flow = self.server_state, self.flow
         state.total_requests += 1
+        if (
+            flow.was_paused
+            or not getattr(self.cycle, "sent_whole", False)
+            or self.transport.get_write_buffer_size()
+        ):
+            self._unsettle()
         if not self.transport.is_closing():
-            if self.flow.read_paused:
-                self.flow.resume_reading()
+            if flow.read_paused:
+                flow.resume_reading()
             self._keep_alive()
         if self.phase == ASKED and self.scope is self.cycle.scope:
             self.phase = RESTING
             self.row[IN_HAND] -= 1
         self._answered(state)
+
+    def _unsettle(self) -> None:
+        """Reading was paused, or the client has not taken all at once: the loop may have something to tell
+        epoll, which it does before it waits the next time. Between two beats it waits."""
+        self.flow.was_paused = False
+        unsent = self.transport.get_write_buffer_size()
+        self.settled_at = math.inf if unsent else self.server_state.beats + 2
 
     def _keep_alive(self) -> None:
         self.rests_until = self.loop.time() + self.timeout_keep_alive

@@ -28,6 +28,7 @@ class Leaving:
         if not connection.can_leave or connection.transport.is_closing():
             return
         connection.transport.pause_reading()
+        connection.settled_at = self._state.beats + 2
         if not self._paused:
             self._loop.call_soon(self._send)
         self._paused.append(connection)

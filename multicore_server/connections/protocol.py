@@ -8,6 +8,7 @@ nothing to a client whose response is the last.)
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,8 @@ class MovableProtocol(SpoolingProtocol):
 
     handed: Kind | None = None  # what it was when it was taken or accepted by hand; it is counted then
     moved = False  # it is another worker's now
+    # Of the heart's beats: from then on nothing is left that the loop is to tell epoll of the connection.
+    settled_at: float = math.inf
     claimed = False  # a thread hands it to another worker: this one leaves it alone
     stays = False  # a proxy has said here who its client is: a sibling would not know
     phase = RESTING  # in the other phases it is counted as in hand
@@ -227,7 +230,7 @@ class MovableProtocol(SpoolingProtocol):
     def linger(self) -> None:
         """Its last response is sent, and the request that it answers has not come in whole."""
         transport = self.transport
-        if transport.is_closing():
+        if transport.is_closing() or self not in self.connections:  # it lingers already
             return
         self._unset_keepalive_if_required()
         if transport.get_write_buffer_size():

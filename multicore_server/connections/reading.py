@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 
 class Reading(Protocol):
+    needs_settled: bool  # the loop may have something to tell epoll, and ends the process if that fails
+
     def stop(self, connection: Any) -> bool:
         """Whether the connection was read from, and is not any more."""
         ...
@@ -35,7 +37,14 @@ def reading_of(loop: Any) -> Reading | None:
 
 
 class OfUvloop:
-    """Its loop reads what epoll reports, and runs nothing of the app's between the two."""
+    """Its loop reads what epoll reports, and runs nothing of the app's between the two.
+
+    libuv notes what it wants to know of a descriptor, and tells epoll of it before it waits. A connection of
+    which it has noted something must be left alone: it would be read again, or, as epoll does not know it any
+    more, libuv would abort the process.
+    """
+
+    needs_settled = True
 
     def __init__(self, backend: int) -> None:
         own = os.dup(backend)  # the same epoll, see epoll(7): an object that closes it may go
@@ -58,6 +67,8 @@ class OfUvloop:
 
 class OfAsyncio:
     """Its loop puts what epoll reports into a queue: what is there already is cancelled."""
+
+    needs_settled = False
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop

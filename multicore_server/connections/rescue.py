@@ -41,6 +41,7 @@ class Rescue:
         is_in_app: Callable[[], bool],
         soon: Callable[[Callable[[], None]], object],
     ) -> None:
+        self._state = state
         self._row = state.row
         self._connections: set[Any] = state.connections
         self._dispatcher = dispatcher
@@ -51,7 +52,7 @@ class Rescue:
 
     def run(self) -> int:
         """Hand idle connections to siblings; how many have gone."""
-        idle: list[Any] = [it for it in list(self._connections) if _may_go(it)][:MOST]
+        idle: list[Any] = [it for it in list(self._connections) if self._may_go(it)][:MOST]
         before = len(self._gone)
         for start in range(0, len(idle), BATCH):
             if not self._dispatcher.siblings.serving() or not self._hand_over(idle[start : start + BATCH]):
@@ -102,7 +103,7 @@ class Rescue:
         """Those of which nothing has come; the others stay."""
         kept = []
         for it in taken:
-            if _may_go(it.connection, claimed=True):
+            if self._may_go(it.connection, claimed=True):
                 kept.append(it)
             else:
                 self._give_back(it)
@@ -127,15 +128,15 @@ class Rescue:
             if not connection.moved:
                 connection.let_go()
 
-
-def _may_go(connection: Any, *, claimed: bool = False) -> bool:
-    return (
-        isinstance(connection, MovableProtocol)
-        and connection.claimed is claimed
-        and connection.phase != ASKED
-        and not connection.stays
-        and connection.transport is not None
-        and connection.transport.get_extra_info("sslcontext") is None
-        and connection.transport.is_reading()  # one that is paused is about to leave
-        and connection.is_untouched
-    )
+    def _may_go(self, connection: Any, *, claimed: bool = False) -> bool:
+        return (
+            isinstance(connection, MovableProtocol)
+            and connection.claimed is claimed
+            and connection.phase != ASKED
+            and not connection.stays
+            and connection.transport is not None
+            and (not self._reading.needs_settled or connection.settled_at <= self._state.beats)
+            and connection.transport.get_extra_info("sslcontext") is None
+            and connection.transport.is_reading()  # one that is paused is about to leave
+            and connection.is_untouched
+        )

@@ -58,6 +58,7 @@ class ConnectionsState(ServerState):
         self.is_brisk = True  # the loop was not blocked lately: what is done in one turn takes milliseconds
         self.answers_half_closed = False  # a client that sends no more gets its response; uvicorn closes
         self.draining = False
+        self.beats = 0  # of the heart
         self.moving = False  # while it drains: siblings take its idle connections
 
     def hold(self, task: asyncio.Task[Any]) -> None:

@@ -116,6 +116,13 @@ class Writer:
         items[entry] = since
 
 
+def line_of(scope: Any) -> str:
+    """The request of an ASGI scope as a line of the log has it: ``GET /feed``, without its query."""
+    path = scope["raw_path"]
+    cut = "..." if len(path) > PATH_SIZE else ""
+    return f"{_printable(scope['method'].encode()[:METHOD_SIZE])} {_printable(path[:PATH_SIZE])}{cut}"
+
+
 def _printable(field: bytes) -> str:
     text = field.rstrip(b"\0").decode("latin-1")
     return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -69,6 +69,8 @@ class Item(IntEnum):
     QUEUE_SUM = 118  # seconds
     # No counter.
     INLINE = 119  # 1 where requests run in the event loop's thread: a long one blocks it, by design
+    # A counter.
+    REQUEST_TIMEOUTS = 120  # requests that were ended by request_timeout
 
 
 # Values that describe a row's owner now. They are cleared when it is gone.
@@ -80,7 +82,7 @@ PRESENT = (
 
 ITEM_SIZE = 8  # a C double
 MOST = 2.0**63  # what no item reaches
-ROW_SIZE = 960  # bytes, whole cache lines: workers do not slow each other down
+ROW_SIZE = 1024  # bytes, whole cache lines: workers do not slow each other down
 
 
 def slots_for(workers: int) -> int:

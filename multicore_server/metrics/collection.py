@@ -230,6 +230,7 @@ _SAMPLES: Mapping[str, Callable[[Scrape], Samples]] = {
     "multicore_event_loop_lag_seconds": _lags,
     "multicore_event_loop_blocked_total": _counter(Item.BLOCKED),
     "multicore_event_loop_blocked_seconds_total": _counter(Item.BLOCKED_SECONDS),
+    "multicore_request_timeouts_total": _counter(Item.REQUEST_TIMEOUTS),
     "multicore_listen_backlog": lambda scrape: [Sample("", "", scrape.head[Head.LISTEN_BACKLOG])],
     "multicore_messages_sent_total": _counter(Item.MESSAGES_SENT),
     "multicore_messages_received_total": _counter(Item.MESSAGES_RECEIVED),

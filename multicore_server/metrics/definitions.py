@@ -146,6 +146,12 @@ _METRICS = (
         "For how long it was blocked then.",
         _BY_WORKER,
     ),
+    _metric(
+        "request_timeouts_total",
+        "counter",
+        "Requests that were ended because no response had begun within request_timeout.",
+        _BY_WORKER,
+    ),
     _metric("listen_backlog", "gauge", "Connections that no worker has accepted yet."),
     _metric("messages_sent_total", "counter", "Messages that the app has sent to its workers.", _BY_WORKER),
     _metric("messages_received_total", "counter", "Messages that have come to the app.", _BY_WORKER),

@@ -171,6 +171,13 @@ class Settings:
         "an event loop that is blocked for longer is logged with the line of code and the requests in hand; "
         "a WSGI app that runs inline: for half of gunicorn's timeout",
     )
+    slow_request: float | None = setting(
+        "none",
+        read.optional(read.above_zero),
+        f"{_SOME_TIME}, or none",
+        "a request without a response for longer is logged with the place where it stands, and again when "
+        "it is answered",
+    )
     scheduling: Literal["least", "shared"] = setting(
         "least",
         read.one_of("least", "shared"),
@@ -219,6 +226,13 @@ class Settings:
         read.duration,
         f"{_TIME}; 0: any time",
         "without the client taking any of a response; then cut off",
+    )
+    request_timeout: float | None = setting(
+        "none",
+        read.optional(read.above_zero),
+        f"{_SOME_TIME}, or none",
+        "from a request's head to the first byte of its response; then 504, and the app's task is cancelled; "
+        "not for a WSGI app that runs inline: gunicorn's timeout ends it",
     )
     app_metrics: bool = setting(
         "true",

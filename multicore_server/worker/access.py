@@ -18,6 +18,8 @@ from multicore_server.wsgi.bridge import ENVIRON_WANTED, environ
 
 # What uvicorn answers, after this log line is written, where an app raised before its headers.
 _UVICORN_500 = b"Internal Server Error"
+# The key of a scope where whoever answers in the app's place finds what to tell the messages that it sends.
+NOTED = "multicore_server.noted"
 _CLIENT_CLOSED = 499  # nginx's number for a client that left unanswered
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 _STATUS_LINES[_CLIENT_CLOSED] = f"{_CLIENT_CLOSED} Client Closed Request"
@@ -115,6 +117,7 @@ class _Entry:
         self._started = perf_counter()
         self._environ = environ(scope)  # now: middleware further in changes the scope
         scope[ENVIRON_WANTED] = None
+        scope[NOTED] = self.note
         self.request = _Request(scope, self._environ)
         self._status: int | None = None
         self._headers: list[tuple[str, str]] = []
@@ -131,6 +134,13 @@ class _Entry:
     async def send(self, message: Message) -> None:
         lost = self._lost()
         await self._send(message)
+        self._note(message, lost)
+
+    def note(self, message: Message) -> None:
+        """A message was sent in the app's place."""
+        self._note(message, self._lost())
+
+    def _note(self, message: Message, lost: bool) -> None:
         if self._finished:
             return
         if message["type"] == "http.response.start" and not lost:
@@ -147,6 +157,7 @@ class _Entry:
         if self._finished:
             return
         self._finished = True
+        self._scope.pop(NOTED, None)
         if self._status is None:
             lost = self._lost()
             self._status = _CLIENT_CLOSED if lost else HTTPStatus.INTERNAL_SERVER_ERROR.value

@@ -27,7 +27,7 @@ from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
 from multicore_server.worker.heads import Heads
-from multicore_server.worker.meter import COUNTED, MODULES, Meter, meter_of, metered
+from multicore_server.worker.meter import COUNTED, MODULES, Meter, Watch, meter_of, metered
 from multicore_server.worker.queue_time import QueueTime
 
 JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a longer one goes beside it
@@ -66,6 +66,7 @@ class JoinedCycle:
     head = b""  # not sent yet; where it `ends`, with the body
     ends = False  # all of the response waits, and what follows from it
     began = 0.0  # of perf_counter
+    sent_whole = False  # head and body in one write
     took = 0.0  # seconds
     wrote = 0.0  # of perf_counter: when a part of a stream was written at once
     state: Any = None  # of the connections, where responses may wait for each other
@@ -234,6 +235,7 @@ class JoinedCycle:
 
     def _write_with_head(self, body: Any) -> None:
         head, self.head = self.head, b""
+        self.sent_whole = not self.wrote
         if len(body) <= JOINED:
             self.transport.write(head + body)
         else:
@@ -253,6 +255,7 @@ class JoinedCycle:
             self.transport.write(head)
         if self.ends:
             self.ends = False
+            self.sent_whole = not self.wrote
             self._complete()
             self.on_response = _nothing
 
@@ -278,10 +281,14 @@ def install(
     modules: Iterable[ModuleType] = MODULES,
     load: Callable[[str], bool] = lambda _: False,
     queue: QueueTime | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """In a worker process, before its first connection: count what its HTTP protocols serve. ``load`` says of
-    a module whether its cycles are the worker's load one by one, because their connections do not count."""
-    meter = meter_of(row, in_hand, queue)
+    a module whether its cycles are the worker's load one by one, because their connections do not count.
+    ``watch`` looks after those that take long."""
+    meter = meter_of(row, in_hand, queue, watch)
+    if watch is not None:
+        watch.count = meter.finish
     for module in modules:
         theirs: Any = module.RequestResponseCycle
         if module is httptools_impl and not lacks(Feature.HTTPTOOLS_JOINS):

@@ -44,7 +44,8 @@ class Watch(Protocol):
 
 class Heart:
     """``parts`` are called at each beat. ``timeout``: seconds without one after which the arbiter takes the
-    worker for hung, 0 for never. ``identity`` names it in the log."""
+    worker for hung, 0 for never. ``identity`` names it in the log. While it ``is_busy`` it does not rest,
+    though nothing comes."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Heart:
         timeout: float,
         identity: Callable[[], str],
         watch: Watch,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._state = state
@@ -64,6 +66,7 @@ class Heart:
         self._slowest = min(RESTING_BEAT, timeout / 4) if timeout else RESTING_BEAT
         self._identity = identity
         self._watch = watch
+        self._is_busy = is_busy
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._used = 0.0  # seconds of CPU time, by this thread, at the last beat
@@ -73,6 +76,7 @@ class Heart:
 
     def beat(self) -> None:
         """The next one is armed first: whatever fails below, the heart goes on."""
+        self._state.beats += 1
         now = self._loop.time()
         lag = now - self._due if self._due else 0.0
         rests = self._rests(now)
@@ -109,7 +113,8 @@ class Heart:
         do so again, and are to see it soon."""
         row = self._row
         seen = self._state.total_requests + sum([row[sign] for sign in SIGNS])
-        if seen != self._seen or row[LOOP_LAG] > LATE or not self._acceptor.may_rest:
+        busy = row[LOOP_LAG] > LATE or not self._acceptor.may_rest or self._is_busy()
+        if seen != self._seen or busy:
             self._seen, self._busy_at = seen, now
         return now - self._busy_at > REST_AFTER
 

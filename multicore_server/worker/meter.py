@@ -9,12 +9,13 @@ scrape, and a kill cannot lose it. What uvicorn answers by itself (500 where the
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from uvicorn.protocols.http import h11_impl, httptools_impl
 
@@ -43,13 +44,28 @@ class Meter(NamedTuple):
     finish: Callable[[Any, int], float]
 
 
-def meter_of(row: Row, in_hand: Writer | None = None, queue: QueueTime | None = None) -> Meter:
-    """Counts in ``row``, and notes in ``in_hand`` what is in progress; ``queue`` is asked how long some
-    requests have waited."""
+class Watch(Protocol):
+    """Who looks after requests that take long."""
+
+    running: dict[Any, None]  # the cycles in progress that are looked after, in the order of their begin
+    slow: float  # seconds
+    count: Callable[[Any, int], float]  # of the meter: for those that are ended without a response
+
+    def over(self, cycle: Any, status: int, seconds: float) -> None:
+        """A cycle has ended that was still in ``running`` and took that long."""
+        ...
+
+
+def meter_of(
+    row: Row, in_hand: Writer | None = None, queue: QueueTime | None = None, watch: Watch | None = None
+) -> Meter:
+    """Counts in ``row``, and notes in ``in_hand`` what is in progress, for ``watch`` too; ``queue`` is asked
+    how long some requests have waited."""
     writer = in_hand or RequestTable(1).writer(0)
     note, forget = writer.begin, writer.end
     ask = (queue or QueueTime(row)).ask
     before_asking = 1
+    running, slow = (None, math.inf) if watch is None else (watch.running, watch.slow)
 
     def begin(cycle: Any) -> None:
         nonlocal before_asking
@@ -58,6 +74,10 @@ def meter_of(row: Row, in_hand: Writer | None = None, queue: QueueTime | None = 
         before_asking -= 1
         if not before_asking:
             before_asking = ask(cycle, since)
+
+    def begin_watched(cycle: Any) -> None:
+        begin(cycle)
+        running[cycle] = None  # type: ignore[index]  # there is one
 
     def count(cycle: Any, status: int) -> float:
         cycle.status = COUNTED
@@ -73,9 +93,11 @@ def meter_of(row: Row, in_hand: Writer | None = None, queue: QueueTime | None = 
         row[CELLS.get(cycle.scope["method"], OTHER) + code] += 1
         row[DURATIONS + bisect_left(BUCKETS, seconds)] += 1
         row[DURATION_SUM] += seconds  # last: a kill in between costs an observation of it, and no count
+        if running is not None and running.pop(cycle, False) is None and seconds >= slow:
+            watch.over(cycle, status, seconds)  # type: ignore[union-attr]
         return seconds
 
-    return Meter(begin, count)
+    return Meter(begin if watch is None else begin_watched, count)
 
 
 def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:

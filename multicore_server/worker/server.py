@@ -31,6 +31,7 @@ from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.drain import Drain, shut
 from multicore_server.worker.heart import Heart
+from multicore_server.worker.long_requests import LongRequests
 from multicore_server.worker.proxied import announcements
 from multicore_server.worker.signals import HANDLED, LoopSignals
 from multicore_server.worker.watch import LoopWatch, patience
@@ -50,6 +51,7 @@ class Host(Protocol):
     interface: str  # of the app: asgi3, asgi2, wsgi
     # Called with the server's state: makes what asks a WSGI app without a detour. None: the app is ASGI, say.
     direct: Any
+    long_requests: LongRequests | None  # None: no setting asks for them
 
     @property
     def identity(self) -> str:
@@ -131,13 +133,27 @@ class WorkerServer(uvicorn.Server):
         self._candidacy = Candidacy(
             worker.context.cluster.primary, scoreboard, self.row, worker.context.deployment
         )
+        parts: tuple[Callable[[], object], ...]
         parts = (worker.beat, self._beat_connections, self._sweep_requests, self._candidacy.beat)
+        long = worker.long_requests
+        if long is not None:
+            parts = (*parts, long.sweep)
         timeout, identity = worker.cfg.timeout, lambda: worker.identity
         self.watch = LoopWatch(
-            self.state, self._make_blocked(identity), self._dispatcher_for_a_thread(), worker.answer_beside
+            self.state,
+            self._make_blocked(identity),
+            self._dispatcher_for_a_thread(),
+            worker.answer_beside,
+            long,
         )
         self.heart = Heart(
-            self.state, self.acceptor, parts, timeout=timeout, identity=identity, watch=self.watch
+            self.state,
+            self.acceptor,
+            parts,
+            timeout=timeout,
+            identity=identity,
+            watch=self.watch,
+            is_busy=lambda: bool(long),
         )
         self._choose_listener()
 

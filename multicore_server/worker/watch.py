@@ -14,6 +14,7 @@ from multicore_server.connections.reading import reading_of
 from multicore_server.connections.rescue import Rescue
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.worker.blocked import Blocked
+from multicore_server.worker.long_requests import LongRequests
 from multicore_server.worker.standstill import is_in_app
 from multicore_server.worker.watcher import Watcher
 
@@ -31,10 +32,12 @@ class LoopWatch:
         blocked: Blocked,
         make_dispatcher: Callable[[], Dispatcher] | None,
         answer: Callable[[], object],
+        long_requests: LongRequests | None = None,
     ) -> None:
         self._thread = threading.get_ident()
         self._blocked = blocked
         self._answer = answer
+        self._long_requests = long_requests
         self._rescue = self._make_rescue(state, make_dispatcher)
         self._watcher = Watcher(self._look)
 
@@ -76,6 +79,8 @@ class LoopWatch:
             self._rescue.run()
         self._blocked.look(seconds)
         self._answer()
+        if self._long_requests is not None:
+            self._long_requests.look()
 
 
 def patience(warning: float | None, timeout: float, *, inline: bool) -> float | None:

@@ -35,6 +35,7 @@ from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import about_protocol, is_movable, make_config, wants_access_log
 from multicore_server.worker.forked_children import ForkedChildren, waited_for
 from multicore_server.worker.lifeline import Lifeline
+from multicore_server.worker.long_requests import UNLIMITED, LongRequests, long_requests
 from multicore_server.worker.mailbox import Mailbox, put
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.orders import Orders
@@ -66,6 +67,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.leave: Callable[[], None] = lambda: None  # the worker_exit hook, once; given by the arbiter
         self.mailbox: Mailbox  # from the fork on, in the worker's process
         self.direct: Callable[[Any], Any] | None = None  # how a WSGI app is asked without a detour
+        self.long_requests: LongRequests | None = None  # where a setting asks for them
         self.orders: Orders  # likewise
         self._apart: Apart | None = None  # how functions of the app are called outside of a request
         self._lifeline: Lifeline | None = None
@@ -158,6 +160,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.count_requests(config, proxied)
         if (line := about_protocol(config)) and self.context.instance == 0:  # once, not for each worker
             self.log.warning("%s", line)
+        if self._is_inline and self.context.settings.request_timeout and self.context.instance == 0:
+            self.log.warning("%s", UNLIMITED)
         loop_factory = config.get_loop_factory()  # ends the process if there is no such loop
         loop.run(self._serve(config, self._listeners), loop_factory)
         if pids := waited_for():
@@ -172,12 +176,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             proxied.on_start = queue.told
         phased = is_movable(protocol)  # its connections count what they have
         modules = meter.modules_of(protocol)
-        cycle.install(context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, queue)
+        self.long_requests = long = long_requests(
+            context.row, context.settings, lambda: self.identity, inline=self._is_inline
+        )
+        cycle.install(
+            context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, queue, long
+        )
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
 
     def _queue_time(self) -> QueueTime:
         return QueueTime(self.context.row, has_threads=self.interface == "wsgi" and self.direct is None)
+
+    @property
+    def _is_inline(self) -> bool:
+        return self.interface == "wsgi" and self.cfg.threads == 1
 
     def surround(self, app: Any, root_path: str) -> Any:
         """The ASGI app that uvicorn is given."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from http import HTTPStatus
+from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
 
@@ -279,6 +280,7 @@ def close_hidden(steps: Steps, exchange: Exchange) -> None:
 
 def _run_in_thread(response: Response, exchange: Exchange, body: BinaryIO, began: list[float]) -> None:
     began.append(perf_counter())
+    exchange.thread = get_ident()
     steps = response.run()
     try:
         for batch in steps:

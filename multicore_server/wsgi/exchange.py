@@ -30,6 +30,7 @@ class Exchange(HiddenLoop):
         "body_is_complete",
         "gone",
         "suspended",
+        "thread",
     )
 
     def __init__(self, receive: Receive, send: Send, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -42,6 +43,7 @@ class Exchange(HiddenLoop):
         self.suspended: _Suspended | None = None  # what write() could not finish
         self.body_is_complete: Callable[[], bool] = _yes  # until then, receive() is the app's
         self.gone = False  # the client disconnected, or the server aborts the request
+        self.thread: int | None = None  # the app's, if it has one for this request
 
     async def transmit(self, batch: Batch) -> None:
         """Send a batch. Unless it is the last one, let the loop run once, so that it sees a disconnect."""

@@ -109,7 +109,9 @@ class App:
         await send({"type": "http.response.body", "body": b"ok"})
 
     def answer(self, number: int = 0, *, well: bool = True) -> None:
-        self.waiting.pop(number).set_result(well)
+        told = self.waiting.pop(number)
+        if not told.done():  # its request may have been cancelled
+            told.set_result(well)
 
 
 class Connections:

@@ -53,6 +53,7 @@ OURS = {
     "multicore_http_request_queue_seconds": ("histogram", ""),
     "multicore_event_loop_blocked_total": ("counter", "worker"),
     "multicore_event_loop_blocked_seconds_total": ("counter", "worker"),
+    "multicore_request_timeouts_total": ("counter", "worker"),
     "multicore_app_metrics_left_out": ("gauge", "reason"),
     "multicore_messages_sent_total": ("counter", "worker"),
     "multicore_messages_received_total": ("counter", "worker"),

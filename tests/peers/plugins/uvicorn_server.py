@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
@@ -36,6 +37,7 @@ class Host:
     """A worker that has no arbiter, and one server."""
 
     direct = None
+    long_requests: Any = None
     identity = "instance=0"
     interface = "asgi3"
     waits_for_app = False

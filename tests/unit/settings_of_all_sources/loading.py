@@ -31,10 +31,11 @@ DEFAULTS = Settings(
     max_memory_restart=None, max_memory_kill=None, memory_metric="uss", memory_check_interval=1.0,
     max_lifetime=None, max_lifetime_jitter=Jitter(10, percent=True), cron_restart=None, listen_timeout=60.0,
     wait_ready=False, reload_surge=1, draining_limit=3, shutdown_delay=0.0,
-    block_warning=1.0, scheduling="least",
+    block_warning=1.0, slow_request=None, scheduling="least",
     metrics_bind="127.0.0.1:9464", metrics_hosts=frozenset(),
     metrics_path=None, instance_var="MULTICORE_INSTANCE",
-    limit_request_body=None, header_timeout=30.0, body_timeout=60.0, send_timeout=60.0, app_metrics=True,
+    limit_request_body=None, header_timeout=30.0, body_timeout=60.0, send_timeout=60.0, request_timeout=None,
+    app_metrics=True,
 )  # fmt: skip
 
 
@@ -62,6 +63,7 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "draining_limit": ("2", 2, 2, ("0", 4, -1)),
     "shutdown_delay": ("5s", 5, 5.0, ("-5s", "x")),
     "block_warning": ("500ms", 0.5, 0.5, ("0", "-1", "soon")),
+    "slow_request": ("5s", 5, 5.0, ("0", "-1", "soon")),
     "scheduling": ("shared", "shared", "shared", ("random", True)),
     "metrics_bind": ("unix:/run/m", "unix:/run/m", "unix:/run/m", ("9464", 9464, "localhost:99999")),
     "metrics_hosts": (
@@ -74,6 +76,7 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "header_timeout": ("10s", 10.0, 10, ("soon", -1)),
     "body_timeout": ("2m", 120.0, 120, ("soon", -1)),
     "send_timeout": ("0", 0.0, 0, ("soon", -1)),
+    "request_timeout": ("1m", 60, 60.0, ("0", "-1", "soon")),
     "app_metrics": ("off", False, False, ("", 3)),
 }  # fmt: skip
 

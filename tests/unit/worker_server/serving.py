@@ -38,6 +38,7 @@ class Host:
     identity = "instance=0"
     waits_for_app = False
     direct: Any = None
+    long_requests: Any = None
 
     def __init__(
         self, scheduling: Scheduling = "least", interface: str = "asgi3", graceful_timeout: int = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.ipc.heartbeat import BEAT, RESTING_BEAT
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.worker import heart as module
+from multicore_server.worker.long_requests import LongRequests
 from tests.unit.worker_server.serving import Host, Serving, play
 
 
@@ -90,6 +92,29 @@ def test_one_that_has_something_to_do_beats_quickly(to_do: Callable[[Serving], N
         await serving.drain()
 
     play(scenario)
+
+
+class Begun:
+    """A cycle; its client has left, so nothing else keeps the worker awake."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.status = 0
+
+
+def test_a_request_that_is_looked_after_keeps_it_awake() -> None:
+    host = Host()
+    host.long_requests = long = LongRequests(host.context.row, None, 60.0, str, threading.get_ident())
+
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        long.running[Begun()] = None
+        serving.server.heart.beat()
+        assert ahead(serving) <= BEAT
+        long.running.clear()
+        await serving.drain()
+
+    play(scenario, host)
 
 
 def test_a_connection_from_a_sibling_wakes_it() -> None:
