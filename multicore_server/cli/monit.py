@@ -75,6 +75,8 @@ class Monit:
             self.scene.select(-1)
         elif key in ("down", "j"):
             self.scene.select(+1)
+        elif key == "i":
+            self.scene.shows_requests = not self.scene.shows_requests
         elif key in ("r", "+", "-", "R"):
             self._command(key)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from multicore_server.cli.figures import QUEUED, Rates, Reading, answered, quantiles, rates
 from multicore_server.cli.health import LEAST_ERRORS, MANY_ERRORS, Answered, Level, health
+from multicore_server.cli.in_progress import running
 from multicore_server.cli.listing import HEALTH, LEVELS, state_of
 from multicore_server.cli.text import (
     clock,
@@ -28,7 +29,7 @@ from multicore_server.cli.text import (
 )
 from multicore_server.ipc.report import MemoryStatus, Status, WorkerStatus
 
-KEYS = "q quit   r reload   R restart selected   + - scale   up/down select"
+KEYS = "q quit   r reload   R restart selected   + - scale   i requests   up/down select"
 HEAD = 3  # lines above the workers
 FOOT = 2  # and below the events
 LEAST_EVENTS = 4  # lines of events that stay where there are many workers
@@ -51,6 +52,7 @@ class Scene:
     selected: int | None = None
     note: str = ""
     trouble: str = ""
+    shows_requests: bool = False  # in place of the events
     past: deque[Reading] = field(default_factory=deque)  # the last `ERRORS_FOR`, oldest first
 
     def __post_init__(self) -> None:
@@ -80,13 +82,13 @@ class Scene:
 
 
 def draw(scene: Scene, size: terminal_size) -> Group:
-    """Draw as many lines as the screen has: workers first, then events."""
+    """Draw as many lines as the screen has: workers first, then events or requests."""
     workers = _visible(scene, size.lines - HEAD - FOOT - LEAST_EVENTS - 1)
     left = size.lines - HEAD - FOOT - 1 - len(workers)
     return Group(
         *_head(scene),
         _table(scene, workers, size.columns),
-        *_events(scene, left),
+        *(_requests(scene, left) if scene.shows_requests else _events(scene, left)),
         _line(scene.trouble, "bold red") if scene.trouble else _line(scene.note, "yellow"),
         _line(KEYS, "dim"),
     )
@@ -205,4 +207,20 @@ def _events(scene: Scene, room: int) -> list[Text]:
     events = scene.now.status["events"]
     last = events[max(0, len(events) - max(0, room - 1)) :]
     lines = [_line(f"{clock(it['at'])} {event_text(it)}", LEVELS.get(it["level"], "")) for it in last]
+    return _filled(lines, room)
+
+
+def _requests(scene: Scene, room: int) -> list[Text]:
+    """Those in progress, the oldest first."""
+    found = running(scene.now.status, None)
+    lines = [
+        _line(
+            f"{milliseconds(it['seconds']):>7}  {it['instance']:>3}  {it['method']} {it['path']}  {it['client']}"
+        )
+        for it in found[: max(0, room - 1)]
+    ]
+    return _filled(lines or [_line("no request is in progress", "dim")], room)
+
+
+def _filled(lines: list[Text], room: int) -> list[Text]:
     return [Text(""), *lines, *(Text("") for _ in range(room - 1 - len(lines)))][: max(0, room)]

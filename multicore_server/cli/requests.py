@@ -8,19 +8,15 @@ import click
 
 from multicore_server.cli import table
 from multicore_server.cli.arguments import instances_of, is_number
+from multicore_server.cli.in_progress import Running, in_progress, running
 from multicore_server.cli.servers import choose
 from multicore_server.cli.table import Cell, Column
 from multicore_server.cli.text import milliseconds, plain
-from multicore_server.ipc.report import RequestReport, Status
 
 COLUMNS = (
     Column("age", right=True), Column("id", right=True), Column("method", most=16),
     Column("path", most=120), Column("client", drop=1, most=48),
 )  # fmt: skip
-
-
-class Running(RequestReport):
-    instance: int
 
 
 @click.command()
@@ -47,26 +43,6 @@ def requests(arguments: tuple[str, ...], server: str | None, as_json: bool) -> N
         click.echo(line)
     if (more := in_progress(status, wanted) - len(found)) > 0:
         click.echo(f"and {more} more")
-
-
-def running(status: Status, instances: list[int] | None) -> list[Running]:
-    """The requests of these instances (None: of all), the oldest first."""
-    found: list[Running] = [
-        {"instance": worker["instance"], **request}
-        for worker in status["workers"]
-        if instances is None or worker["instance"] in instances
-        for request in worker.get("running") or ()
-    ]
-    return sorted(found, key=lambda it: -it["seconds"])
-
-
-def in_progress(status: Status, instances: list[int] | None) -> int:
-    """How many there are, with those that no worker has noted."""
-    return sum(
-        worker["requests"]["in_progress"]
-        for worker in status["workers"]
-        if instances is None or worker["instance"] in instances
-    )
 
 
 def _texts(request: Running) -> tuple[str, ...]:

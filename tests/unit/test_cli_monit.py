@@ -94,6 +94,13 @@ def test_what_is_refused_is_shown(watching: Monit) -> None:
     wait_for(lambda: watching._apply_updates() and watching.scene.note == "too much to do", "the answer")
 
 
+def test_a_key_shows_the_requests_and_the_events_again(watching: Monit) -> None:
+    press(watching, "i")
+    assert watching.scene.shows_requests
+    watching._press("i")
+    assert not watching.scene.shows_requests
+
+
 def test_without_a_worker_there_is_none_to_restart(watching: Monit) -> None:
     watching.scene.selected = None
     watching._press("R")

@@ -126,6 +126,24 @@ def test_what_an_app_says_means_nothing_to_the_terminal() -> None:
     assert "\u202e" not in shown
 
 
+def test_requests_in_progress_take_the_place_of_events() -> None:
+    def asked(path: str, seconds: float) -> dict[str, Any]:
+        return {"method": "GET", "path": path, "client": "10.0.0.1", "seconds": seconds}
+
+    workers = worker(0, running=[asked("/young", 0.02)]), worker(1, running=[asked("/old\x1b[2J", 3.25)])
+    scene = Scene(Reading(1.0, status(*workers, events=[event("it happened")]), {}))
+    assert "/old" not in drawn(scene)
+    scene.shows_requests = True
+    shown = drawn(scene)
+    assert "  3.25s    1  GET /old\\x1b[2J  10.0.0.1" in shown
+    assert shown.index("/old") < shown.index(" 20.0ms    0  GET /young")
+    assert "it happened" not in shown
+    for lines in (8, 10, 24):
+        assert len(drawn(scene, lines=lines).rstrip("\n").split("\n")) <= lines
+    scene.update(Reading(2.0, status(worker(0)), {}))
+    assert "no request is in progress" in drawn(scene)
+
+
 def test_trouble_hides_what_came_of_a_key() -> None:
     scene = replace(Scene(seen()), note="reloading", trouble="it does not answer")
     assert "it does not answer" in drawn(scene)
