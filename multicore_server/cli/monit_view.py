@@ -214,9 +214,7 @@ def _requests(scene: Scene, room: int) -> list[Text]:
     """Those in progress, the oldest first."""
     found = running(scene.now.status, None)
     lines = [
-        _line(
-            f"{milliseconds(it['seconds']):>7}  {it['instance']:>3}  {it['method']} {it['path']}  {it['client']}"
-        )
+        _line(f"{milliseconds(it['seconds']):>7}  {it['instance']:>3}  {asked(it)}  {it['client']}")
         for it in found[: max(0, room - 1)]
     ]
     return _filled(lines or [_line("no request is in progress", "dim")], room)
