@@ -13,7 +13,7 @@ from rich.text import Text
 
 from multicore_server.cli.figures import QUEUED, Rates, Reading, answered, quantiles, rates
 from multicore_server.cli.health import LEAST_ERRORS, MANY_ERRORS, Answered, Level, health
-from multicore_server.cli.in_progress import running
+from multicore_server.cli.in_progress import asked, running
 from multicore_server.cli.listing import HEALTH, LEVELS, state_of
 from multicore_server.cli.text import (
     clock,
