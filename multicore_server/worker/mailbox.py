@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class Mailbox:
         self._scoreboard = context.handover.scoreboard
         self._pid = os.getpid()
         self._lock = threading.Lock()  # of this process's figures
+        self._fetching = threading.Lock()  # whose turn it is to take packets
+        self._early: deque[Packet] = deque()  # taken while the loop stood still
         self._receivers: Receivers | None = None
         self._actions: Actions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # while it listens
@@ -140,6 +143,8 @@ class Mailbox:
         if self._loop is not None and not self._reading:
             self._loop.add_reader(self._boxes.reader(self._context.number), self._read)
             self._reading = True
+            if self._early:
+                self._loop.call_soon(self._read)
 
     def _be_deaf(self) -> None:
         if self._loop is not None and self._reading:
@@ -153,7 +158,7 @@ class Mailbox:
                 self._be_deaf()  # until there is room: what does not fit waits with its senders
                 return True
             try:
-                packet = self._boxes.receive(self._context.number)
+                packet = self._next()
             except GarbledError as exc:
                 self._drop(str(exc))
                 continue
@@ -166,24 +171,32 @@ class Mailbox:
             self._take(packet, self._receivers)
         return True
 
+    def _next(self) -> Packet | None:
+        """Those that the other thread has taken first."""
+        with self._fetching:
+            return self._early.popleft() if self._early else self._boxes.receive(self._context.number)
+
     def read_beside(self) -> None:
         """By another thread, while the loop stands still: show the stacks to who asks; the rest is the
-        loop's, and waits for it."""
-        loop, receivers = self._loop, self._receivers
-        if loop is None or receivers is None or receivers.calls.is_full:
+        loop's, and waits for it in its order. Not all is taken: senders are to see that nobody reads."""
+        loop = self._loop
+        if loop is None or not self._reading:
             return
-        for _ in range(AT_ONCE):
-            try:
-                packet = self._boxes.receive(self._context.number)
-            except (GarbledError, OSError):  # the loop's to say
-                return
-            if packet is None:
-                return
-            if packet.kind == Kind.ACTION and (given := _asks_for_stacks(packet.body)) is not None:
-                value = stacks.take(loop, tasks=bool(given.get("tasks")))
-                self._answer(packet.number, {"ok": True, "value": value, "error": ""})
-            else:
-                loop.call_soon_threadsafe(self._take, packet, receivers)
+        with self._fetching:
+            while len(self._early) < AT_ONCE:
+                try:
+                    packet = self._boxes.receive(self._context.number)
+                except (GarbledError, OSError):  # it is lost either way; the loop says so of the next one
+                    return
+                if packet is None:
+                    return
+                if packet.kind == Kind.ACTION and (given := _asks_for_stacks(packet.body)) is not None:
+                    value = stacks.take(loop, tasks=bool(given.get("tasks")))
+                    self._answer(packet.number, {"ok": True, "value": value, "error": ""})
+                    continue
+                if not self._early:
+                    loop.call_soon_threadsafe(self._read)
+                self._early.append(packet)
 
     def _take(self, packet: Packet, receivers: Receivers) -> None:
         fds = packet.descriptors
