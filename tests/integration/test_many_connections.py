@@ -117,7 +117,7 @@ def test_a_lack_of_descriptors_kills_no_worker(make_server: MakeServer, loop: st
     options = ["-w", "2", "--timeout", "3", "--keep-alive", "300"]
     server.start(*options, command=limited, ready=2, env={"UVICORN_LOOP": loop})
     before = server.workers()
-    clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
+    clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(400)]
     for client in clients:
         with contextlib.suppress(OSError):
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
