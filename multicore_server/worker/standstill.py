@@ -25,6 +25,7 @@ LOOPS = (
     "asyncio/base_events.py",
     "asyncio/events.py",
     "selectors.py",
+    "uvloop/__init__.py",  # its run()
     "worker/loop.py",
 )
 READS = ("asyncio/selector_events.py", "asyncio/sslproto.py")
