@@ -6,7 +6,6 @@ it: the kernel reports nothing more of the connection, and what it has reported 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import weakref
@@ -26,11 +25,9 @@ class Reading(Protocol):
 
 
 def reading_of(loop: Any) -> Reading | None:
-    """None for a loop of another kind, or a system without epoll."""
+    """None for a loop other than uvloop's, or a system without epoll."""
     if not hasattr(select, "epoll"):
         return None
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        return OfAsyncio(loop) if hasattr(loop, "_remove_reader") else None
     if type(loop).__module__.partition(".")[0] == "uvloop" and hasattr(loop, "_get_backend_id"):
         return OfUvloop(loop._get_backend_id())
     return None
@@ -63,27 +60,6 @@ class OfUvloop:
             self._epoll.register(_descriptor(connection), select.EPOLLIN)
         except OSError:  # it is closed meanwhile
             return
-
-
-class OfAsyncio:
-    """Its loop puts what epoll reports into a queue: what is there already is cancelled."""
-
-    needs_settled = False
-
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
-
-    def stop(self, connection: Any) -> bool:
-        return bool(self._loop._remove_reader(_descriptor(connection)))
-
-    def resume(self, connection: Any) -> None:
-        self._loop.call_soon_threadsafe(self._resume, connection)
-
-    def _resume(self, connection: Any) -> None:
-        transport = connection.transport
-        if not transport.is_closing():
-            ready = getattr(transport, "_read_ready", None)
-            self._loop._add_reader(_descriptor(connection), ready)
 
 
 def _descriptor(connection: Any) -> int:

@@ -60,7 +60,7 @@ def block(seconds):  # one call into C, for more than two seconds
         sum(range(2 * 10**8))
 """
 KINDS = pytest.mark.parametrize("source", [ASGI, WSGI], ids=["asgi", "wsgi"])
-LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+LOOPS = pytest.mark.parametrize("loop", ["uvloop"])
 
 
 OPEN: list[socket.socket] = []  # until the test ends

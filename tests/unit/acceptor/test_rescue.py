@@ -26,7 +26,7 @@ from multicore_server.worker.standstill import is_in_app
 from tests.unit.acceptor.workplace import Workplace
 from tests.unit.fake_transport import GET
 
-LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+LOOPS = pytest.mark.parametrize("run", [uvloop.run], ids=["uvloop"])
 
 
 class Blocked(Workplace):
