@@ -7,7 +7,7 @@ import json
 import click
 
 from multicore_server.cli import table
-from multicore_server.cli.arguments import instances_of, is_number
+from multicore_server.cli.arguments import server_and_instances
 from multicore_server.cli.in_progress import Running, in_progress, running
 from multicore_server.cli.servers import choose
 from multicore_server.cli.table import Cell, Column
@@ -29,10 +29,7 @@ def requests(arguments: tuple[str, ...], server: str | None, as_json: bool) -> N
     A number is an INSTANCE as `ps` shows it, anything else before it the server's name. A worker notes up to
     32 of its requests; where it has more in hand, a line says how many.
     """
-    if server is None and arguments and not is_number(arguments[0]):
-        server, *rest = arguments
-        arguments = tuple(rest)
-    wanted = instances_of("requests", arguments)
+    server, wanted = server_and_instances("requests", arguments, server)
     status = choose(server).status()
     found = running(status, wanted)
     if as_json:

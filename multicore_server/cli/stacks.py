@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from multicore_server.cli.arguments import instances_of, is_number, seconds_of
+from multicore_server.cli.arguments import answer_timeout, server_and_instances
 from multicore_server.cli.servers import Trouble, choose
 from multicore_server.cli.text import plain
-from multicore_server.ipc.report import LONGEST_ACTION, ActionAnswer
+from multicore_server.ipc.report import ActionAnswer
 
 
 @click.command()
@@ -25,14 +25,8 @@ def stacks(arguments: tuple[str, ...], server: str | None, tasks: bool, timeout:
     The workers go on meanwhile. One whose event loop is blocked answers, too, within a fraction of a second;
     one that runs C code that keeps Python's lock does not. Exit status 1 when a worker does not answer.
     """
-    if server is None and arguments and not is_number(arguments[0]):
-        server, *rest = arguments
-        arguments = tuple(rest)
-    numbers = instances_of("stacks", arguments)
-    seconds = seconds_of("--timeout", timeout)
-    if not 0 < seconds <= LONGEST_ACTION:
-        raise Trouble(f"--timeout: {timeout!r} is not between 0 and {LONGEST_ACTION:g} seconds")
-    answers = choose(server).act("stacks", numbers, {"tasks": tasks}, seconds)
+    server, numbers = server_and_instances("stacks", arguments, server)
+    answers = choose(server).act("stacks", numbers, {"tasks": tasks}, answer_timeout(timeout))
     if as_json:
         click.echo(json.dumps(answers, indent=2))
     else:

@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from multicore_server.cli.arguments import instances_of, seconds_of
+from multicore_server.cli.arguments import answer_timeout, instances_of
 from multicore_server.cli.servers import Trouble, choose
 from multicore_server.cli.text import plain
-from multicore_server.ipc.report import LONGEST_ACTION, ActionAnswer
+from multicore_server.ipc.report import ActionAnswer
 
 
 @click.command()
@@ -33,7 +33,7 @@ def trigger(
     Exit status 1 when it has failed in one of them.
     """
     numbers = instances_of("trigger", instances)
-    answers = choose(server).act(name, numbers, _arguments(given), _seconds(timeout))
+    answers = choose(server).act(name, numbers, _arguments(given), answer_timeout(timeout))
     if name is None:
         _list(answers)
     else:
@@ -50,13 +50,6 @@ def _arguments(given: str | None) -> object:
         return None if given is None else json.loads(given)
     except (ValueError, RecursionError) as exc:
         raise Trouble(f"--json: {given!r} is no JSON: {exc}") from None
-
-
-def _seconds(text: str) -> float:
-    found = seconds_of("--timeout", text)
-    if not 0 < found <= LONGEST_ACTION:
-        raise Trouble(f"--timeout: {text!r} is not between 0 and {LONGEST_ACTION:g} seconds")
-    return found
 
 
 def _shown(answer: ActionAnswer) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from multicore_server.cli import listing
-from multicore_server.cli.arguments import instances_of, is_number, seconds_of
+from multicore_server.cli.arguments import seconds_of, server_and_instances
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
     Begun,
@@ -184,10 +184,7 @@ def restart(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_js
     A number is an INSTANCE as `ps` shows it, anything else before it the server's name.
     Exit status 1 when a replacement does not become ready: the old worker goes on.
     """
-    if server is None and arguments and not is_number(arguments[0]):
-        server, *rest = arguments
-        arguments = tuple(rest)
-    instances = instances_of("restart", arguments)
+    server, instances = server_and_instances("restart", arguments, server)
     chosen = choose(server)
     waiting = None if no_wait else Restarting(chosen.status(), instances)
     begun = chosen.command("restart", instances=instances)

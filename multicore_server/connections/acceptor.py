@@ -15,6 +15,7 @@ from typing import Any
 from multicore_server.connections.addresses import Address, only_address
 from multicore_server.connections.announcements import Announcements
 from multicore_server.connections.dispatcher import KEPT, QUIET, SENT, Dispatcher, Outcome, Swept
+from multicore_server.connections.factory import is_movable
 from multicore_server.connections.inboxes import Handed, Kind, Sent
 from multicore_server.connections.leaving import Leaving
 from multicore_server.connections.protocol import (
@@ -99,7 +100,7 @@ class Acceptor:
     @property
     def _accepts_by_hand(self) -> bool:
         # Protocols that are not ours do not place their connections.
-        ours = _is_ours(self.config.http_protocol_class)
+        ours = is_movable(self.config.http_protocol_class)
         late = self.config.ssl is not None or self.state.gate.inline or not ours
         early = (self.dispatcher is not None and late) or self._announcements is not None
         return early or isinstance(self._loop, asyncio.BaseEventLoop)
@@ -340,7 +341,3 @@ class Acceptor:
             self.row[ACCEPTED] += 1
             self._count()
             self._adopt_soon(Handed(Kind.NEW, connection))
-
-
-def _is_ours(protocol: Any) -> bool:
-    return isinstance(protocol, type) and issubclass(protocol, MovableProtocol)

@@ -45,6 +45,11 @@ def movable(protocol: Any) -> Any:
     return _with(mixin, strict(protocol), protocol.__name__, suffix)
 
 
+def is_movable(protocol: Any) -> bool:
+    """Whether an HTTP protocol is one that this package knows: its connections are counted, and can move."""
+    return inspect.isclass(protocol) and issubclass(protocol, MovableProtocol)
+
+
 def _with(mixin: type, protocol: Any, name: str, suffix: str = "", **own: Any) -> Any:
     own |= {
         f"_made{suffix}": protocol.connection_made,

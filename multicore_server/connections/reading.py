@@ -1,7 +1,7 @@
-"""Keeps an event loop from reading a connection, from another thread than the loop's.
+"""Keeps uvloop from reading a connection, from another thread than the loop's.
 
-The loop stands still meanwhile, in a call of the app's. What it would do when it goes on is taken away from
-it: the kernel reports nothing more of the connection, and what it has reported already is not looked at.
+The loop stands still meanwhile, in a call of the app's. When it goes on, the kernel reports nothing more of
+the connection to it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,7 @@ from __future__ import annotations
 import os
 import select
 import weakref
-from typing import Any, Protocol
-
-
-class Reading(Protocol):
-    needs_settled: bool  # the loop may have something to tell epoll, and ends the process if that fails
-
-    def stop(self, connection: Any) -> bool:
-        """Whether the connection was read from, and is not any more."""
-        ...
-
-    def resume(self, connection: Any) -> None:
-        """Undo `stop`."""
-        ...
+from typing import Any
 
 
 def reading_of(loop: Any) -> Reading | None:
@@ -29,19 +17,17 @@ def reading_of(loop: Any) -> Reading | None:
     if not hasattr(select, "epoll"):
         return None
     if type(loop).__module__.partition(".")[0] == "uvloop" and hasattr(loop, "_get_backend_id"):
-        return OfUvloop(loop._get_backend_id())
+        return Reading(loop._get_backend_id())
     return None
 
 
-class OfUvloop:
-    """Its loop reads what epoll reports, and runs nothing of the app's between the two.
+class Reading:
+    """uvloop reads what epoll reports, and runs nothing of the app's between the two.
 
     libuv notes what it wants to know of a descriptor, and tells epoll of it before it waits. A connection of
     which it has noted something must be left alone: it would be read again, or, as epoll does not know it any
     more, libuv would abort the process.
     """
-
-    needs_settled = True
 
     def __init__(self, backend: int) -> None:
         own = os.dup(backend)  # the same epoll, see epoll(7): an object that closes it may go
@@ -49,6 +35,7 @@ class OfUvloop:
         weakref.finalize(self, self._epoll.close)
 
     def stop(self, connection: Any) -> bool:
+        """Whether the connection was read from, and is not any more."""
         try:
             self._epoll.unregister(_descriptor(connection))
         except OSError:  # it is paused, or not yet known there
@@ -56,6 +43,7 @@ class OfUvloop:
         return True
 
     def resume(self, connection: Any) -> None:
+        """Undo `stop`."""
         try:
             self._epoll.register(_descriptor(connection), select.EPOLLIN)
         except OSError:  # it is closed meanwhile

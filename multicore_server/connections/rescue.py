@@ -92,8 +92,8 @@ class Rescue:
         except OSError:  # no descriptors, or it is closed
             self._free(connection)
             return None
-        kind = Kind.NEW if connection.phase == WAITING else Kind.KEPT_ALIVE
         if self._reading.stop(connection):
+            kind = Kind.NEW if connection.phase == WAITING else Kind.KEPT_ALIVE
             return Taken(connection, Sent(kind, descriptor))
         os.close(descriptor)
         self._free(connection)
@@ -135,7 +135,7 @@ class Rescue:
             and connection.phase != ASKED
             and not connection.stays
             and connection.transport is not None
-            and (not self._reading.needs_settled or connection.settled_at <= self._state.beats)
+            and connection.settled_at <= self._state.beats  # see `Reading`
             and connection.transport.get_extra_info("sslcontext") is None
             and connection.transport.is_reading()  # one that is paused is about to leave
             and connection.is_untouched

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from multicore_server.ipc.request_table import InHand
+from multicore_server.ipc.request_table import SHOWN, InHand
 from multicore_server.ipc.scoreboard import Item, Row
 from multicore_server.worker.standstill import Place, place_of
 
@@ -58,7 +58,7 @@ class Blocked:
             return
         now = time.monotonic()
         place = place_of(sys._current_frames().get(self._thread))
-        requests = ", ".join(map(str, self._in_hand(now)[:3]))
+        requests = ", ".join(map(str, self._in_hand(now)[:SHOWN]))
         self._noted = noted = Noted(place, requests, self._is_due(place, now))
         if noted.is_said:
             more = self._unsaid.pop(place, 0)

@@ -6,7 +6,6 @@ uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import logging
 import os
@@ -25,9 +24,8 @@ from uvicorn.config import (
 )
 from uvicorn.middleware.asgi2 import ASGI2Middleware
 
-from multicore_server.connections.factory import movable
+from multicore_server.connections.factory import is_movable, movable
 from multicore_server.connections.limits import WHOLE_HEAD
-from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.hosts import Feature, lacks, proxy_headers_off
 from multicore_server.ipc.names import Interface
 from multicore_server.settings.gunicorn import is_set, spool_directories
@@ -167,11 +165,6 @@ def _wants_proxy_headers(options: dict[str, Any]) -> bool:
     """Take uvicorn's option out of ``options``: a flag, or a choice with another flag against it."""
     wanted, unwanted = options.pop("proxy_headers", True), options.pop("no_proxy_headers", False)
     return bool(wanted) and wanted != "none" and not unwanted
-
-
-def is_movable(protocol: Any) -> bool:
-    """Whether an HTTP protocol is one that this package knows: its connections are counted, and can move."""
-    return inspect.isclass(protocol) and issubclass(protocol, MovableProtocol)
 
 
 def about_protocol(config: Config) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from multicore_server.worker.standstill import LOOPS, OURS, SERVERS, frames
+from multicore_server.worker.standstill import LOOPS, OURS, SERVERS, awaited, frames
 from multicore_server.wsgi.exchange import Exchange
 
 DEEPEST = 30  # frames that are shown
@@ -39,7 +39,7 @@ def stack_of(task: asyncio.Task[Any] | None, loops: int) -> str:
     if task is None or getattr(task.get_coro(), "cr_running", False):
         found = _within_loop(_of_thread(loops))
     else:
-        found = list(_awaited(task))
+        found = list(_frames_of(task))
         if (thread := _thread_awaited(found)) is not None:
             found = _of_thread(thread) or found
     shown = _without_servers(found)[-DEEPEST:]
@@ -61,23 +61,13 @@ def _within_loop(found: list[FrameType]) -> list[FrameType]:
     return found[is_loop.index(False, first) :] if False in is_loop[first:] else found
 
 
-def _awaited(task: asyncio.Task[Any]) -> Iterator[FrameType]:
+def _frames_of(task: Any) -> Iterator[FrameType]:
     """Of a task that is suspended: each coroutine, then what it awaits, also where that is another task."""
-    seen: set[int] = set()
-    step: Any = task.get_coro()
-    while step is not None and id(step) not in seen:
-        seen.add(id(step))
-        for kind in ("cr", "gi", "ag"):
-            if hasattr(step, f"{kind}_frame"):
-                if (frame := getattr(step, f"{kind}_frame")) is not None:
-                    yield frame
-                step = getattr(step, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
-                break
-        else:
-            waiter = getattr(task, "_fut_waiter", None)
-            if not isinstance(waiter, asyncio.Task):
-                return
-            task, step = waiter, waiter.get_coro()
+    seen: set[Any] = set()
+    while isinstance(task, asyncio.Task) and task not in seen:
+        seen.add(task)
+        yield from (step for step in awaited(task.get_coro()) if isinstance(step, FrameType))
+        task = getattr(task, "_fut_waiter", None)
 
 
 def _thread_awaited(found: Sequence[FrameType]) -> int | None:

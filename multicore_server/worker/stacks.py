@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, TypedDict
 
-from multicore_server.worker.standstill import frames
+from multicore_server.worker.standstill import awaited, frames
 
 MOST_THREADS = 64
 MOST_TASKS = 200
 MOST_LINES = 40  # of a stack: the innermost ones
 MOST = 48 * 1024  # characters in all: the answer is one message
-# What a suspended coroutine, generator or asynchronous generator waits for, and its frame.
-AWAITS = (("cr_await", "cr_frame"), ("gi_yieldfrom", "gi_frame"), ("ag_await", "ag_frame"))
 
 
 class Stack(TypedDict):
@@ -73,25 +71,14 @@ def _tasks(loop: asyncio.AbstractEventLoop) -> Iterator[Stack]:
     for task in sorted(asyncio.all_tasks(loop), key=lambda it: it.get_name()):
         coroutine: Any = task.get_coro()
         name = f"{task.get_name()} {getattr(coroutine, '__qualname__', coroutine)}"
-        yield {"name": name, "lines": list(_chain(coroutine))[-MOST_LINES:]}
+        yield {"name": name, "lines": [_told(step) for step in awaited(coroutine)][-MOST_LINES:]}
 
 
-def _chain(awaited: Any) -> Iterator[str]:
-    """The lines at which each waits for the next one."""
-    while awaited is not None:
-        for awaits, its_frame in AWAITS:
-            if hasattr(awaited, awaits):
-                frame, awaited = getattr(awaited, its_frame), getattr(awaited, awaits)
-                if frame is not None:
-                    yield _line(frame)
-                break
-        else:
-            yield _told(awaited)
-            return
-
-
-def _told(awaited: Any) -> str:
-    text = repr(awaited)
+def _told(step: Any) -> str:
+    """The line at which it waits for the next step; the last one may be something without a frame."""
+    if isinstance(step, FrameType):
+        return _line(step)
+    text = repr(step)
     return text if len(text) < 200 else f"{text[:200]}..."
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import linecache
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OURS = f"{Path(__file__).parents[1]}{os.sep}"
 # Parts of ours in which the loop's thread deals with connections itself.
@@ -31,6 +31,8 @@ LOOPS = (
 READS = ("asyncio/selector_events.py", "asyncio/sslproto.py")
 SERVERS = frozenset({"multicore_server", "uvicorn", "gunicorn", "uvloop", "httptools", "h11"})
 LONGEST = 60  # characters of a line of code
+# The frame of a suspended coroutine, generator or asynchronous generator, and what it waits for.
+SUSPENDED = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
 
 
 class Place(NamedTuple):
@@ -53,6 +55,21 @@ def frames(top: FrameType | None) -> Iterator[FrameType]:
         top = top.f_back
 
 
+def awaited(step: Any) -> Iterator[Any]:
+    """The frames of a suspended coroutine and of what it waits for, the innermost last; after them what that
+    waits for, where it has no frame: a future, say."""
+    while step is not None:
+        for its_frame, awaits in SUSPENDED:
+            if hasattr(step, its_frame):
+                frame, step = getattr(step, its_frame), getattr(step, awaits)
+                if frame is not None:
+                    yield frame
+                break
+        else:
+            yield step
+            return
+
+
 def is_in_app(top: FrameType | None) -> bool:
     """Whether the loop's thread is in a call of the app's, and neither the loop nor we are at work below it:
     then the loop reads nothing before that call has returned."""
@@ -73,10 +90,12 @@ def place_of(top: FrameType | None) -> Place | None:
     return Place(_short(code.co_filename), frame.f_lineno, code.co_name, call)
 
 
-def _innermost(top: FrameType | None, wanted: object) -> tuple[FrameType, FrameType | None] | None:
+def _innermost(
+    top: FrameType | None, wanted: Callable[[FrameType], bool]
+) -> tuple[FrameType, FrameType | None] | None:
     below = None
     for frame in frames(top):
-        if wanted(frame):  # type: ignore[operator]
+        if wanted(frame):
             return frame, below
         below = frame
     return None

@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
-LATE = 0.12  # seconds behind a beat that is due
+from multicore_server.ipc.heartbeat import LATE
+
 AGAIN = 0.05  # seconds between two looks at a loop that stands still
 PAUSED = 0.5  # seconds that the thread itself was late: the machine or the process stood still, not the loop
 QUIET = 60.0  # seconds between two log lines about a failure of its own

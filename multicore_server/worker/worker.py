@@ -21,6 +21,7 @@ from multicore_server import cluster
 from multicore_server.cluster.calls import Apart
 from multicore_server.cluster.messaging import descriptors_of, encoded
 from multicore_server.connections import http2
+from multicore_server.connections.factory import is_movable
 from multicore_server.connections.limits import limits_of
 from multicore_server.ipc.identity import identity
 from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
@@ -32,7 +33,7 @@ from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import cycle, failures, loggers, loop, meter
 from multicore_server.worker.abort_stacks import AbortStacks
 from multicore_server.worker.context import WorkerContext
-from multicore_server.worker.engine import about_protocol, is_movable, make_config, wants_access_log
+from multicore_server.worker.engine import about_protocol, make_config, wants_access_log
 from multicore_server.worker.forked_children import ForkedChildren, waited_for
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.long_requests import UNLIMITED, LongRequests, long_requests

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from multicore_server.ipc.heartbeat import LATE
 from multicore_server.worker import watcher as module
-from multicore_server.worker.watcher import LATE, Watcher
+from multicore_server.worker.watcher import Watcher
 
 
 class Watched:
