@@ -294,12 +294,12 @@ def test_a_streaming_wsgi_app_may_last(server: Server, connect: Connect) -> None
 def test_an_inline_app_is_ended_by_gunicorn_s_timeout(server: Server, connect: Connect) -> None:
     start(server, WSGI, "--timeout", "2")
     assert connect(server.port).send(request("/brief")).answer().body == b"ok"
+    assert len(server.logged("request_timeout has no effect on a WSGI app that runs inline")) == 1
     client = connect(server.port).send(request("/stuck?1"))
     assert client.answer().body == b"late"
     connect(server.port).send(request("/stuck"))
     server.wait_logged(r"in hand: GET /stuck for")
     assert "request_timeout:" not in server.log
-    assert len(server.logged("request_timeout has no effect on a WSGI app that runs inline")) == 1
 
 
 # --- slow_request ---
