@@ -21,11 +21,13 @@ from multicore_server.ipc.scoreboard import Item, Row
 from multicore_server.settings.table import Settings
 from multicore_server.worker.access import NOTED
 from multicore_server.worker.meter import COUNTED
+from multicore_server.worker.queue_time import QUEUED
 from multicore_server.worker.request_stack import stack_of, tasks_of_cycles
 
 REQUEST_TIMEOUTS = Item.REQUEST_TIMEOUTS.value
 LATE = 0.3  # seconds between two heartbeats: the loop stood still, and what is ready by now is answered first
 MOST_STACKS = 10  # in a look: to format one takes a fraction of a millisecond
+SAID = 0.1  # seconds in the queue: less is not named
 TIMEOUT = HTTPStatus.GATEWAY_TIMEOUT
 UNLIMITED = (
     "request_timeout has no effect on a WSGI app that runs inline: timeout ends the worker with the request. "
@@ -207,9 +209,9 @@ def _note(cycle: Any, message: dict[str, Any]) -> None:
 
 
 def _queued(cycle: Any) -> str:
-    """How long the request waited before it began here, where that is known."""
-    seconds = getattr(cycle, "queued", None)
-    return "" if seconds is None else f" and {seconds:.1f} s in the queue"
+    """How long the request waited before it began here, where that is known and worth a word."""
+    seconds = cycle.scope.get(QUEUED, 0.0)
+    return f" and {seconds:.1f} s in the queue" if seconds >= SAID else ""
 
 
 class _OfEnded:

@@ -21,6 +21,8 @@ from multicore_server.wsgi.bridge import IN_THREAD
 QUEUE = Item.QUEUE.value
 QUEUE_SUM = Item.QUEUE_SUM.value
 
+QUEUED = "multicore_server.queued"  # in a scope: seconds
+
 # --- what a proxy says
 
 START = re.compile(rb"(?:t=)?(\d{9,17}(?:\.\d{1,9})?)")
@@ -39,11 +41,13 @@ NEVER = sys.maxsize
 
 
 class QueueTime:
-    """Counts in ``row``; where the app ``has_threads``, what a request waits for one as well."""
+    """Counts in ``row``; where the app ``has_threads``, what a request waits for one as well. Where it
+    ``notes``, the scope of a request has its time, if that is known."""
 
-    def __init__(self, row: Row, *, has_threads: bool = False) -> None:
+    def __init__(self, row: Row, *, has_threads: bool = False, notes: bool = False) -> None:
         self._row = row
         self._has_threads = has_threads
+        self._notes = notes
         self._stride = 1  # the last one asked for counts for so many
         self._asked = 0.0  # of perf_counter
         self._left = 0.0  # of BURST
@@ -54,6 +58,8 @@ class QueueTime:
         self._row[QUEUE_SUM] += seconds * requests
 
     def _observe_in(self, scope: Any, seconds: float, requests: int = 1) -> None:
+        if self._notes:
+            scope[QUEUED] = seconds
         if self._has_threads:
             scope[IN_THREAD] = lambda more: self.observe(seconds + more, requests)
         else:

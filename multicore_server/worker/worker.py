@@ -171,23 +171,22 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def count_requests(self, config: Any, proxied: Proxied | None = None) -> None:
         context, protocol = self.context, config.http_protocol_class
-        in_hand, queue = context.requests.writer(context.number), self._queue_time()
+        self.long_requests = long = long_requests(
+            context.row, context.settings, lambda: self.identity, inline=self._is_inline
+        )
+        has_threads = self.interface == "wsgi" and self.direct is None
+        queue = QueueTime(context.row, has_threads=has_threads, notes=long is not None)
+        in_hand = context.requests.writer(context.number)
         if proxied is not None:
             proxied.on_client = in_hand.rename_client
             proxied.on_start = queue.told
         phased = is_movable(protocol)  # its connections count what they have
         modules = meter.modules_of(protocol)
-        self.long_requests = long = long_requests(
-            context.row, context.settings, lambda: self.identity, inline=self._is_inline
-        )
         cycle.install(
             context.row, in_hand, modules, lambda name: not phased or name == http2.CYCLES, queue, long
         )
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
-
-    def _queue_time(self) -> QueueTime:
-        return QueueTime(self.context.row, has_threads=self.interface == "wsgi" and self.direct is None)
 
     @property
     def _is_inline(self) -> bool:

@@ -73,6 +73,9 @@ async def app(scope, receive, send):
     elif path == "/slow":
         await asyncio.sleep(1)
         await reply(send, b"slow")
+    elif path == "/blocks/for-long":
+        time.sleep(2)
+        await reply(send, b"blocks")
     elif path == "/blocks":
         time.sleep(0.6)
         await reply(send, b"blocks")
@@ -326,6 +329,26 @@ def test_a_slow_request_is_named_while_it_runs_and_when_it_ends(
     ended = server.wait_logged(r"instance=0 gen=1 pid=\d+ slow request: GET /slow, answered 200 after 1.[01]")
     assert (len(running), len(ended), len(server.logged("slow request"))) == (1, 1, 2)
     assert "secret" not in server.log
+
+
+@protocols
+def test_a_slow_request_s_time_in_the_queue_is_named(server: Server, connect: Connect, http: str) -> None:
+    slow(server, ASGI, uvicorn_http=http)
+    start = f"X-Request-Start: t={time.time() - 7:.3f}"
+    assert connect(server.port).send(request("/slow", start)).answer().body == b"slow"
+    server.wait_logged(
+        r"slow request: GET /slow, no response after 0\.[3-6] s and 7\.\d s in the queue; it is"
+    )
+    server.wait_logged(r"slow request: GET /slow, answered 200 after 1.[01] s and 7\.\d s in the queue$")
+
+
+def test_so_is_what_the_kernel_knows(server: Server, connect: Connect) -> None:
+    slow(server, ASGI)
+    blocking = connect(server.port).send(request("/blocks/for-long"))
+    server.wait_logged("slow request: GET /blocks/for-long, no response")  # what comes now waits for its end
+    waiting = connect(server.port).send(request("/slow"))
+    assert (blocking.answer().body, waiting.answer().body) == (b"blocks", b"slow")
+    server.wait_logged(r"slow request: GET /slow, answered 200 after 1.[01] s and [01]\.\d s in the queue$")
 
 
 def test_a_stream_is_not_slow(server: Server, connect: Connect) -> None:
