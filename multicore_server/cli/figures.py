@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ import psutil
 from multicore_server.cli.health import Answered
 from multicore_server.cli.servers import RunningServer
 from multicore_server.ipc.report import Status, WorkerStatus
+from multicore_server.metrics.quantile import quantile as histogram_quantile
 
 Buckets = dict[float, float]  # upper bounds in seconds, to how many took at most that long
 Histogram = Literal["durations", "queue"]
@@ -165,15 +165,7 @@ def _all_buckets(reading: Reading, instances: AbstractSet[int], of: Histogram) -
 
 
 def quantile(share: float, before: Buckets, after: Buckets) -> float | None:
-    """The duration in seconds that this share of the requests between two readings did not exceed, as
-    Prometheus' histogram_quantile() computes it; None if there were no requests."""
-    counts = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
-    if not counts or counts[-1][1] <= 0:
-        return None
-    rank = share * counts[-1][1]
-    low, below = 0.0, 0.0
-    for bound, count in counts:
-        if count >= rank and count > below:
-            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
-        low, below = bound, count
-    return low
+    """The duration in seconds that this share of the requests between two readings did not exceed; None if
+    there were no requests."""
+    grown = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
+    return histogram_quantile(share, grown)

@@ -19,7 +19,7 @@ from multicore_server.connections.http2 import Http2, Sniffing
 from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
 from multicore_server.connections.room import make_room
-from multicore_server.connections.strict import strict
+from multicore_server.connections.strict import by_events, strict
 from multicore_server.connections.zttp import MovableZttp, StrictZttp
 from multicore_server.hosts import ZTTP, Feature, lacks, missing
 
@@ -66,12 +66,7 @@ def _of_zttp(protocol: Any) -> Any:
     if any(missing(ZTTP)):
         return protocol
     if _is(protocol, "zttp_impl", "ZttpProtocol"):
-        own = {
-            "_feed": protocol.data_received,
-            "_handle": protocol.handle_events,
-            "_asks_upgrade": protocol._should_upgrade,
-        }
-        return _with(MovableZttp, type(f"Strict{name}", (StrictZttp, protocol), own), name)
+        return _with(MovableZttp, by_events(StrictZttp, protocol), name)
     if _is(protocol, "zttp_h2_impl", "ZttpH2Protocol"):
         return _with(Http2, protocol, name, _handle_request=protocol.handle_request, _events=protocol.events)
     if _is(protocol, "auto_zttp_impl", "AutoZttpProtocol"):

@@ -262,7 +262,9 @@ class _Answered:
 _ANSWERED = _Answered()
 
 
-class StrictH11(StrictProtocol):
+class StrictByEvents(StrictProtocol):
+    """For a parser that calls nothing, and is asked for events: h11's, and zttp's."""
+
     conn: Any
     root_path: str
     _feed: Any  # uvicorn's data_received
@@ -272,6 +274,29 @@ class StrictH11(StrictProtocol):
     size = 0  # bytes of this call of `data_received`
     begun = 0  # bytes at most that have come of the next head
 
+    @property
+    def _target(self) -> bytes:
+        path: bytes = self.scope["raw_path"].removeprefix(self.root_path.encode("ascii"))  # of uvicorn's
+        query: bytes = self.scope["query_string"]
+        return path + b"?" + query if query else path
+
+    @property
+    def awaits_head(self) -> bool:
+        cycle = self.cycle
+        return cycle is None or (cycle.response_complete and not cycle.more_body)
+
+
+def by_events(form: type[StrictByEvents], protocol: Any) -> Any:
+    """``protocol`` made strict by ``form``."""
+    own = {
+        "_feed": protocol.data_received,
+        "_handle": protocol.handle_events,
+        "_asks_upgrade": protocol._should_upgrade,
+    }
+    return type(f"Strict{protocol.__name__}", (form, protocol), own)
+
+
+class StrictH11(StrictByEvents):
     def data_received(self, data: bytes) -> None:
         self.heard = True
         self.size = len(data)
@@ -309,12 +334,6 @@ class StrictH11(StrictProtocol):
             self.count_body(len(event.data))
         return event
 
-    @property
-    def _target(self) -> bytes:
-        path: bytes = self.scope["raw_path"].removeprefix(self.root_path.encode("ascii"))  # of uvicorn's
-        query: bytes = self.scope["query_string"]
-        return path + b"?" + query if query else path
-
     def send_400_response(self, msg: str) -> None:
         """Called while h11's error is handled; h11 hints at the status of what is above its own limit."""
         error = sys.exc_info()[1]
@@ -324,21 +343,11 @@ class StrictH11(StrictProtocol):
             self.refusal = uri if in_line else fields
         super().send_400_response(msg)
 
-    @property
-    def awaits_head(self) -> bool:
-        cycle = self.cycle
-        return cycle is None or (cycle.response_complete and not cycle.more_body)
-
 
 def strict(protocol: Any) -> Any:
     """The strict form of one of uvicorn's two HTTP protocols, or of a subclass."""
     if issubclass(protocol, H11Protocol):
-        own = {
-            "_feed": protocol.data_received,
-            "_handle": protocol.handle_events,
-            "_asks_upgrade": protocol._should_upgrade,
-        }
-        return type(f"Strict{protocol.__name__}", (StrictH11, protocol), own)
+        return by_events(StrictH11, protocol)
     begin = protocol.on_headers_complete
     own = {"_begin_by_uvicorn": begin, "_take": protocol.on_body}
     if begin is not HttpToolsProtocol.on_headers_complete:  # a subclass with one of its own

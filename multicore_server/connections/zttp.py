@@ -13,7 +13,7 @@ from typing import Any
 
 from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.connections.state import CLOSE
-from multicore_server.connections.strict import Refused, StrictProtocol
+from multicore_server.connections.strict import Refused, StrictByEvents
 
 HEAD_ENDS = b"\r\n\r\n"
 CHUNKED = (b"transfer-encoding", b"chunked")  # as uvicorn adds it
@@ -82,19 +82,11 @@ class MovableZttp(MovableProtocol):
         return self.tail.is_empty and super().is_movable
 
 
-class StrictZttp(StrictProtocol):
+class StrictZttp(StrictByEvents):
     """The parser is strict by itself; this has the limits, and the answers that say which was passed."""
 
-    conn: Any
-    root_path: str
-    _feed: Any  # uvicorn's data_received
-    _handle: Any  # uvicorn's handle_events
-    _asks_upgrade: Any  # uvicorn's _should_upgrade
     _tail: Tail | None = None
     _wrappers: Collection[Any] = ()
-
-    size = 0  # bytes of this call of `data_received`
-    begun = 0  # bytes at most that have come of the next head
 
     @property
     def tail(self) -> Tail:
@@ -154,22 +146,11 @@ class StrictZttp(StrictProtocol):
             self._wrappers = {*self._wrappers, wrapper}
             self.conn = wrapper(self.conn, *more)
 
-    @property
-    def _target(self) -> bytes:
-        path: bytes = self.scope["raw_path"].removeprefix(self.root_path.encode("ascii"))  # of uvicorn's
-        query: bytes = self.scope["query_string"]
-        return path + b"?" + query if query else path
-
     def send_400_response(self, msg: str) -> None:
         """Called while zttp's error is handled; it has limits of its own for a head: 16 and 64 KiB."""
         if self.awaits_head and "size limit" in str(sys.exc_info()[1]):
             self.refusal = self._too_long()
         super().send_400_response(msg)
-
-    @property
-    def awaits_head(self) -> bool:
-        cycle = self.cycle
-        return cycle is None or (cycle.response_complete and not cycle.more_body)
 
 
 class _Wrapped:

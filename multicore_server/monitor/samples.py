@@ -11,7 +11,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import NamedTuple, TypeAlias
 
 from multicore_server.ipc.identity import identity
@@ -29,6 +29,7 @@ from multicore_server.ipc.scoreboard import (
     requests_in_progress,
     whole,
 )
+from multicore_server.metrics.quantile import quantile as histogram_quantile
 
 EVERY = 2.0  # seconds between two samples
 KEPT = 300  # samples: ten minutes
@@ -135,16 +136,9 @@ def _grown(before: Sequence[int], last: Sequence[int]) -> list[int]:
 
 
 def quantile(share: float, counts: Sequence[int]) -> float | None:
-    """The seconds that this share of the requests did not exceed, as Prometheus' histogram_quantile()
-    computes it; None if there were none. ``counts`` are by BUCKETS, each in one bucket alone."""
-    rank, below, low = share * sum(counts), 0, 0.0
-    if not rank:
-        return None
-    for bound, count in zip(BUCKETS, counts, strict=False):
-        if below + count >= rank:
-            return low + (bound - low) * (rank - below) / count
-        low, below = bound, below + count
-    return low  # it is in the last bucket, which has no upper bound
+    """The seconds that this share of the requests did not exceed; None if there were none. ``counts`` are by
+    BUCKETS, each in one bucket alone."""
+    return histogram_quantile(share, [*zip((*BUCKETS, math.inf), accumulate(counts), strict=True)])
 
 
 def _rows(scoreboard: Scoreboard) -> Iterable[Row]:

@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.common import ENV, LOCAL, OURS, Process, free_port, gunicorn, poll, provide
+from tests.support.threads import running
 
 COUNTED, UNCOUNTED = OURS, "uncounted.Uncounted"
 CASES = {"off": (UNCOUNTED, False), "on": (COUNTED, False), "scraped": (COUNTED, True)}
@@ -64,13 +65,8 @@ def scraping(port: int) -> Iterator[None]:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 answer.read()
 
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
+    with running(scrape, end=done.set):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def load(server: Server, seconds: float) -> tuple[float, float]:

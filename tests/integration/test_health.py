@@ -15,6 +15,7 @@ import pytest
 from tests.support.apps import HELLO, PLAIN
 from tests.support.command_line import Operator
 from tests.support.server import Server
+from tests.support.threads import running
 from tests.support.waiting import PATIENCE, wait_for
 
 FAILS = HELLO.replace('"status": 200', '"status": 500 if path == "/fail" else 200')
@@ -31,13 +32,8 @@ def load(server: Server, path: str) -> Iterator[None]:
             while not enough.wait(EACH):
                 client.get(path)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    with running(ask, end=enough.set):
         yield
-    finally:
-        enough.set()
-        thread.join()
 
 
 def codes(operator: Operator) -> dict[str, int]:

@@ -20,6 +20,7 @@ from tests.support.parsers import HAS_ZTTP
 from tests.support.proxies import MakeProxy, told
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
+from tests.support.threads import running
 from tests.support.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(
@@ -43,16 +44,9 @@ def held(server: Server, over: httpx.Client, number: int) -> Iterator[list[int]]
     def ask() -> None:
         statuses.append(over.get(f"{server.url}/hold").status_code)
 
-    threads = [threading.Thread(target=ask) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    try:
+    with running(*[ask] * number, end=(server.directory / "release").touch):
         wait_for((server.directory / "held").exists, "the app has one")
         yield statuses
-    finally:
-        (server.directory / "release").touch()
-        for thread in threads:
-            thread.join()
 
 
 @contextmanager
@@ -74,15 +68,8 @@ def asking(url: str, verify: ssl.SSLContext | bool = False) -> Iterator[list[int
             assert (answer.status_code, answer.http_version, len(answer.content)) == (200, "HTTP/2", 1000)
             pids.append(int(answer.headers["x-pid"]))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
+    with running(*[ask] * 4, end=done.set):
         yield pids
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
     assert failures == []
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,7 @@ from tests.support.moving_connections import (
 )
 from tests.support.raw_client import Connect, Connection, request
 from tests.support.server import MakeServer, Server
+from tests.support.threads import running
 from tests.support.waiting import wait_for
 
 
@@ -48,15 +50,8 @@ def kept_busy(connections: list[Connection]) -> Iterator[list[int]]:
         except (OSError, AssertionError, ValueError) as exc:
             failures.append(exc)
 
-    threads = [threading.Thread(target=work, args=(connection,)) for connection in connections]
-    for thread in threads:
-        thread.start()
-    try:
+    with running(*[partial(work, connection) for connection in connections], end=done.set):
         yield pids
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
     assert failures == []
 
 

@@ -17,6 +17,7 @@ from tests.support.apps import HELLO
 from tests.support.command_line import Operator
 from tests.support.processes import gone
 from tests.support.server import Server
+from tests.support.threads import running
 from tests.support.waiting import PATIENCE, wait_for
 
 BROKEN = "raise RuntimeError('no \\x1b[2Jsuch table')\n"
@@ -63,13 +64,8 @@ def test_ps_counts_requests_between_two_looks(operator: Operator, server: Server
         while not enough.is_set():
             server.get()
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
+    with running(load, end=enough.set):
         rows = operator.run("ps").stdout.splitlines()[2:]
-    finally:
-        enough.set()
-        thread.join()
     assert sum(float(row.split()[8]) for row in rows) > 0
 
 

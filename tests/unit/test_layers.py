@@ -41,6 +41,7 @@ PURE = (
     "metrics.definitions",
     "metrics.exposition",
     "metrics.family",
+    "metrics.quantile",
     "monitor.address",
     "settings.quantities",
     "settings.sources",
