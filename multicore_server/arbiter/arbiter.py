@@ -44,6 +44,7 @@ from multicore_server.fleet.slots import State
 from multicore_server.ipc.cluster_state import ClusterState
 from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
+from multicore_server.ipc.stack_dumps import StackDumps
 from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.descriptors import raise_descriptor_limit
@@ -87,6 +88,7 @@ class Arbiter(ParentArbiter):
             observe=self.observe,
         )
         self.context.in_child.append(self._close_loop)
+        self._stack_dumps = self._dump_stacks_when_signalled()
         self.inspection = Inspection(self.fleet, scoreboard)
         self.inspection.configure(self.settings, self.cfg)
         self.vitals = Vitals(scoreboard.head)
@@ -101,6 +103,14 @@ class Arbiter(ParentArbiter):
         import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
         gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
         gc.freeze()
+
+    def _dump_stacks_when_signalled(self) -> StackDumps | None:
+        """In all processes."""
+        try:
+            return StackDumps()
+        except OSError as exc:
+            self.log.warning("a process that does not answer shows no stacks: %s", exc)
+            return None
 
     def _make_parts(self) -> None:
         context = self.context

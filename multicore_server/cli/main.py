@@ -25,7 +25,7 @@ COMMANDS = {
     "metrics": ("verbs:metrics", "Print a server's metrics."),
     "monit": ("verbs:monit", "Watch a server live in the terminal."),
     "requests": ("requests:requests", "List the requests in progress, the oldest first."),
-    "stacks": ("stacks:stacks", "Show what the workers' threads and tasks are doing."),
+    "stacks": ("stacks:stacks", "Show what the threads and tasks of all processes are doing."),
     "events": ("verbs:events", "Print what happened to a server's workers."),
 }
 

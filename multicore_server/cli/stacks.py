@@ -1,48 +1,109 @@
-"""``multicore-server stacks``: what the threads and tasks of a server's workers are doing now."""
+"""``multicore-server stacks``: what the threads and tasks of a server's processes are doing now."""
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import Any, Literal, TypedDict
 
 import click
 
 from multicore_server.cli.arguments import answer_timeout, server_and_instances
-from multicore_server.cli.servers import Trouble, choose
+from multicore_server.cli.servers import RunningServer, Trouble, choose
 from multicore_server.cli.text import plain
-from multicore_server.ipc.report import ActionAnswer
+from multicore_server.ipc.report import ActionAnswer, Status
+from multicore_server.ipc.stack_dumps import NoStackError, dump
+
+
+class ProcessStacks(TypedDict):
+    """``value`` is that of the action ``stacks``; ``by_signal``: the process has not told it itself, so tasks
+    and lines of source are not known."""
+
+    process: Literal["arbiter", "monitor", "worker"]
+    instance: int | None
+    pid: int | None
+    ok: bool
+    by_signal: bool
+    value: Any
+    error: str
 
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVER] [INSTANCE]...")
 @click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
-@click.option("--tasks", is_flag=True, help="Each asyncio task too, with what it waits for.")
-@click.option("--timeout", metavar="TIME", default="3", help="For the answer of each worker; 3 s.")
+@click.option("--tasks", is_flag=True, help="Each asyncio task of the workers too, with what it waits for.")
+@click.option("--timeout", metavar="TIME", default="3", help="For the answer of each process; 3 s.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stacks(arguments: tuple[str, ...], server: str | None, tasks: bool, timeout: str, as_json: bool) -> None:
-    """Show the stack of every thread of all workers, or of those of some instances, the innermost line last.
+    """Show the stack of every thread of arbiter, monitor and workers, the innermost line last.
 
-    The workers go on meanwhile. One whose event loop is blocked answers, too, within a fraction of a second;
-    one that runs C code that keeps Python's lock does not. Exit status 1 when a worker does not answer.
+    With instances, of their workers alone. The processes go on meanwhile. A worker whose event loop is
+    blocked answers too. One that runs C code that keeps Python's lock is asked by a signal after --timeout.
+    Exit status 1 when a process shows nothing.
     """
     server, numbers = server_and_instances("stacks", arguments, server)
-    answers = choose(server).act("stacks", numbers, {"tasks": tasks}, answer_timeout(timeout))
+    found = _all_stacks(choose(server), numbers, answer_timeout(timeout), tasks=tasks)
     if as_json:
-        click.echo(json.dumps(answers, indent=2))
+        click.echo(json.dumps(found, indent=2))
     else:
-        for answer in answers:
-            _print(answer)
-    if not answers:
+        for each in found:
+            _print(each, tasks=tasks)
+    if not any(it["process"] == "worker" for it in found):
         raise Trouble("stacks: no worker runs")
-    if not all(answer["ok"] for answer in answers):
+    if not all(it["ok"] for it in found):
         sys.exit(1)
 
 
-def _print(answer: ActionAnswer) -> None:
-    who, value = f"instance {answer['instance']}", answer["value"]
-    if not answer["ok"] or not isinstance(value, dict):
-        click.echo(f"{who}: {plain(answer['error'])}", err=True)
+def _all_stacks(
+    server: RunningServer, numbers: list[int] | None, seconds: float, *, tasks: bool
+) -> list[ProcessStacks]:
+    status = server.status()
+    found = []
+    if numbers is None:
+        found.append(_by_signal(_unknown("arbiter", status["arbiter"]["pid"]), seconds))
+        found.append(_by_signal(_unknown("monitor", status["monitor"]["pid"]), seconds))
+    for answer in server.act("stacks", numbers, {"tasks": tasks}, seconds):
+        worker = _of_worker(answer, status)
+        found.append(worker if worker["ok"] or worker["pid"] is None else _by_signal(worker, seconds))
+    return found
+
+
+def _unknown(process: Literal["arbiter", "monitor"], pid: int) -> ProcessStacks:
+    return {
+        "process": process,
+        "instance": None,
+        "pid": pid,
+        "ok": False,
+        "by_signal": False,
+        "value": None,
+        "error": "",
+    }
+
+
+def _of_worker(answer: ActionAnswer, status: Status) -> ProcessStacks:
+    pids = {it["instance"]: it["pid"] for it in status["workers"]}
+    return {"process": "worker", "pid": pids.get(answer["instance"]), "by_signal": False, **answer}
+
+
+def _by_signal(asked: ProcessStacks, seconds: float) -> ProcessStacks:
+    """``asked`` with the stacks that the process shows when it gets a signal."""
+    pid = asked["pid"]
+    assert pid is not None
+    try:
+        threads = [{"name": name, "lines": lines} for name, lines in dump(pid, seconds).items()]
+    except NoStackError as exc:
+        return {**asked, "error": "; by a signal: ".join(filter(None, (asked["error"], str(exc))))}
+    return {**asked, "ok": True, "by_signal": True, "value": {"threads": threads}, "error": ""}
+
+
+def _print(found: ProcessStacks, *, tasks: bool) -> None:
+    is_worker = found["process"] == "worker"
+    who, value = f"instance {found['instance']}" if is_worker else found["process"], found["value"]
+    if not found["ok"] or not isinstance(value, dict):
+        click.echo(f"{who}: {plain(found['error'])}", err=True)
         return
+    if is_worker and found["by_signal"] and tasks:
+        click.echo(f"{who}: it has not answered, so its tasks are not known", err=True)
     for kind in ("threads", "tasks"):
         for stack in value.get(kind) or ():
             click.echo(f"{who}, {kind[:-1]} {plain(stack['name'])}")

@@ -286,6 +286,8 @@ def test_the_stacks_of_workers_that_run_and_of_one_that_is_blocked(
     assert {"instance 0, thread MainThread", "instance 1, thread MainThread"} <= set(shown.splitlines())
     assert "instance 0, thread watcher" in shown
     assert "instance 0, task " in shown
+    for other in ("arbiter", "monitor"):
+        assert f"\n{other}, thread " in f"\n{shown}"
     blocker = Client(server)
     blocker.ask("/first")
     instance = next(number for number in (0, 1) if server.worker_of(number) == blocker.pid)
@@ -304,4 +306,40 @@ def test_who_asks_for_stacks_and_gets_none(server: Server, operator: Operator) -
     assert "it does not run" in operator.run("stacks", "7", status=1).stderr
     assert "is not between 0 and" in operator.refused("stacks", "--timeout", "0")
     (answer,) = operator.json("stacks", "0")
-    assert (answer["ok"], answer["value"]["tasks"]) == (True, None)
+    assert (answer["ok"], answer["by_signal"], answer["value"]["tasks"]) == (True, False, None)
+
+
+def test_the_stack_of_a_worker_that_keeps_pythons_lock(server: Server, operator: Operator) -> None:
+    start(server, ASGI + LOCKS, workers=1, env=operator.env)
+    client = Client(server)
+    client.ask("/first")
+    client.send("/block/1")
+    time.sleep(0.2)
+    shown = operator.run("stacks", "0", "--tasks", "--timeout", "0.3")
+    assert " in block\n" in shown.stdout
+    assert "its tasks are not known" in shown.stderr
+    assert client.read() == b"/block/1 ", "it went on"
+
+
+def test_the_stack_of_an_arbiter_in_a_hook_that_blocks(server: Server, operator: Operator) -> None:
+    server.write(
+        "gunicorn.conf.py", "import time\ndef nworkers_changed(server, new, old):\n    time.sleep(2)\n"
+    )
+    start(server, ASGI, workers=2, env=operator.env)
+    scaled = operator.begin("scale", "1")
+    seen = wait_for(lambda: [it for it in operator.json("stacks") if "nworkers_changed" in str(it["value"])])
+    assert [(it["process"], it["by_signal"]) for it in seen] == [("arbiter", True)]
+    assert scaled.wait(10) == 0
+
+
+def test_a_stopped_worker_shows_no_stack_and_is_not_harmed(server: Server, operator: Operator) -> None:
+    start(server, ASGI, workers=1, env=operator.env)
+    client = Client(server)
+    client.ask("/first")
+    os.kill(client.pid, signal.SIGSTOP)
+    try:
+        shown = operator.run("stacks", "0", "--timeout", "0.3", status=1)
+    finally:
+        os.kill(client.pid, signal.SIGCONT)
+    assert "instance 0: it has not answered within 0.3 s; by a signal: it does not run" in shown.stderr
+    client.ask("/second")
