@@ -38,6 +38,7 @@ class LeanHttpTools(MovableHttpTools):
         """As uvicorn does it, with fewer system calls."""
         if self._is_logged():
             self._made_by_uvicorn(transport)
+            self.flow = Flow(transport)
             return
         self.connections.add(self)
         self.transport = transport

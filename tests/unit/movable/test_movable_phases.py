@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from uvicorn.logging import TRACE_LOG_LEVEL
 
 from multicore_server.connections.factory import movable
 from multicore_server.connections.inboxes import Kind
@@ -44,6 +45,21 @@ def test_the_phases_of_a_connection(build: Build) -> None:
     assert connection.idle
     server.receive(connection, GET)
     assert (connection.phase, server.counts[:2]) == (ASKED, (1, 0))
+
+
+def test_a_connection_of_which_uvicorn_logs_each_step(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(TRACE_LOG_LEVEL, "uvicorn.error"):
+        server = build()
+        connection = server.connect()
+        for _ in range(2):
+            server.receive(connection, GET)
+            server.answer()
+        assert (connection.phase, server.counts[:2]) == (RESTING, (0, 0))
+        connection.connection_lost(None)
+    assert [it.getMessage().rpartition(" - ")[2] for it in caplog.records] == [
+        "HTTP connection made",
+        "HTTP connection lost",
+    ]
 
 
 def test_a_kept_alive_connection_that_was_taken_is_not_in_hand_and_has_its_timer(build: Build) -> None:
