@@ -59,6 +59,25 @@ def block(seconds):  # one call into C, for more than two seconds
     if seconds:
         sum(range(2 * 10**8))
 """
+OF_ITS_OWN = """
+import faulthandler, signal
+
+faulthandler.enable()
+faulthandler.register(signal.SIGUSR2)
+faulthandler.dump_traceback_later(600)
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+
+def block(seconds):  # a child is there meanwhile
+    child = os.fork() if seconds else 0
+    if seconds and not child:
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(seconds)
+    if child:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+"""
 KINDS = pytest.mark.parametrize("source", [ASGI, WSGI], ids=["asgi", "wsgi"])
 LOOPS = pytest.mark.parametrize("loop", ["uvloop"])
 
@@ -122,6 +141,25 @@ def start(
     server.write("app.py", source)
     given = {**(env or {}), "UVICORN_LOOP": loop}
     server.start("-w", str(workers), "--keep-alive", "60", env=given, ready=workers)
+
+
+@KINDS
+def test_an_app_with_a_faulthandler_signals_and_children_of_its_own(
+    server: Server, operator: Operator, source: str
+) -> None:
+    start(server, source + OF_ITS_OWN, env=operator.env)
+    clients = [Client(server) for _ in range(16)]
+    for client in clients:
+        client.ask("/first")
+    blocker = clients[0]
+    instance = next(number for number in range(4) if server.worker_of(number) == blocker.pid)
+    blocker.send("/block/3")
+    time.sleep(0.6)  # as long as an idle connection may be its own still
+    assert max(client.ask("/second") for client in clients[1:]) < 1
+    assert " in block: time.sleep(seconds)" in operator.run("stacks", str(instance)).stdout
+    assert blocker.read() == b"/block/3 "
+    for client in clients:
+        client.ask("/third")
 
 
 @LOOPS
