@@ -29,6 +29,9 @@ class Leaving:
             return
         connection.transport.pause_reading()
         connection.settled_at = self._state.beats + 2
+        self._send_soon(connection)
+
+    def _send_soon(self, connection: MovableProtocol) -> None:
         if not self._paused:
             self._loop.call_soon(self._send)
         self._paused.append(connection)
@@ -38,7 +41,11 @@ class Leaving:
         for start in range(0, len(paused), BATCH):
             send_idle(paused[start : start + BATCH], self._state)
         for connection in paused:
-            if not (connection.moved or connection.claimed or connection.transport.is_closing()):
+            if connection.moved or connection.transport.is_closing():
+                continue
+            if connection.claimed:  # a thread has it at this moment, and sends it or leaves it
+                self._send_soon(connection)
+            else:
                 connection.transport.resume_reading()
 
 

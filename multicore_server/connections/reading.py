@@ -1,28 +1,42 @@
-"""Keeps uvloop from reading a connection, from another thread than the loop's.
+"""Keeps an event loop from reading a connection, from another thread than the loop's.
 
-The loop stands still meanwhile, in a call of the app's. When it goes on, the kernel reports nothing more of
-the connection to it.
+The loop stands still meanwhile, in a call of the app's; but it may go on at any moment, close the connection
+and open something else under the same number. So nothing is done to a number alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import weakref
-from typing import Any
+from typing import Any, Protocol
+
+
+class Reading(Protocol):
+    def stop(self, connection: Any, own: int) -> bool:
+        """Whether the connection was read from, and is not any more. ``own`` is a duplicate of its
+        descriptor."""
+        ...
+
+    def resume(self, connection: Any) -> None:
+        """Undo `stop`."""
+        ...
 
 
 def reading_of(loop: Any) -> Reading | None:
-    """None for a loop other than uvloop's, or a system without epoll."""
+    """None for a loop of another kind, or a system without epoll."""
     if not hasattr(select, "epoll"):
         return None
     if type(loop).__module__.partition(".")[0] == "uvloop" and hasattr(loop, "_get_backend_id"):
-        return Reading(loop._get_backend_id())
+        return OfUvloop(loop._get_backend_id())
+    if isinstance(loop, asyncio.SelectorEventLoop) and hasattr(loop, "_add_reader"):
+        return OfAsyncio(loop)
     return None
 
 
-class Reading:
-    """uvloop reads what epoll reports, and runs nothing of the app's between the two.
+class OfUvloop:
+    """It reads what epoll reports, and runs nothing of the app's between the two.
 
     libuv notes what it wants to know of a descriptor, and tells epoll of it before it waits. A connection of
     which it has noted something must be left alone: it would be read again, or, as epoll does not know it any
@@ -34,22 +48,69 @@ class Reading:
         self._epoll = select.epoll.fromfd(own)
         weakref.finalize(self, self._epoll.close)
 
-    def stop(self, connection: Any) -> bool:
-        """Whether the connection was read from, and is not any more."""
+    def stop(self, connection: Any, own: int) -> bool:
+        number = _descriptor(connection)
         try:
-            self._epoll.unregister(_descriptor(connection))
+            self._epoll.unregister(number)
         except OSError:  # it is paused, or not yet known there
             return False
-        return True
+        if _is_same(number, own):
+            return True
+        self._register(number)  # of something else, which the loop has opened in this moment
+        return False
 
     def resume(self, connection: Any) -> None:
-        """Undo `stop`."""
+        self._register(_descriptor(connection))
+
+    def _register(self, number: int) -> None:
         try:
-            self._epoll.register(_descriptor(connection), select.EPOLLIN)
+            self._epoll.register(number, select.EPOLLIN)
         except OSError:  # it is closed meanwhile
             return
+
+
+class OfAsyncio:
+    """It puts what epoll reports into a queue of handles, and leaves out those that were cancelled. A handle
+    is of one transport, whatever becomes of its number."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def stop(self, connection: Any, own: int) -> bool:
+        handle = self._handle_of(connection.transport)
+        if handle is None or handle.cancelled():
+            return False
+        handle._cancelled = True  # its cancel() would take away what the loop may be about to call
+        return True
+
+    def _handle_of(self, transport: Any) -> Any:
+        """That reads; None where nothing does."""
+        try:
+            handle, _ = self._loop._selector.get_map()[transport.get_extra_info("socket").fileno()].data
+        except (KeyError, ValueError):  # it is paused, not yet known there, or closed
+            return None
+        reads = getattr(
+            transport, "_read_ready", None
+        )  # a method: equal to another where both are of one object
+        return handle if reads is not None and getattr(handle, "_callback", None) == reads else None
+
+    def resume(self, connection: Any) -> None:
+        self._loop.call_soon_threadsafe(self._resume, connection.transport)
+
+    def _resume(self, transport: Any) -> None:
+        if transport.is_reading() and not transport.is_closing():
+            number = transport.get_extra_info("socket").fileno()
+            self._loop._add_reader(number, transport._read_ready)
 
 
 def _descriptor(connection: Any) -> int:
     number: int = connection.transport.get_extra_info("socket").fileno()
     return number
+
+
+def _is_same(number: int, other: int) -> bool:
+    """Whether both are of one socket: it has an inode of its own."""
+    try:
+        return os.path.sameopenfile(number, other)
+    except OSError:
+        return False

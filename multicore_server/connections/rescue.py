@@ -92,7 +92,7 @@ class Rescue:
         except OSError:  # no descriptors, or it is closed
             self._free(connection)
             return None
-        if self._reading.stop(connection):
+        if self._reading.stop(connection, descriptor):
             kind = Kind.NEW if connection.phase == WAITING else Kind.KEPT_ALIVE
             return Taken(connection, Sent(kind, descriptor))
         os.close(descriptor)
@@ -117,8 +117,9 @@ class Rescue:
 
     def _free(self, connection: MovableProtocol) -> None:
         connection.claimed = False
-        if not connection.transport.is_closing():
-            self._connections.add(connection)
+        self._connections.add(connection)
+        if connection.moved or connection.transport.is_closing():  # the loop has struck it off before that
+            self._connections.discard(connection)
 
     def _let_go(self) -> None:
         """In the loop: close what is another worker's now."""

@@ -150,7 +150,8 @@ def _is_named(module: str, name: str) -> bool:
 
 
 def test_every_private_attribute_that_is_no_ones_here_is_named() -> None:
-    loops = {"_get_backend_id"}  # looked for before they are used
+    # looked for before they are used
+    loops = {"_get_backend_id", "_add_reader", "_read_ready", "_selector", "_callback", "_cancelled"}
     standard_library = {
         "_getframe",
         "_current_frames",

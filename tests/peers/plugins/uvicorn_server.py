@@ -120,6 +120,7 @@ class Server(WorkerServer):
             try:
                 await super().serve(self._listeners)
             finally:
+                self.signals.release()
                 host.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from multicore_server.worker.standstill import is_in_app
 from tests.unit.acceptor.workplace import Workplace
 from tests.unit.fake_transport import GET
 
-LOOPS = pytest.mark.parametrize("run", [uvloop.run], ids=["uvloop"])
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 
 
 class Blocked(Workplace):
@@ -35,10 +36,10 @@ class Blocked(Workplace):
     def __init__(self) -> None:
         super().__init__()
         self.thread = threading.get_ident()
-        reading = reading_of(self.loop)
-        assert reading is not None
-        dispatcher = Dispatcher(self.handover, 0, self.row)
-        self.rescue = Rescue(self.state, dispatcher, reading, self.is_in_app, self.loop.call_soon_threadsafe)
+        self.reading: Any = reading_of(self.loop)
+        assert self.reading is not None
+        dispatcher, soon = Dispatcher(self.handover, 0, self.row), self.loop.call_soon_threadsafe
+        self.rescue = Rescue(self.state, dispatcher, self.reading, self.is_in_app, soon)
         self.found: list[Handed] = []
 
     def is_in_app(self) -> bool:
@@ -105,6 +106,12 @@ def play(run: Any, scenario: Callable[[Blocked], Any]) -> None:
     run(main())
 
 
+def connections_of(place: Blocked) -> dict[int, Any]:
+    """By the client's port."""
+    found: set[Any] = set(place.state.connections)
+    return {it.client[1]: it for it in found}
+
+
 def number_of_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -159,8 +166,7 @@ def test_connections_of_which_nothing_was_read_go_too(run: Any) -> None:
 def test_what_is_in_hand_stays(run: Any) -> None:
     async def scenario(place: Blocked) -> None:
         begun, awaited, piped, paused, announced = await place.idle(5)
-        mine: set[Any] = set(place.state.connections)
-        connections = {it.client[1]: it for it in mine}
+        connections = connections_of(place)
 
         def of(client: socket.socket) -> Any:
             return connections[client.getsockname()[1]]
@@ -174,7 +180,7 @@ def test_what_is_in_hand_stays(run: Any) -> None:
         place.while_blocked(place.rescue.run)
         assert place.take() == []
         assert place.open == 5
-        assert not any(it.claimed for it in mine)
+        assert not any(it.claimed for it in connections.values())
         of(paused).transport.resume_reading()
         while place.connections.app.waiting:
             place.connections.app.answer()
@@ -250,6 +256,55 @@ def test_a_client_that_leaves_meanwhile(run: Any) -> None:
         await asyncio.sleep(0.02)
         assert len(place.take()) == 4
         assert place.counts == (0, 0)
+
+    play(run, scenario)
+
+
+@LOOPS
+def test_what_has_got_the_number_of_a_connection_meanwhile_is_read_on(run: Any) -> None:
+    """The loop goes on, closes a connection, and opens another one, while the thread is at work."""
+
+    async def scenario(place: Blocked) -> None:
+        (client, other) = await place.idle(2)
+        there = connections_of(place)
+        mine, theirs = (there[it.getsockname()[1]] for it in (client, other))
+        own = os.dup(mine.transport.get_extra_info("socket").fileno())
+        replaced: Any = SimpleNamespace(transport=Renumbered(mine.transport, theirs.transport))
+        assert not place.reading.stop(replaced, own)
+        os.close(own)
+        assert await place.answered(other)
+        assert await place.answered(client)
+
+    play(run, scenario)
+
+
+class Renumbered:
+    """A transport whose number is another one's."""
+
+    def __init__(self, transport: Any, other: Any) -> None:
+        self._transport = transport
+        self.get_extra_info = other.get_extra_info
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+@LOOPS
+def test_one_that_the_loop_has_closed_while_the_thread_had_it_is_forgotten(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(place: Blocked) -> None:
+        await place.idle(1)
+        (connection,) = connections_of(place).values()
+
+        def stop(closed: Any, own: int) -> bool:
+            closed.let_go()  # as the loop would
+            return False
+
+        monkeypatch.setattr(place.reading, "stop", stop)
+        place.while_blocked(place.rescue.run)
+        assert place.state.connections == set()
+        assert not connection.claimed
 
     play(run, scenario)
 

@@ -77,6 +77,32 @@ def test_one_that_nobody_takes_is_served_on(build: Build) -> None:
     assert connection.transport.written.endswith(b"ok")
 
 
+def test_one_that_a_thread_has_at_that_moment_is_served_on_when_it_is_left(build: Build) -> None:
+    server = build()
+    sharing(server, KEPT)
+    connection = server.connect()
+    connection.leave_soon()
+    connection.claimed = True
+    server.turn()
+    assert not connection.transport.reading, "the thread may be about to send it"
+    connection.claimed = False
+    server.turn()
+    assert connection.transport.reading
+
+
+def test_one_that_a_thread_has_sent_is_left_alone(build: Build) -> None:
+    server = build()
+    siblings = sharing(server)
+    connection = server.connect()
+    connection.leave_soon()
+    connection.claimed = True
+    server.turn()
+    connection.let_go()
+    server.turn()
+    assert siblings.handed == []
+    assert not connection.transport.reading
+
+
 def test_one_that_is_lost_on_its_way_stays_lost(build: Build) -> None:
     server = build()
     siblings = sharing(server)
