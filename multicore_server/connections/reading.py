@@ -19,6 +19,10 @@ class Reading(Protocol):
         descriptor."""
         ...
 
+    def is_stopped(self, connection: Any) -> bool:
+        """Whether it is not read from after `stop`: the loop may have gone on between two steps of that."""
+        ...
+
     def resume(self, connection: Any) -> None:
         """Undo `stop`."""
         ...
@@ -59,6 +63,9 @@ class OfUvloop:
         self._register(number)  # of something else, which the loop has opened in this moment
         return False
 
+    def is_stopped(self, connection: Any) -> bool:
+        return True  # it was one step
+
     def resume(self, connection: Any) -> None:
         self._register(_descriptor(connection))
 
@@ -82,6 +89,10 @@ class OfAsyncio:
             return False
         handle._cancelled = True  # its cancel() would take away what the loop may be about to call
         return True
+
+    def is_stopped(self, connection: Any) -> bool:
+        handle = self._handle_of(connection.transport)
+        return handle is None or handle.cancelled()
 
     def _handle_of(self, transport: Any) -> Any:
         """That reads; None where nothing does."""

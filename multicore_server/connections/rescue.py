@@ -103,7 +103,7 @@ class Rescue:
         """Those of which nothing has come; the others stay."""
         kept = []
         for it in taken:
-            if self._may_go(it.connection, claimed=True):
+            if self._reading.is_stopped(it.connection) and self._may_go(it.connection, claimed=True):
                 kept.append(it)
             else:
                 self._give_back(it)

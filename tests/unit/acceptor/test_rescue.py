@@ -289,6 +289,38 @@ class Renumbered:
         return getattr(self._transport, name)
 
 
+def test_one_that_asyncio_reads_again_between_two_steps_of_the_thread_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Handle:
+        """Of which the thread has just found that it is in force."""
+
+        def __init__(self, transport: Any) -> None:
+            self._transport = transport
+
+        def cancelled(self) -> bool:
+            self._transport.pause_reading()  # as the loop does for a pipeline
+            self._transport.resume_reading()
+            return False
+
+    async def scenario(place: Blocked) -> None:
+        (client,) = await place.idle(1)
+        real = place.reading._handle_of
+        seen: list[Any] = []
+
+        def handle_of(transport: Any) -> Any:
+            seen.append(transport)
+            return Handle(transport) if len(seen) == 1 else real(transport)
+
+        monkeypatch.setattr(place.reading, "_handle_of", handle_of)
+        place.while_blocked(place.rescue.run)
+        assert len(seen) == 2
+        assert place.take() == []
+        assert await place.answered(client)
+
+    play(asyncio.run, scenario)
+
+
 @LOOPS
 def test_one_that_the_loop_has_closed_while_the_thread_had_it_is_forgotten(
     run: Any, monkeypatch: pytest.MonkeyPatch
@@ -376,22 +408,16 @@ def answer_all(place: Blocked) -> int:
 
 
 def read_all(place: Blocked, clients: list[socket.socket]) -> int:
-    """Requests that the sibling has got."""
-    place.take()
+    """Requests that the sibling has got. It keeps its connections: what was sent may still be on its way."""
     found = 0
-    for handed in place.found:
+    for handed in place.take():
         handed.connection.setblocking(False)
         for data in received(handed.connection):
             assert len(data) % len(GET) == 0
             assert data.startswith(GET)
             found += len(data) // len(GET)
     ports = {it.connection.getpeername()[1] for it in place.found}
-    while place.found:
-        place.found.pop().connection.close()
-    gone = [client for client in clients if client.getsockname()[1] in ports]
-    for client in gone:
-        clients.remove(client)
-        client.close()
+    clients[:] = [client for client in clients if client.getsockname()[1] not in ports]
     return found
 
 
