@@ -122,6 +122,8 @@ class Server(WorkerServer):
             finally:
                 self.signals.release()
                 host.close()
+                if sockets is None:
+                    self._listeners[0].close()  # after a failed startup, too
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Once: uvicorn's tests call it, and what they began with `serve` ends in it too."""
@@ -132,8 +134,10 @@ class Server(WorkerServer):
 
 
 def bound(config: uvicorn.Config) -> socket.socket:
-    """In a real server the arbiter binds, by uvicorn's command line, which always names a host."""
-    return config.bind_socket() if config.host else socket.create_server(("", config.port))
+    """In a real server the arbiter binds."""
+    if config.uds or config.fd is not None or ":" in (config.host or ""):
+        return config.bind_socket()
+    return socket.create_server((config.host or "", config.port))
 
 
 @contextlib.contextmanager
