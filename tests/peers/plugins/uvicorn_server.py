@@ -137,7 +137,10 @@ def bound(config: uvicorn.Config) -> socket.socket:
     """In a real server the arbiter binds."""
     if config.uds or config.fd is not None or ":" in (config.host or ""):
         return config.bind_socket()
-    return socket.create_server((config.host or "", config.port))
+    try:
+        return socket.create_server((config.host or "", config.port))
+    except OSError:
+        raise SystemExit(1) from None
 
 
 @contextlib.contextmanager
