@@ -28,9 +28,12 @@ class Candidacy:
         self._look_due = 0.0
         self._changes = -1.0
         self._is_old = False
+        self._has_withdrawn = False
 
     def beat(self) -> None:
         """At each heartbeat."""
+        if self._has_withdrawn:  # what it would hear is for others
+            return
         now = self._loop.time()
         if not self._has_newer():
             self._listen()
@@ -45,6 +48,7 @@ class Candidacy:
 
     def withdraw(self) -> Coroutine[Any, Any, None]:
         """The worker drains. To be awaited: what runs in the primary worker ends."""
+        self._has_withdrawn = True
         self._be_deaf()
         return self._election.give_up()
 

@@ -140,7 +140,7 @@ def bound(config: uvicorn.Config) -> socket.socket:
     try:
         return socket.create_server((config.host or "", config.port))
     except OSError:
-        raise SystemExit(1) from None
+        raise SystemExit(3) from None
 
 
 @contextlib.contextmanager
