@@ -139,7 +139,7 @@ CONTRACT: tuple[Row, ...] = (
     _row("gunicorn.reloader:Reloader", "_callback", "worker/worker.py",
          "the worker goes on watching after the first change", set_by="__init__", feature=Feature.RELOADER),
     _row("gunicorn.glogging", "os", "arbiter/logs.py", "its chown follows links; ours does not"),
-    _row(_LOGGER, "access setup reopen_files", "worker/access.py, worker/engine.py, arbiter/logs.py",
+    _row(_LOGGER, "access atoms setup reopen_files", "worker/access.py, worker/loggers.py, arbiter/logs.py",
          "both logs, written by gunicorn's logger or the user's subclass"),
     _row(_LOGGER, "cfg error_log", "arbiter/, worker/", "where errors go", set_by="__init__"),
     # --- uvicorn

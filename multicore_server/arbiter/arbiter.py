@@ -47,6 +47,7 @@ from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
 from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.descriptors import raise_descriptor_limit
+from multicore_server.worker import loggers
 from multicore_server.worker.engine import import_ahead
 
 ENDING = ("TERM", "QUIT")  # signals that come with an order
@@ -268,6 +269,7 @@ class Arbiter(ParentArbiter):
         self.setup(new.app)
         if self.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
             logs.set_up_log(self.log, new.cfg)
+        loggers.use_format(self.log, new.cfg, new.settings.log_format)
         logs.say_failures_once(self.log)
         self.settings, self.deployment_number = new.settings, new.number
         self.inspection.configure(new.settings, new.cfg)

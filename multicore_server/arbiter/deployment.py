@@ -23,11 +23,11 @@ from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.settings import checks
-from multicore_server.settings.doubts import milliseconds, unknown_names
+from multicore_server.settings.doubts import idle, milliseconds, unknown_names
 from multicore_server.settings.gunicorn import variables, without_effect
 from multicore_server.settings.hooks import adopt
 from multicore_server.settings.sources import environment, given_values, resolve, unknown_environment
-from multicore_server.settings.table import SettingError, Settings
+from multicore_server.settings.table import TABLE, SettingError, Settings
 from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker.worker import Worker
 
@@ -109,13 +109,24 @@ def resolve_settings(app: Any) -> Settings:
     return settings
 
 
+def log_format(app: Any) -> str:
+    """That of a loaded application whose settings are not validated yet: a line about a mistake in another
+    one is to have it, too."""
+    options = getattr(app, "multicore_options", None)
+    with contextlib.suppress(SettingError, ValueError):
+        given = given_values(app.cfg, options, argv=())["log_format"]
+        return str(TABLE["log_format"].parse(given.value))
+    return "text"
+
+
 def doubts(app: Any, settings: Settings) -> list[str]:
     """One line for each thing in the configuration that can be used, and is perhaps not meant."""
     options = getattr(app, "multicore_options", None)
     ours = options is not None
     given = given_values(app.cfg, options, argv=() if ours else None)
     unread = unknown_environment(environment(app.cfg), settings, variables(), run=ours)
-    return [*unread, *milliseconds(given), *unknown_names(app.cfg), *without_effect(app.cfg)]
+    idle_ones = (*without_effect(app.cfg), *idle(app.cfg, settings))
+    return [*unread, *milliseconds(given), *unknown_names(app.cfg), *idle_ones]
 
 
 def _keep_threads_out(cfg: Any) -> None:

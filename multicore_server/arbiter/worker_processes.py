@@ -27,6 +27,7 @@ from multicore_server.ipc.names import Reason
 from multicore_server.ipc.request_table import in_words
 from multicore_server.ipc.scoreboard import requests_in_progress, whole
 from multicore_server.settings.table import Settings
+from multicore_server.worker import loggers
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.worker import Worker
 
@@ -148,6 +149,7 @@ class WorkerProcesses:
             if candidate:
                 deployment.enter()
                 logs.set_up_log(self._context.log, deployment.cfg)
+                loggers.use_format(self._context.log, deployment.cfg, deployment.settings.log_format)
             hosts.set_title(f"worker [{deployment.cfg.proc_name}]")
             worker.boot(lambda: deployment.cfg.post_fork(self._server, worker))
             sys.exit(0)

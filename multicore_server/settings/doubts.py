@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
+from multicore_server.settings.gunicorn import log_configuration
 from multicore_server.settings.hooks import EVENTS
 from multicore_server.settings.sources import Given, config_file
-from multicore_server.settings.table import TABLE
+from multicore_server.settings.table import TABLE, Settings
 
 # PM2's settings in milliseconds: from these numbers on, seconds are hardly meant.
 MILLISECONDS_IN_PM2 = {
@@ -38,6 +39,16 @@ def _bare_number(value: object) -> float | None:
         return float(value)
     except ValueError:  # it has a unit
         return None
+
+
+def idle(cfg: Any, settings: Settings) -> Iterator[str]:
+    """Settings of ours that have no effect beside others."""
+    configuration = log_configuration(cfg)
+    if settings.log_format != "text" and configuration:
+        yield (
+            f"log_format = {settings.log_format} has no effect with {configuration}, which has formatters of "
+            "its own: name multicore_server.logs.JsonFormatter there"
+        )
 
 
 def unknown_names(cfg: Any) -> Iterator[str]:

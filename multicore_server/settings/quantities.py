@@ -262,6 +262,19 @@ def path(value: object) -> str:
     return value.strip()
 
 
+def paths(value: object) -> frozenset[str]:
+    """Parse paths separated by commas, or a collection; ``/static/*`` is every path that begins so."""
+    if _is_none(value):
+        return frozenset()
+    several = value.split(",") if isinstance(value, str) else value
+    if not isinstance(several, (list, tuple, set, frozenset)):
+        raise ValueError("is not a list of paths")
+    found = frozenset(path(each) for each in several)
+    if any("*" in each[:-1] for each in found):
+        raise ValueError("has a * before its end")
+    return found
+
+
 def variable(value: object) -> str:
     """Check the name of an environment variable."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value.strip(), re.ASCII):
