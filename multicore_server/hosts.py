@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import inspect
 import logging
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from importlib import import_module
@@ -361,6 +362,12 @@ def set_title(title: str) -> None:
     set_process_title = getattr(import_module("gunicorn.util"), "_setproctitle", None)
     if set_process_title is not None:
         set_process_title(title)
+
+
+def versions(own: str) -> str:
+    """``own`` is this package's."""
+    installed = ", ".join(f"{host} {importlib.metadata.version(host)}" for host in TESTED)
+    return f"multicore_server {own}, {installed}, Python {platform.python_version()}"
 
 
 def proxy_headers_off(config: Callable[..., Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.resolution import doubts
 from multicore_server.arbiter.statsd import Statsd
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_number import WorkerNumber, need_of, oom_line
@@ -97,7 +98,7 @@ class Arbiter(ParentArbiter):
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
-        for line in filter(None, (oom_line(), *deployment.doubts(self.app, self.settings), *hosts.losses())):
+        for line in filter(None, (oom_line(), *doubts(self.app, self.settings), *hosts.losses())):
             self.log.warning("%s", line)
         import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
         gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
@@ -294,7 +295,7 @@ class Arbiter(ParentArbiter):
     # --- the other actions ---
 
     def _tell(self, event: ev.Event) -> None:
-        getattr(self.log, event.level)("%s", event)
+        getattr(self.log, event.level)("%s", event, extra=logs.fields_of(event))
         if event.kind == "reload" and event.reason:
             systemd.notify("READY=1", self.log)
             self.cfg.on_reload_result(self, event.reason, event.text)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server.arbiter import app_metrics, deployment, hooks, logs, systemd
+from multicore_server.arbiter import app_metrics, hooks, logs, resolution, systemd
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.logs.origin import label_records
 from multicore_server.worker import failures, loggers
@@ -73,7 +73,7 @@ def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, in
     @functools.wraps(set_number)
     def wrap_and_set(arbiter: Any, number: int) -> None:
         if issubclass(arbiter.worker_class, Worker):
-            loggers.use_format(arbiter.log, arbiter.cfg, deployment.log_format(arbiter.app))
+            loggers.use_format(arbiter.log, arbiter.cfg, resolution.log_format(arbiter.app))
             hooks.wrap(arbiter.cfg, arbiter.log)
             loggers.keep_enabled(loggers.ERROR, loggers.ACCESS)  # a preloaded app's configuration, too
             app_metrics.prepare(arbiter.cfg)

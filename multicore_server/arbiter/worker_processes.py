@@ -26,6 +26,7 @@ from multicore_server.ipc.messages import AppMessage, LastWords, RetireRequest, 
 from multicore_server.ipc.names import Reason
 from multicore_server.ipc.request_table import in_words
 from multicore_server.ipc.scoreboard import requests_in_progress, whole
+from multicore_server.settings.doubts import idle_threads
 from multicore_server.settings.table import Settings
 from multicore_server.worker import loggers
 from multicore_server.worker.context import WorkerContext
@@ -220,10 +221,8 @@ class WorkerProcesses:
         systemd.notify("READY=1\nSTATUS=Serving", self._context.log)
         if (launch := launch_of(self._server)) is not None:
             launch.ready()
-        threads = self._in_force().cfg.threads
-        if self._interface != "wsgi" and threads > 1:
-            text = "the app is ASGI and brings its own concurrency"
-            self._context.log.warning("threads = %s has no effect: %s", threads, text)
+        if self._interface != "wsgi" and (line := idle_threads(self._in_force().cfg)):
+            self._context.log.warning("%s", line)
 
     # --- they go ---
 

@@ -72,14 +72,22 @@ class JsonFormatter(logging.Formatter):
 
 def _message(record: logging.LogRecord) -> str:
     try:
-        return record.getMessage()
+        return record.getMessage().rstrip("\n")  # uvicorn has one at the end of some
     except Exception as exc:  # noqa: BLE001 - a format that does not fit, an object that cannot be shown
         return f"{_shown(record.msg)} (its arguments cannot be shown: {type(exc).__name__})"
 
 
 def _where(record: logging.LogRecord) -> str:
-    instance, generation = ("null" if it == NOBODY else it for it in origin())
+    """A worker's own line names that worker, and a line of the arbiter's the worker that it is about."""
+    instance, generation = origin()
+    if instance == NOBODY:
+        about = record.__dict__
+        instance, generation = (_number(about.get(name)) for name in ("instance", "generation"))
     return f'"instance": {instance}, "generation": {generation}, "pid": {record.process or os.getpid()}'
+
+
+def _number(value: object) -> str:
+    return str(value) if type(value) is int else "null"
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

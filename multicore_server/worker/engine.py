@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gunicorn import sock
 from gunicorn.glogging import Logger
@@ -29,7 +29,7 @@ from multicore_server.settings.gunicorn import is_set, spool_directories
 from multicore_server.settings.uvicorn import KNOWN, uvicorn_environment
 from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
-from multicore_server.worker.interface import resolve
+from multicore_server.worker.interface import Detected, detect, resolve
 from multicore_server.worker.loggers import writes_json
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.proxied import Proxied, Rules
@@ -147,6 +147,16 @@ def _options(cfg: Any, overrides: dict[str, Any]) -> dict[str, Any]:
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
     return options | getattr(cfg, "uvicorn_options", {}) | overrides
+
+
+def interface_of(cfg: Any, app: Any) -> Detected:
+    """How a worker with this configuration would call the app. It is not called, nor a factory of one.
+    Raises as `make_config`."""
+    options = _options(cfg, cfg.worker_class.CONFIG_KWARGS)
+    named: Detected | Literal["auto"] = options.get("interface", "auto")
+    if options.get("factory", False):
+        return "factory"
+    return detect(app) if named == "auto" else named
 
 
 def import_ahead(cfg: Any, overrides: dict[str, Any]) -> None:

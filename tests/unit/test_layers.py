@@ -21,7 +21,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("application",),
-    ("plugin",),
+    ("plugin", "check"),
     ("arbiter",),
     ("worker", "monitor"),
     ("metrics",),

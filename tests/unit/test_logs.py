@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multicore_server.arbiter.logs import fields_of
+from multicore_server.fleet.events import Event
 from multicore_server.logs import JsonFormatter, json_lines, origin
 
 WORKER = (3, 2)  # instance and generation
@@ -150,6 +152,14 @@ def test_who_is_no_worker_has_no_instance() -> None:
     assert (said["instance"], said["generation"]) == (None, None)
 
 
+def test_a_line_of_the_arbiters_about_a_worker() -> None:
+    about = fields_of(Event("exited", "crashed", "error", "signal", 1, 4, 77))
+    said = line_of(record("text\n", **about))
+    assert (said["instance"], said["generation"], said["message"]) == (1, 4, "text")
+    assert (said["event"], said["reason"], said["worker_pid"]) == ("exited", "signal", 77)
+    assert fields_of(Event("stopping", "more")) == {"event": "stopping"}
+
+
 def test_an_exception_and_a_stack_are_text(kept: Kept, logger: logging.Logger) -> None:
     try:
         raise ValueError("half a pair \udc80\n")
@@ -257,7 +267,8 @@ def test_a_huge_extra_is_cut() -> None:
 @given(st.text(st.characters(exclude_categories=())), st.dictionaries(st.text(), st.floats() | st.text()))
 def test_any_text(text: str, extra: dict[str, Any]) -> None:
     said = line_of(record("%s", text, extra=extra, it=text))
-    assert said["message"] == said["it"] == text.encode(errors="backslashreplace").decode()
+    assert said["it"] == text.encode(errors="backslashreplace").decode()
+    assert said["message"] == said["it"].rstrip("\n")
 
 
 def test_a_log_configuration_may_give_a_format() -> None:
