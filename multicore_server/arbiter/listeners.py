@@ -19,7 +19,6 @@ from multicore_server.machine.directories import check_makable
 PATIENCE = 5.0  # seconds to wait for a taken address at the start, as gunicorn: a restart may overlap
 RETRY = 0.25
 NO_ADDRESS = "bind: there is no address to listen on; give host:port or unix:PATH"
-_LONGEST_PATH = 107  # bytes of a unix socket's: sun_path of unix(7), without its end
 _ADVICE = {
     errno.EADDRINUSE: "the address is in use (is another server running? `ss -lntxp` shows it)",
     errno.EADDRNOTAVAIL: "this machine has no such address",
@@ -92,8 +91,6 @@ def _refuse_unusable(path: Path) -> None:
     """As gunicorn, which binds a unix socket in the place of one at which nobody listens."""
     if path.exists() and not path.is_socket():
         raise ValueError(f"{str(path)!r} is not a socket")
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise ValueError(f"the path has more than {_LONGEST_PATH} bytes")
     check_makable(path)
 
 

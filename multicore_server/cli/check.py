@@ -18,69 +18,31 @@ from multicore_server.check.finding import Finding
 from multicore_server.check.findings import find
 from multicore_server.check.unit import StopTimeout, UnitError, stop_timeout
 from multicore_server.cli import table
-from multicore_server.cli.run import Run, Section, make_application
+from multicore_server.cli.run import Run, make_application
 from multicore_server.cli.run import run as run_command
 from multicore_server.cli.text import plain
 
 COLORS = {"error": "red", "warning": "yellow"}
-_GUNICORNS = "multicore_server.gunicorns_arguments"  # in a context's meta
-_HEADING = "Check"
+OURS = (["multicore-server", "run"], ["mcs", "run"], ["uvicorn"])  # how a start begins that `run` understands
 
 
-class Check(Run):
-    """Takes the options of `run`; or the whole command line that starts the server."""
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[RUN'S OPTIONS]... [APP]")
+@click.option("--running", is_flag=True, help="It may be running: then its own addresses are no error.")
+@click.option("--unit", metavar="UNIT", help="Its systemd unit, a file or a name: is TimeoutStopSec enough?")
+@click.option("--strict", is_flag=True, help="Exit status 1 for a warning, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(arguments: tuple[str, ...], running: bool, unit: str | None, strict: bool, as_json: bool) -> None:
+    """Say what a start would refuse, what would have no effect, and how many workers there would be.
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = _own_words(args)
-        words = args[len(own) :]
-        names = [Path(word).name for word in words[:2]]
-        if names[:1] == ["gunicorn"]:
-            ctx.meta[_GUNICORNS] = words[1:]
-            words = []
-        elif names[:1] == ["uvicorn"]:
-            words = words[1:]
-        elif names in (["multicore-server", "run"], ["mcs", "run"]):
-            words = words[2:]
-        return super().parse_args(ctx, [*own, *words])
-
-
-def _own_words(args: list[str]) -> list[str]:
-    """The options of `check` that stand in front of everything else."""
-    words = iter(args)
-    found: list[str] = []
-    for word in words:
-        if word not in ("--strict", "--json", "--running", "--unit") and not word.startswith("--unit="):
-            break
-        found += [word, *([next(words, "")] if word == "--unit" else [])]
-    return found
-
-
-def _params() -> list[click.Parameter]:
-    runs = [copy.copy(param) for param in run_command.params]
-    for param in runs:
-        if param.name == "app":
-            param.required = False
-    texts = {
-        "running": "the server may be running: that its addresses and its pidfile are in use is a warning",
-        "strict": "exit status 1 for a warning, too",
-        "json": "print JSON",
-    }
-    flags = [
-        Section([f"--{name}", f"check_{name}"], help=text, heading=_HEADING, is_flag=True)
-        for name, text in texts.items()
-    ]
-    text = "the service's unit of systemd, a file or a name: is its TimeoutStopSec long enough?"
-    unit = Section(["--unit", "check_unit"], help=text, heading=_HEADING, metavar="UNIT")
-    return [*runs, *flags, unit]
-
-
-def _check(
-    check_running: bool, check_strict: bool, check_json: bool, check_unit: str | None, **_: Any
-) -> None:
-    findings = [*_found(running=check_running, allowed=_allowed(check_unit))]
+    Takes the options of `run`. Or put `multicore-server check` before the command that starts the server:
+    `multicore-server check gunicorn -c conf.py app:app`. Nothing is started. Exit status 0 when it would
+    start, else 1.
+    """
+    findings = [*_findings(list(arguments), running=running, allowed=_allowed(unit))]
     levels = [it.level for it in findings]
-    failed = "error" in levels or (check_strict and "warning" in levels)
-    if check_json:
+    failed = "error" in levels or (strict and "warning" in levels)
+    if as_json:
         click.echo(json.dumps({"ok": not failed, "findings": [it._asdict() for it in findings]}, indent=2))
     else:
         for line in _lines(findings):
@@ -95,13 +57,11 @@ def _allowed(unit: str | None) -> StopTimeout | None:
         raise click.UsageError(str(exc)) from None
 
 
-def _found(**how: Any) -> Iterator[Finding]:
-    ctx = click.get_current_context()
-    gunicorns = ctx.meta.get(_GUNICORNS)
+def _findings(words: list[str], **how: Any) -> Iterator[Finding]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            app = _ours(ctx) if gunicorns is None else _gunicorns_application(gunicorns)
+            app = _application(words)
     except SystemExit as exc:
         if not exc.code:  # gunicorn --help
             raise
@@ -111,17 +71,28 @@ def _found(**how: Any) -> Iterator[Finding]:
     yield from find(app, **how)
 
 
-def _ours(ctx: click.Context) -> Any:
-    app = make_application(ctx)
+def _application(words: list[str]) -> Any:
+    """gunicorn's application, loaded. Raises click.UsageError; ends the process for a bad config file."""
+    names = [Path(word).name for word in words[:2]]
+    if names[:1] == ["gunicorn"]:
+        from gunicorn.app.wsgiapp import WSGIApplication
+
+        sys.argv = ["gunicorn", *words[1:]]  # where gunicorn, and whoever reads its settings, looks for them
+        return WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")
+    begin = next((known for known in OURS if names[: len(known)] == known), [])
+    name = click.get_current_context().command_path
+    with _parser().make_context(name, words[len(begin) :]) as ctx:
+        app = make_application(ctx)
     app.app_uri = app.app_uri or app.cfg.wsgi_app  # the config file may name it
     return app
 
 
-def _gunicorns_application(arguments: list[str]) -> Any:
-    from gunicorn.app.wsgiapp import WSGIApplication
-
-    sys.argv = ["gunicorn", *arguments]  # where gunicorn, and whoever reads its settings, finds them
-    return WSGIApplication("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")
+def _parser() -> Run:
+    """`run`, where the app may be left out."""
+    params = [copy.copy(param) for param in run_command.params]
+    for param in params:
+        param.required = param.required and param.name != "app"
+    return Run("check", params=params, context_settings=run_command.context_settings)
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
@@ -135,16 +106,3 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
     counted = ", ".join(f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items() if number)
     verdict = "it would not start" if counts["error"] else "it would start"
     yield f"{verdict}: {counted}" if counted else verdict
-
-
-check = Check(
-    "check",
-    params=_params(),
-    callback=_check,
-    context_settings={"auto_envvar_prefix": "UVICORN", "help_option_names": ["-h", "--help"]},
-    short_help="Say what a start would refuse, and what would have no effect.",
-    help="""Check the settings and APP as a start would, and start nothing.
-
-    Takes the options of `run`. Or put `multicore-server check` before the command that starts the server:
-    `multicore-server check gunicorn -c conf.py app:app`. Exit status 0 when it would start, else 1.""",
-)
