@@ -120,6 +120,7 @@ CONTRACT: tuple[Row, ...] = (
          "arbiter/deployment.py, arbiter/takeover.py, application.py", "a reload loads the configuration"),
     _row("gunicorn.app.base:Application", "chdir load_config load_config_from_file", "application.py",
          "run() from Python is an application of gunicorn's"),
+    _row("gunicorn.app.wsgiapp", "WSGIApplication", "cli/check.py", "its command line is checked, too"),
     _row("gunicorn.app.base:BaseApplication", "load_default_config", "application.py",
          "its configuration is ours, with durations"),
     _row("gunicorn.app.base:BaseApplication", "usage prog", "application.py",

@@ -48,6 +48,7 @@ from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Scoreboard, slots_for
 from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.descriptors import raise_descriptor_limit
+from multicore_server.version import __version__
 from multicore_server.worker import loggers
 from multicore_server.worker.engine import import_ahead
 
@@ -71,7 +72,8 @@ class Arbiter(ParentArbiter):
         scoreboard = Scoreboard(capacity)
         limit = cgroup.memory_limit()
         self._number = WorkerNumber(self.settings.workers, self.cfg.workers_given, limit)
-        self.log.info("%s", self._number.reason(usable_cpus(), cgroup.cpu_quota()))
+        for line in (hosts.versions(__version__), self._number.reason(usable_cpus(), cgroup.cpu_quota())):
+            self.log.info("%s", line)
         options = deployment.fleet_options(self.settings, self.cfg)
         self.fleet = Fleet(options, self._number.first, capacity)
         selector = selectors.DefaultSelector()

@@ -66,8 +66,11 @@ class _FailureOf:
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    """What the record of an event has beside its text: the line is about a worker, and no worker's own."""
-    fields = {"event": event.kind, "reason": event.reason, "worker_pid": event.pid}
+    """What the record of an event has beside its text: the line is about a worker, and no worker's own.
+
+    No field is named ``event``: structlog has the text there.
+    """
+    fields = {"kind": event.kind, "reason": event.reason, "worker_pid": event.pid}
     if event.instance is not None:
         fields |= {"instance": event.instance, "generation": event.generation}
     return {name: value for name, value in fields.items() if value is not None}

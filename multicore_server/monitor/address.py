@@ -135,6 +135,14 @@ def _explained(address: str) -> Iterator[None]:
         raise AddressError(errno.EINVAL, f"metrics_bind: cannot listen on {address}: {exc}") from exc
 
 
+def pages(address: str, listener: socket.socket) -> str:
+    """A line that says where the metrics and the live page are, by the port that was bound."""
+    if address.startswith("unix:"):
+        return f"metrics: /metrics on {address}; live page: / there"
+    site = f"http://{address.rpartition(':')[0]}:{listener.getsockname()[1]}/"
+    return f"metrics: {site}metrics; live page: {site}"
+
+
 def is_numeric(address: str) -> bool:
     """Whether no name server is asked to bind it."""
     if address.startswith("unix:"):

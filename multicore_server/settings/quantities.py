@@ -271,7 +271,7 @@ def paths(value: object) -> frozenset[str]:
         raise ValueError("is not a list of paths")
     found = frozenset(path(each) for each in several)
     if any("*" in each[:-1] for each in found):
-        raise ValueError("has a * before its end")
+        raise ValueError("is a path with a * before its end")
     return found
 
 

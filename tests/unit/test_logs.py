@@ -156,8 +156,8 @@ def test_a_line_of_the_arbiters_about_a_worker() -> None:
     about = fields_of(Event("exited", "crashed", "error", "signal", 1, 4, 77))
     said = line_of(record("text\n", **about))
     assert (said["instance"], said["generation"], said["message"]) == (1, 4, "text")
-    assert (said["event"], said["reason"], said["worker_pid"]) == ("exited", "signal", 77)
-    assert fields_of(Event("stopping", "more")) == {"event": "stopping"}
+    assert (said["kind"], said["reason"], said["worker_pid"]) == ("exited", "signal", 77)
+    assert fields_of(Event("stopping", "more")) == {"kind": "stopping"}
 
 
 def test_an_exception_and_a_stack_are_text(kept: Kept, logger: logging.Logger) -> None:
