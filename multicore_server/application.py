@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from gunicorn import config, util
 from gunicorn.app import base
@@ -12,7 +13,6 @@ from gunicorn.config import make_settings
 from gunicorn.errors import ConfigError
 from uvicorn.main import main as uvicorn_command
 
-from multicore_server.arbiter.deployment import resolve_settings
 from multicore_server.arbiter.launch import Launch, launch
 from multicore_server.settings.gunicorn import DURATIONS, from_environment
 from multicore_server.settings.quantities import whole_seconds
@@ -70,6 +70,8 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
     ``defaults`` are gunicorn settings that a config file can override. Every worker passes ``uvicorn`` to its
     ``uvicorn.Config``.
     """
+
+    remarks: Sequence[str] = ()  # on options that have no effect
 
     def __init__(
         self, app: str | Any, options: dict[str, Any], *,
@@ -129,12 +131,16 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
                 self.launch.ended(exc.code)
             raise
 
-    def _check(self) -> None:
-        """Our settings, before gunicorn loads the app and exits."""
-        try:
-            resolve_settings(self)
-        except SettingError as exc:
-            sys.exit(f"Error: {exc}")
+    def _check(self) -> NoReturn:
+        """``--check-config``, as gunicorn has it: silent where nothing is wrong."""
+        from multicore_server.check.findings import find
+        from multicore_server.check.unit import stop_timeout
+
+        findings = find(self, running=True, allowed=stop_timeout(None))
+        found = [finding for finding in findings if finding.level != "note"]
+        for level, text, detail in found:
+            print(*filter(None, (detail, f"{level.capitalize()}: {text}")), sep="\n", file=sys.stderr)
+        sys.exit(int(any(finding.level == "error" for finding in found)))
 
     def load(self) -> Any:
         return util.import_app(self.app_uri) if self.app_uri else self.app

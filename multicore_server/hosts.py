@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import inspect
 import logging
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from importlib import import_module
@@ -119,6 +120,7 @@ CONTRACT: tuple[Row, ...] = (
          "arbiter/deployment.py, arbiter/takeover.py, application.py", "a reload loads the configuration"),
     _row("gunicorn.app.base:Application", "chdir load_config load_config_from_file", "application.py",
          "run() from Python is an application of gunicorn's"),
+    _row("gunicorn.app.wsgiapp", "WSGIApplication", "cli/check.py", "its command line is checked, too"),
     _row("gunicorn.app.base:BaseApplication", "load_default_config", "application.py",
          "its configuration is ours, with durations"),
     _row("gunicorn.app.base:BaseApplication", "usage prog", "application.py",
@@ -139,7 +141,7 @@ CONTRACT: tuple[Row, ...] = (
     _row("gunicorn.reloader:Reloader", "_callback", "worker/worker.py",
          "the worker goes on watching after the first change", set_by="__init__", feature=Feature.RELOADER),
     _row("gunicorn.glogging", "os", "arbiter/logs.py", "its chown follows links; ours does not"),
-    _row(_LOGGER, "access setup reopen_files", "worker/access.py, worker/engine.py, arbiter/logs.py",
+    _row(_LOGGER, "access atoms setup reopen_files", "worker/access.py, worker/loggers.py, arbiter/logs.py",
          "both logs, written by gunicorn's logger or the user's subclass"),
     _row(_LOGGER, "cfg error_log", "arbiter/, worker/", "where errors go", set_by="__init__"),
     # --- uvicorn
@@ -361,6 +363,12 @@ def set_title(title: str) -> None:
     set_process_title = getattr(import_module("gunicorn.util"), "_setproctitle", None)
     if set_process_title is not None:
         set_process_title(title)
+
+
+def versions(own: str) -> str:
+    """``own`` is this package's."""
+    installed = ", ".join(f"{host} {importlib.metadata.version(host)}" for host in TESTED)
+    return f"multicore_server {own}, {installed}, Python {platform.python_version()}"
 
 
 def proxy_headers_off(config: Callable[..., Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.resolution import doubts
 from multicore_server.arbiter.statsd import Statsd
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_number import WorkerNumber, need_of, oom_line
@@ -48,6 +49,8 @@ from multicore_server.ipc.stack_dumps import StackDumps
 from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.descriptors import raise_descriptor_limit
+from multicore_server.version import __version__
+from multicore_server.worker import loggers
 from multicore_server.worker.engine import import_ahead
 
 ENDING = ("TERM", "QUIT")  # signals that come with an order
@@ -70,7 +73,8 @@ class Arbiter(ParentArbiter):
         scoreboard = Scoreboard(capacity)
         limit = cgroup.memory_limit()
         self._number = WorkerNumber(self.settings.workers, self.cfg.workers_given, limit)
-        self.log.info("%s", self._number.reason(usable_cpus(), cgroup.cpu_quota()))
+        for line in (hosts.versions(__version__), self._number.reason(usable_cpus(), cgroup.cpu_quota())):
+            self.log.info("%s", line)
         options = deployment.fleet_options(self.settings, self.cfg)
         self.fleet = Fleet(options, self._number.first, capacity)
         selector = selectors.DefaultSelector()
@@ -98,7 +102,7 @@ class Arbiter(ParentArbiter):
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
-        for line in filter(None, (oom_line(), *deployment.doubts(self.app, self.settings), *hosts.losses())):
+        for line in filter(None, (oom_line(), *doubts(self.app, self.settings), *hosts.losses())):
             self.log.warning("%s", line)
         import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
         gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
@@ -278,6 +282,7 @@ class Arbiter(ParentArbiter):
         self.setup(new.app)
         if self.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
             logs.set_up_log(self.log, new.cfg)
+        loggers.use_format(self.log, new.cfg, new.settings.log_format)
         logs.say_failures_once(self.log)
         self.settings, self.deployment_number = new.settings, new.number
         self.inspection.configure(new.settings, new.cfg)
@@ -302,7 +307,7 @@ class Arbiter(ParentArbiter):
     # --- the other actions ---
 
     def _tell(self, event: ev.Event) -> None:
-        getattr(self.log, event.level)("%s", event)
+        getattr(self.log, event.level)("%s", event, extra=logs.fields_of(event))
         if event.kind == "reload" and event.reason:
             systemd.notify("READY=1", self.log)
             self.cfg.on_reload_result(self, event.reason, event.text)

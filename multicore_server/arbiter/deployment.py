@@ -18,17 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from multicore_server.arbiter import hooks, listeners
+from multicore_server.arbiter import hooks, listeners, resolution
 from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
-from multicore_server.machine.cpu import usable_cpus
-from multicore_server.settings import checks
-from multicore_server.settings.doubts import milliseconds, unknown_names
-from multicore_server.settings.gunicorn import variables, without_effect
-from multicore_server.settings.hooks import adopt
-from multicore_server.settings.sources import environment, given_values, resolve, unknown_environment
 from multicore_server.settings.table import SettingError, Settings
-from multicore_server.settings.uvicorn import uvicorn_environment
 from multicore_server.worker.worker import Worker
 
 # What is said about a configuration is said when it is loaded, and not when it is checked.
@@ -91,40 +84,6 @@ class Deployment:
             self.surroundings.enter()
 
 
-def resolve_settings(app: Any) -> Settings:
-    """Validate the settings of a loaded application and make gunicorn's configuration agree with them.
-
-    Raises SettingError.
-    """
-    cfg = app.cfg
-    options = getattr(app, "multicore_options", None)
-    argv = sys.argv[1:] if options is None else ()  # with options, the command line is not gunicorn's
-    settings = resolve(cfg, options, cpus=usable_cpus, argv=argv)
-    cfg.workers_given = given_values(cfg, options, argv=argv)["workers"]  # before it is written back
-    uvicorn_environment()
-    checks.check(cfg)
-    adopt(cfg)
-    cfg.set("workers", settings.workers)
-    _keep_threads_out(cfg)
-    return settings
-
-
-def doubts(app: Any, settings: Settings) -> list[str]:
-    """One line for each thing in the configuration that can be used, and is perhaps not meant."""
-    options = getattr(app, "multicore_options", None)
-    ours = options is not None
-    given = given_values(app.cfg, options, argv=() if ours else None)
-    unread = unknown_environment(environment(app.cfg), settings, variables(), run=ours)
-    return [*unread, *milliseconds(given), *unknown_names(app.cfg), *without_effect(app.cfg)]
-
-
-def _keep_threads_out(cfg: Any) -> None:
-    """gunicorn's control socket runs a thread where forks happen: only for a user who names it."""
-    name = "control_socket"
-    if name in cfg.settings and cfg.settings[name].get() == cfg.settings[name].default:
-        cfg.set("control_socket_disable", True)
-
-
 def fleet_options(settings: Settings, cfg: Any) -> Options:
     """The part of the settings that the fleet decides by."""
 
@@ -173,7 +132,7 @@ def _whatever_is_wrong() -> Iterator[None]:
         text = type(exc).__name__
         with contextlib.suppress(Exception):
             text = f"{text}: {exc}".removesuffix(": ")
-        raise DeploymentError(_in_one_line(text)) from exc
+        raise DeploymentError(in_one_line(text)) from exc
 
 
 def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
@@ -191,7 +150,7 @@ def _load(current: Deployment, log: Any, breakable: Breakable) -> Deployment:
         settings = _settings(app)
         if settings.app_metrics != current.settings.app_metrics:
             log.warning("app_metrics = %s takes effect with USR2 or the next start", settings.app_metrics)
-        for line in doubts(app, settings):
+        for line in resolution.doubts(app, settings):
             log.warning("%s", line)
         _check_worker_class(app.cfg)
         _check_bind(app.cfg)
@@ -251,16 +210,26 @@ def _load_configuration(app: Any, breakable: Breakable) -> None:
         with contextlib.redirect_stderr(said), breakable():
             app.do_load_config()
     except SystemExit:
-        raise DeploymentError(_in_one_line(said.getvalue())) from None
-    for directory in reversed((app.cfg.pythonpath or "").split(",")):
-        if "\0" in directory:  # no import would work any more
-            raise DeploymentError(f"pythonpath: {directory!r} is not a directory")
+        raise DeploymentError(in_one_line(said.getvalue())) from None
+    if "\0" in (app.cfg.pythonpath or ""):  # no import would work any more
+        raise DeploymentError(f"pythonpath: {app.cfg.pythonpath!r} is not a directory")
+    _add_python_path(app.cfg)
+
+
+def _add_python_path(cfg: Any) -> None:
+    for directory in reversed((cfg.pythonpath or "").split(",")):
         path = str(Path(directory).absolute())
         if directory and path not in sys.path:
             sys.path.insert(0, path)
 
 
-def _in_one_line(said: str) -> str:
+def enter_environment(cfg: Any) -> None:
+    """What the arbiter does with a configuration before anybody imports the app."""
+    os.environ.update(cfg.env)
+    _add_python_path(cfg)
+
+
+def in_one_line(said: str) -> str:
     """The first line of gunicorn's says where, the last one what; argparse begins with its usage."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     where = [line for line in lines[:1] if not line.startswith("usage:")]
@@ -270,7 +239,7 @@ def _in_one_line(said: str) -> str:
 
 def _settings(app: Any) -> Settings:
     try:
-        return resolve_settings(app)
+        return resolution.resolve_settings(app)
     except SettingError as exc:
         raise DeploymentError(str(exc)) from exc
 
@@ -279,7 +248,7 @@ def _check_worker_class(cfg: Any) -> None:
     try:
         ours = issubclass(cfg.worker_class, Worker)
     except RuntimeError as exc:  # with a traceback in its text
-        raise DeploymentError(f"worker_class: {_in_one_line(str(exc))}") from exc
+        raise DeploymentError(f"worker_class: {in_one_line(str(exc))}") from exc
     if not ours:
         raise DeploymentError(f"worker_class: {cfg.worker_class_str!r} needs a restart of the server")
 

@@ -5,19 +5,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from gunicorn import sock, util
 
+from multicore_server.machine.directories import check_makable
+
 PATIENCE = 5.0  # seconds to wait for a taken address at the start, as gunicorn: a restart may overlap
 RETRY = 0.25
+NO_ADDRESS = "bind: there is no address to listen on; give host:port or unix:PATH"
+_ADVICE = {
+    errno.EADDRINUSE: "the address is in use (is another server running? `ss -lntxp` shows it)",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "permission denied (a port below 1024 needs root or CAP_NET_BIND_SERVICE)",
+}
 
 
 class BindError(Exception):
-    """An address that cannot be listened on: one line with what to do."""
+    """An address that cannot be listened on: one line with what to do. ``taken``: somebody else has it."""
+
+    def __init__(self, line: str, *, taken: bool = False) -> None:
+        super().__init__(line)
+        self.taken = taken
 
 
 def bind(
@@ -31,7 +45,7 @@ def bind(
     """
     kept = kept or {}
     if not cfg.address:
-        raise BindError("bind: there is no address to listen on; give host:port or unix:PATH")
+        raise BindError(NO_ADDRESS)
     bound = dict(kept)
     try:
         for address in cfg.address:
@@ -41,6 +55,43 @@ def bind(
         unbind([listener for address, listener in bound.items() if address not in kept])
         raise
     return [bound[address] for address in dict.fromkeys(cfg.address)]
+
+
+def refusals(cfg: Any) -> list[BindError]:
+    """What `bind` would raise now, for each address. Nothing stays bound; nobody can connect meanwhile."""
+    if not cfg.address:
+        return [BindError(NO_ADDRESS)]
+    return [refused for address in cfg.address if (refused := _refused(address, cfg))]
+
+
+def _refused(address: Any, cfg: Any) -> BindError | None:
+    try:
+        _try_out(address, cfg)
+    except (OSError, ValueError, TypeError, OverflowError) as exc:
+        return _refusal(address, exc)
+    return None
+
+
+def _try_out(address: Any, cfg: Any) -> None:
+    if isinstance(address, int):
+        with socket.socket(fileno=os.dup(address)):  # raises where it is no socket
+            return
+    if isinstance(address, str) and not address.startswith("\0"):
+        _refuse_if_served(address)
+        _refuse_unusable(Path(address))
+        return
+    with socket.socket(sock._sock_type(address).FAMILY) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if cfg.reuse_port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        probe.bind(address)
+
+
+def _refuse_unusable(path: Path) -> None:
+    """As gunicorn, which binds a unix socket in the place of one at which nobody listens."""
+    if path.exists() and not path.is_socket():
+        raise ValueError(f"{str(path)!r} is not a socket")
+    check_makable(path)
 
 
 def unbind(listeners: list[Any], *, unlink: bool = True) -> None:
@@ -61,7 +112,7 @@ def resolve(addresses: Iterable[Any]) -> dict[str, str]:
                 host = address[0]
                 found[host] = str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
             except OSError as exc:
-                raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
+                raise _refusal(address, exc) from exc
             except (ValueError, TypeError):
                 continue
     return found
@@ -85,10 +136,10 @@ def _bind_one(
             return _closing(sock._sock_type(place))(place, cfg, log)
         except OSError as exc:  # noqa: PERF203 - it waits
             if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise BindError(f"cannot listen on {_text(address)}: {_advice(exc)}") from exc
+                raise _refusal(address, exc) from exc
             wait(RETRY)
         except (ValueError, TypeError, OverflowError) as exc:  # a path that is no socket; a NUL; port 65536
-            raise BindError(f"cannot listen on {_text(address)}: {exc}") from exc
+            raise _refusal(address, exc) from exc
 
 
 @functools.cache
@@ -122,7 +173,7 @@ def inherit(fd: int, cfg: Any, log: Any) -> Any:
     try:
         return sock.create_sockets(_OnlyFds(cfg, fd), log)[0]
     except OSError as exc:
-        raise BindError(f"cannot listen on fd://{fd}: {exc.strerror}; is it an open socket?") from exc
+        raise _refusal(fd, exc) from exc
 
 
 class _OnlyFds:
@@ -136,14 +187,16 @@ class _OnlyFds:
         return getattr(self._cfg, name)
 
 
-def _text(address: Any) -> str:
+def _refusal(address: Any, exc: Exception) -> BindError:
+    reason = (_ADVICE.get(exc.errno or 0) or exc.strerror) if isinstance(exc, OSError) else None
+    if isinstance(address, int):
+        return BindError(f"cannot listen on {text_of(address)}: {reason}; is it an open socket?")
+    taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+    return BindError(f"cannot listen on {text_of(address)}: {reason or exc}", taken=taken)
+
+
+def text_of(address: Any) -> str:
+    """An address as a user gives it to ``bind``."""
+    if isinstance(address, int):
+        return f"fd://{address}"
     return f"unix:{address}" if isinstance(address, str) else f"{address[0]}:{address[1]}"
-
-
-def _advice(exc: OSError) -> str:
-    advice = {
-        errno.EADDRINUSE: "the address is in use (is another server running? `ss -lntxp` shows it)",
-        errno.EADDRNOTAVAIL: "this machine has no such address",
-        errno.EACCES: "permission denied (a port below 1024 needs root or CAP_NET_BIND_SERVICE)",
-    }
-    return advice.get(exc.errno or 0, exc.strerror or str(exc))

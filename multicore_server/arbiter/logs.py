@@ -12,6 +12,8 @@ from typing import Any
 
 from gunicorn import glogging
 
+from multicore_server.fleet.events import Event
+
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 QUIET = 60.0  # seconds between two lines about a log that cannot be written
 
@@ -61,6 +63,17 @@ class _FailureOf:
             self._quiet_until = now + QUIET
             with contextlib.suppress(Exception):  # stderr may be as full, or closed
                 print(f"{self._name}: log lines are lost: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
+
+
+def fields_of(event: Event) -> dict[str, Any]:
+    """What the record of an event has beside its text: the line is about a worker, and no worker's own.
+
+    No field is named ``event``: structlog has the text there.
+    """
+    fields = {"kind": event.kind, "reason": event.reason, "worker_pid": event.pid}
+    if event.instance is not None:
+        fields |= {"instance": event.instance, "generation": event.generation}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def reopen_log(log: Any, cfg: Any) -> None:

@@ -129,6 +129,7 @@ class MonitorAddresses:
             return
         if self._complaint:
             self._log.info("metrics_bind: listening on %s now", self._settings.metrics_bind)
+        self._log.info("%s", address.pages(self._settings.metrics_bind, self.listener))
         self._complaint = ""
         self.on_change()
 

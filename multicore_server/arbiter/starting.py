@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import gunicorn.arbiter
 
-from multicore_server.arbiter import deployment, listeners
+from multicore_server.arbiter import listeners, resolution
 from multicore_server.arbiter.hooks import HookError
 from multicore_server.arbiter.launch import launch_of
 from multicore_server.settings.table import SettingError, Settings
@@ -31,7 +31,7 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]  # sys.argv has lost a -m
         self.START_CTX["cwd"] = self.cfg.settings["chdir"].default  # --chdir is relative to it, in USR2's too
         try:
-            self.settings = deployment.resolve_settings(self.app)
+            self.settings = resolution.resolve_settings(self.app)
         except SettingError as exc:
             self._refuse(str(exc))
         self._wake_reader, self._wake_writer = os.pipe()

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server.arbiter import app_metrics, hooks, logs, systemd
+from multicore_server.arbiter import app_metrics, hooks, logs, resolution, systemd
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.logs.origin import label_records
 from multicore_server.worker import failures, loggers
 from multicore_server.worker.worker import Worker
 
@@ -29,6 +30,7 @@ def install() -> None:
     """Let arbiters whose worker class is our Worker, or a subclass, become ours. Idempotent."""
     global _installed
     systemd.take_address()
+    label_records()
     if not _installed:
         _installed = True
         theirs = gunicorn.arbiter.Arbiter
@@ -71,6 +73,7 @@ def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, in
     @functools.wraps(set_number)
     def wrap_and_set(arbiter: Any, number: int) -> None:
         if issubclass(arbiter.worker_class, Worker):
+            loggers.use_format(arbiter.log, arbiter.cfg, resolution.log_format(arbiter.app))
             hooks.wrap(arbiter.cfg, arbiter.log)
             loggers.keep_enabled(loggers.ERROR, loggers.ACCESS)  # a preloaded app's configuration, too
             app_metrics.prepare(arbiter.cfg)

@@ -26,7 +26,9 @@ from multicore_server.ipc.messages import AppMessage, LastWords, RetireRequest, 
 from multicore_server.ipc.names import Reason
 from multicore_server.ipc.request_table import in_words
 from multicore_server.ipc.scoreboard import requests_in_progress, whole
+from multicore_server.settings.doubts import idle_threads
 from multicore_server.settings.table import Settings
+from multicore_server.worker import loggers
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.worker import Worker
 
@@ -148,6 +150,7 @@ class WorkerProcesses:
             if candidate:
                 deployment.enter()
                 logs.set_up_log(self._context.log, deployment.cfg)
+                loggers.use_format(self._context.log, deployment.cfg, deployment.settings.log_format)
             hosts.set_title(f"worker [{deployment.cfg.proc_name}]")
             worker.boot(lambda: deployment.cfg.post_fork(self._server, worker))
             sys.exit(0)
@@ -218,10 +221,8 @@ class WorkerProcesses:
         systemd.notify("READY=1\nSTATUS=Serving", self._context.log)
         if (launch := launch_of(self._server)) is not None:
             launch.ready()
-        threads = self._in_force().cfg.threads
-        if self._interface != "wsgi" and threads > 1:
-            text = "the app is ASGI and brings its own concurrency"
-            self._context.log.warning("threads = %s has no effect: %s", threads, text)
+        if self._interface != "wsgi" and (line := idle_threads(self._in_force().cfg)):
+            self._context.log.warning("%s", line)
 
     # --- they go ---
 

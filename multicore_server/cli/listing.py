@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import click
 
 from multicore_server.cli import table
+from multicore_server.cli.all_users import understood, user_of
 from multicore_server.cli.figures import Rates, Reading, answered, rates, take_reading
 from multicore_server.cli.health import Health, Level, blocked, health
 from multicore_server.cli.servers import RunningServer, Trouble
@@ -30,6 +31,7 @@ from multicore_server.cli.text import (
 from multicore_server.ipc.report import EventReport, MemoryStatus, Status, WorkerStatus
 
 Name = TypeVar("Name", bound=str)
+_Shown: TypeAlias = tuple[str, list[list[Cell]]]
 
 BETWEEN = 0.5  # seconds between the two readings
 EVENTS = 10  # that `show` shows
@@ -57,18 +59,35 @@ def print_workers(servers: list[RunningServer]) -> list[Trouble]:
     if there:
         time.sleep(BETWEEN)
     after = before | _take_readings(there)
-    seen = {server: it for server, it in after.items() if isinstance(it, Reading)}
-    rows = {server: _rows(it, before[server]) for server, it in seen.items()}
     color = table.in_color()
-    every = [row for group in rows.values() for row in group]
-    title, *body = table.lines(WORKERS, every, room=table.room(), color=color)
-    for server, group in rows.items():
-        now, earlier = seen[server], before[server]
-        click.echo(_heading(now, earlier if isinstance(earlier, Reading) else None, color=color))
+    shown = {
+        server: _shown_or_trouble(server, before[server], it, color=color) for server, it in after.items()
+    }
+    found = [it for it in shown.values() if not isinstance(it, Trouble)]
+    title, *body = table.lines(
+        WORKERS, [row for _, rows in found for row in rows], room=table.room(), color=color
+    )
+    for heading, rows in found:
+        click.echo(heading)
         click.echo(title)
-        for _ in group:
+        for _ in rows:
             click.echo(body.pop(0))
-    return [it for it in after.values() if isinstance(it, Trouble)]
+    return [it for it in shown.values() if isinstance(it, Trouble)]
+
+
+def _shown_or_trouble(
+    server: RunningServer, before: Reading | Trouble, now: Reading | Trouble, *, color: bool
+) -> _Shown | Trouble:
+    """The heading of a server and the rows of its workers."""
+    if isinstance(now, Trouble):
+        return now
+    earlier = before if isinstance(before, Reading) else None
+    try:
+        with understood(server):
+            owner = [] if server.owner is None else [f"user {user_of(server)}"]
+            return _heading(now, earlier, *owner, color=color), _rows(now, before)
+    except Trouble as exc:
+        return exc
 
 
 def _take_readings(servers: list[RunningServer]) -> dict[RunningServer, Reading | Trouble]:
@@ -79,24 +98,26 @@ def _take_readings(servers: list[RunningServer]) -> dict[RunningServer, Reading 
 
 def _reading_or_trouble(server: RunningServer) -> Reading | Trouble:
     try:
-        return take_reading(server)
+        with understood(server):
+            return take_reading(server)
     except Trouble as exc:
         return exc
 
 
-def _heading(now: Reading, before: Reading | None, *, color: bool) -> str:
+def _heading(now: Reading, before: Reading | None, *pieces: str, color: bool) -> str:
     status = now.status
     its = health(status, answered(before, now))
-    pieces = [
-        plain(status["name"]),
+    pieces = (
+        *pieces,
+        status["name"],
         f"pid {status['arbiter']['pid']}",
-        " ".join(map(plain, status["addresses"])),
+        " ".join(status["addresses"]),
         f"{status['ready']} of {status['configured']} ready",
         f"up {duration(status['arbiter']['uptime'])}",
         *(["reloading"] if status["reloading"] else []),
         *its.reasons,
-    ]
-    text = "  ".join(pieces)
+    )
+    text = plain("  ".join(pieces))
     return click.style(text, fg=HEALTH[its.level] if its.level else "cyan", bold=True) if color else text
 
 
@@ -116,12 +137,12 @@ def state_of(worker: WorkerStatus, status: Status) -> Cell:
 
 def _row(status: Status, worker: WorkerStatus, its: Rates) -> list[Cell]:
     texts = (
-        worker["instance"], plain(status["name"]), worker["pid"] or "-", duration(worker["uptime"]),
+        worker["instance"], status["name"], worker["pid"] or "-", duration(worker["uptime"]),
         sum(worker["restarts"].values()), worker["state"], percent(its.cpu),
         memory(worker["memory"]["resident"]), rate(its.requests), errors(its.answered),
         left(its.answered), worker["in_hand"], worker["connections"],
     )  # fmt: skip
-    cells = [Cell(str(text)) for text in texts]
+    cells = [Cell(plain(text)) for text in texts]
     cells[5] = state_of(worker, status)
     return cells
 
@@ -164,6 +185,7 @@ def _about(status: Status) -> dict[str, str]:
     return {
         "pid": f"{arbiter['pid']}, monitor {status['monitor']['pid']}",
         "up": f"{duration(arbiter['uptime'])}, since {moment(arbiter['started'])}",
+        "host": status["host"],
         "addresses": " ".join(status["addresses"]),
         "workers": f"{status['ready']} of {status['configured']} ready, room for {status['capacity']}",
         "state": "stopping" if status["stopping"] else "reloading" if status["reloading"] else "serving",

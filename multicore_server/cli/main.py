@@ -14,6 +14,7 @@ from multicore_server import hosts
 # the commands imports none of them.
 COMMANDS = {
     "run": ("run:run", "Serve an app on every CPU, with uvicorn's options."),
+    "check": ("check:check", "Say what a start would refuse, and what would have no effect."),
     "ps": ("verbs:ps", "List the workers of running servers."),
     "show": ("verbs:show", "Show all about one server."),
     "reload": ("verbs:reload", "Replace all workers, with new code and configuration."),
@@ -39,7 +40,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        if cmd_name == "run":
+        if cmd_name in ("run", "check"):
             _check_hosts()
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         found: Any = getattr(import_module(f"multicore_server.cli.{module}"), attribute)

@@ -23,7 +23,7 @@ from multicore_server.cli.uvicorn_help import correct
 from multicore_server.settings.gunicorn import DURATIONS
 from multicore_server.settings.quantities import boolean, whole_seconds
 from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError
-from multicore_server.settings.translation import ADDRESS, DEFAULTS, RENAMED, translate
+from multicore_server.settings.translation import ADDRESS, DEFAULTS, IDLE, RENAMED, translate
 from multicore_server.settings.uvicorn import GUNICORN_HAS
 
 # gunicorn's settings that uvicorn has no option for, by gunicorn's names; the flags are gunicorn's too.
@@ -158,7 +158,11 @@ def _print_versions(ctx: click.Context, _: click.Parameter, value: bool) -> None
 
 
 def _serve(**_: Any) -> None:
-    ctx = click.get_current_context()
+    make_application(click.get_current_context()).run()
+
+
+def make_application(ctx: click.Context) -> Application:
+    """What the options say, loaded. Raises click.UsageError; ends the process for a bad config file."""
     given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) in EXPLICIT}
     _refuse_contradictions(given)
     uvicorns = {str(param.name) for param in uvicorn_command.params}
@@ -171,9 +175,12 @@ def _serve(**_: Any) -> None:
         raise click.UsageError(str(exc)) from None
     gunicorns = {name: given[name] for name in FROM_GUNICORN if name in given}
     _prepare(ctx)
-    _check_app(ctx.params["app"], given)
+    if ctx.params["app"]:
+        _check_app(ctx.params["app"], given)
     everything = translated.gunicorn | gunicorns | _ours(given)
-    Application(ctx.params["app"], everything, defaults=DEFAULTS, uvicorn=translated.uvicorn).run()
+    app = Application(ctx.params["app"], everything, defaults=DEFAULTS, uvicorn=translated.uvicorn)
+    app.remarks = [f"{_flag(name)} has no effect: {why}" for name, why in IDLE.items() if name in options]
+    return app
 
 
 def _is_for_here(ctx: click.Context, name: str) -> bool:

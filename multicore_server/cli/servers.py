@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import re
 import socket
+import struct
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +24,8 @@ from multicore_server.monitor.address import SUFFIX, AddressError, command_direc
 
 PATIENCE = 5.0  # seconds for an answer that needs no arbiter
 COMMAND_PATIENCE = 12.0  # the arbiter has 10 s, see monitor/commands.py
+MOST_OF_OTHERS = 2**22  # bytes of an answer of another user's server
+_CREDENTIALS = struct.Struct("3i")  # pid, uid and gid: struct ucred of unix(7)
 _PORT = re.compile(r":(\d{1,5})/?$")
 
 
@@ -64,26 +69,55 @@ class Begun(NamedTuple):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
+    """To a command socket. If it is of ``owner``, who need not be the user: ``timeout`` is for all of it, and
+    nothing is said to anybody else."""
+
+    def __init__(self, path: Path, timeout: float, owner: int | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self._owner = owner
+        self._end: threading.Timer | None = None
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
+        self.sock = sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(self.timeout)
         try:
-            self.sock.connect(str(self._path))
+            sock.connect(str(self._path))
+            if self._owner is not None:
+                self._distrust(sock, self._owner)
         except BaseException:
             self.close()
             raise
 
+    def _distrust(self, sock: socket.socket, owner: int) -> None:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(credentials)[1] != owner:
+            raise PermissionError(errno.EPERM, "another user answers there")
+        self._end = threading.Timer(self.timeout or PATIENCE, _shut, [sock])
+        self._end.daemon = True
+        self._end.start()
+
+    def done(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        self.close()
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
 
 class RunningServer:
-    """A running server, by its command socket. All of its methods raise NoAnswerError and GoneError."""
+    """A running server, by its command socket. All of its methods raise NoAnswerError and GoneError.
 
-    def __init__(self, path: Path) -> None:
+    ``owner`` is given where that is another user, perhaps, who is not trusted.
+    """
+
+    def __init__(self, path: Path, owner: int | None = None) -> None:
         self.path = path
         self.pid = int(path.stem)
+        self.owner = owner
         # Now, while it lives: later the pid may belong to another process.
         self._arbiter = _process(self.pid)
 
@@ -167,13 +201,16 @@ class RunningServer:
         self, method: str, path: str, body: bytes | None = None, timeout: float = PATIENCE
     ) -> tuple[int, bytes]:
         with self._connected(path, timeout, method, body) as response:
-            return response.status, response.read()
+            body = response.read(None if self.owner is None else MOST_OF_OTHERS)
+            if self.owner is not None and len(body) == MOST_OF_OTHERS:
+                raise NoAnswerError(f"{self} answers too much")
+            return response.status, body
 
     @contextlib.contextmanager
     def _connected(
         self, path: str, timeout: float, method: str = "GET", body: bytes | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = _Connection(self.path, timeout)
+        connection = _Connection(self.path, timeout, self.owner)
         try:
             connection.request(method, path, body)
             with connection.getresponse() as response:
@@ -186,7 +223,7 @@ class RunningServer:
             reason = getattr(exc, "strerror", None) or type(exc).__name__
             raise NoAnswerError(f"{self} does not answer: {reason}") from None
         finally:
-            connection.close()
+            connection.done()
 
 
 def _process(pid: int) -> psutil.Process | None:
@@ -200,7 +237,7 @@ def _process(pid: int) -> psutil.Process | None:
 def _parsed(body: bytes) -> dict[str, object]:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -215,11 +252,15 @@ def running() -> list[RunningServer]:
 
 def _known() -> list[RunningServer]:
     try:
-        paths = list(command_directory().glob(f"*{SUFFIX}"))
+        servers = [RunningServer(path) for path in command_sockets(command_directory())]
     except AddressError as exc:
         raise Trouble(str(exc)) from None
-    servers = [RunningServer(path) for path in paths if path.stem.isascii() and path.stem.isdecimal()]
     return sorted(servers, key=lambda it: it.pid)
+
+
+def command_sockets(directory: Path) -> Iterator[Path]:
+    """What has the name of one."""
+    return (it for it in directory.glob(f"*{SUFFIX}") if it.stem.isascii() and it.stem.isdecimal())
 
 
 def ask_all(servers: list[RunningServer]) -> dict[RunningServer, Status | Trouble]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from multicore_server.cli import listing
+from multicore_server.cli.all_users import running_of_all, user_of
 from multicore_server.cli.arguments import seconds_of, server_and_instances
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
@@ -54,23 +55,35 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return when it has begu
 
 @click.command()
 @_server
+@click.option("-a", "--all", "of_all", is_flag=True, help="The servers of all users; for root.")
 @_as_json
-def ps(server: str | None, as_json: bool) -> None:
+def ps(server: str | None, of_all: bool, as_json: bool) -> None:
     """List the workers of all running servers of this user, or of one of them."""
-    servers = running() if server is None else [choose(server)]
+    servers = _chosen(server, of_all=of_all)
     silent = _list_json(servers) if as_json else listing.print_workers(servers)
     if not servers:
-        click.echo("no server of this user is running", err=True)
+        click.echo(f"no server{'' if of_all else ' of this user'} is running", err=True)
     for trouble in silent:
         trouble.show()
     if silent:
         sys.exit(2)
 
 
+def _chosen(server: str | None, *, of_all: bool) -> list[RunningServer]:
+    if of_all and server is not None:
+        raise Trouble("ps: give a server or --all")
+    if of_all:
+        return running_of_all()
+    return running() if server is None else [choose(server)]
+
+
 def _list_json(servers: list[RunningServer]) -> list[Trouble]:
-    answers = ask_all(servers).values()
-    _print_json([it for it in answers if not isinstance(it, Trouble)])
-    return [it for it in answers if isinstance(it, Trouble)]
+    answers = ask_all(servers)
+    there = {server: it for server, it in answers.items() if not isinstance(it, Trouble)}
+    _print_json(
+        [it if server.owner is None else {**it, "user": user_of(server)} for server, it in there.items()]
+    )
+    return [it for it in answers.values() if isinstance(it, Trouble)]
 
 
 @click.command()

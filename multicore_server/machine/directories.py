@@ -1,8 +1,9 @@
-"""Where temporary files can go. Pure: the standard library alone."""
+"""Where files can be made: temporary ones, and those that somebody names. Pure."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Sequence
@@ -34,3 +35,21 @@ def temporary_file(directories: Sequence[str | None]) -> BinaryIO:
         with contextlib.suppress(OSError):
             return cast("BinaryIO", tempfile.TemporaryFile(dir=directory))
     return cast("BinaryIO", tempfile.TemporaryFile(dir=directories[-1]))
+
+
+def check_makable(path: Path) -> None:
+    """Raise OSError where a file of this name could not be made; nothing is made."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"the directory {path.parent} is not writable")
+
+
+def check_appendable(path: Path) -> None:
+    """Raise OSError where this file could not be opened, or made, to append to it; nothing is made."""
+    if not path.exists():
+        check_makable(path)
+    elif path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a directory")
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is not writable")

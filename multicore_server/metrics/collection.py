@@ -1,12 +1,13 @@
 """Collects the server's own metrics from the shared memory and the arbiter's report.
 
-Pure, but for reading the shared memory. The label ``worker`` is the slot's instance number. What is a state
-of living processes comes from the rows of these; what only grows is summed over all rows that were ever
-used, also those of slots that were scaled away, so no sum can fall.
+Pure, but for reading the shared memory and the machine's name. The label ``worker`` is the slot's instance
+number. What is a state of living processes comes from the rows of these; what only grows is summed over all
+rows that were ever used, also those of slots that were scaled away, so no sum can fall.
 """
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -209,6 +210,12 @@ def _build(scrape: Scrape) -> Samples:
     return [Sample("", labels(versions), 1.0)]
 
 
+def _server(scrape: Scrape) -> Samples:
+    if scrape.report is None:
+        return []
+    return [Sample("", labels([("host", socket.gethostname()), ("name", scrape.report["name"])]), 1.0)]
+
+
 _SAMPLES: Mapping[str, Callable[[Scrape], Samples]] = {
     "multicore_workers": _workers,
     "multicore_workers_configured": _reported(lambda report: report["configured"]),
@@ -241,6 +248,7 @@ _SAMPLES: Mapping[str, Callable[[Scrape], Samples]] = {
     "multicore_reloads_total": _counts("result", RESULTS, lambda report: report["reloads"].items()),
     "multicore_app_metrics_left_out": lambda scrape: _by("reason", LEFT_OUT, scrape.left_out.items()),
     "multicore_build_info": _build,
+    "multicore_server_info": _server,
     "process_cpu_seconds_total": _arbiter(Head.CPU_SECONDS, "_total"),
     "process_resident_memory_bytes": _arbiter(Head.RESIDENT_MEMORY),
     "process_virtual_memory_bytes": _arbiter(Head.VIRTUAL_MEMORY),

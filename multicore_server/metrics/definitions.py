@@ -182,6 +182,12 @@ _METRICS = (
         "Always 1; the labels are the versions.",
         dict.fromkeys(("version", "python", "gunicorn", "uvicorn"), ANY),
     ),
+    _metric(
+        "server_info",
+        "gauge",
+        "Always 1; the labels are the server's name and the machine's.",
+        {"name": ANY, "host": ANY},
+    ),
     # The arbiter's own process, by the names that all of Prometheus' client libraries give them.
     Metric("process_cpu_seconds_total", "counter", "User and system CPU time of the arbiter's process."),
     Metric("process_resident_memory_bytes", "gauge", "Resident memory of the arbiter's process."),

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from multicore_server.machine.directories import temporary_directory
+from multicore_server.machine.directories import check_makable, temporary_directory
 
 BACKLOG = 64  # connections that the kernel holds until they are accepted
 SUFFIX = ".sock"
@@ -108,14 +108,39 @@ def bind_metrics(address: str) -> socket.socket:
 
     A unix socket that a dead process left is replaced. Raises AddressError.
     """
-    try:
+    with _explained(address):
         if address.startswith("unix:"):
             return _listen_unix(Path(address.removeprefix("unix:")))
         return _listen_tcp(address)
+
+
+def try_metrics(address: str) -> None:
+    """Raise AddressError as `bind_metrics` would now. Nothing stays bound, nobody can connect meanwhile."""
+    with _explained(address):
+        if address.startswith("unix:"):
+            path = Path(address.removeprefix("unix:"))
+            _find_usable(path)
+            check_makable(path)
+        else:
+            _bind_tcp(address).close()
+
+
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise _error(exc, f"metrics_bind: cannot listen on {address}") from exc
     except ValueError as exc:  # a name that cannot be one ("0..0"), a NUL in a path
         raise AddressError(errno.EINVAL, f"metrics_bind: cannot listen on {address}: {exc}") from exc
+
+
+def pages(address: str, listener: socket.socket) -> str:
+    """A line that says where the metrics and the live page are, by the port that was bound."""
+    if address.startswith("unix:"):
+        return f"metrics: /metrics on {address}; live page: / there"
+    site = f"http://{address.rpartition(':')[0]}:{listener.getsockname()[1]}/"
+    return f"metrics: {site}metrics; live page: {site}"
 
 
 def is_numeric(address: str) -> bool:
@@ -167,6 +192,13 @@ def file_of(address: str) -> Path | None:
 
 
 def _listen_tcp(address: str) -> socket.socket:
+    listener = _bind_tcp(address)
+    with _closed_on_error(listener):
+        listener.listen(BACKLOG)
+    return listener
+
+
+def _bind_tcp(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, place = found[0]
@@ -175,17 +207,23 @@ def _listen_tcp(address: str) -> socket.socket:
     with _closed_on_error(listener):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
-        listener.listen(BACKLOG)
     return listener
 
 
-def _listen_unix(path: Path) -> socket.socket:
+def _find_usable(path: Path) -> bool:
+    """Whether a socket is there, and nobody listens at it. Raises OSError where something else is."""
     if path.is_socket():
         if not _is_stale(path):
             raise OSError(errno.EADDRINUSE, "somebody listens there")
-        path.unlink()
-    elif os.path.lexists(path):
+        return True
+    if os.path.lexists(path):
         raise OSError(errno.EEXIST, "there is a file which is no socket")
+    return False
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    if _find_usable(path):
+        path.unlink()
     listener = socket.socket(socket.AF_UNIX)
     with _closed_on_error(listener):
         listener.bind(str(path))

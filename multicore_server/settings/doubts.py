@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
+from multicore_server.settings.gunicorn import is_set, log_configuration
 from multicore_server.settings.hooks import EVENTS
-from multicore_server.settings.sources import Given, config_file
-from multicore_server.settings.table import TABLE
+from multicore_server.settings.sources import DEFAULT, Given, config_file
+from multicore_server.settings.table import TABLE, Settings
 
 # PM2's settings in milliseconds: from these numbers on, seconds are hardly meant.
 MILLISECONDS_IN_PM2 = {
@@ -38,6 +39,31 @@ def _bare_number(value: object) -> float | None:
         return float(value)
     except ValueError:  # it has a unit
         return None
+
+
+def idle(cfg: Any, settings: Settings, given: Mapping[str, Given]) -> Iterator[str]:
+    """Settings that have no effect beside others."""
+    configuration = log_configuration(cfg)
+    if settings.log_format != "text" and configuration:
+        why = "which has formatters of its own: name multicore_server.logs.JsonFormatter there"
+        yield f"log_format = {settings.log_format} has no effect with {configuration}, {why}"
+    if is_set(cfg, "max_requests_jitter") and not cfg.max_requests:
+        yield f"max_requests_jitter = {cfg.max_requests_jitter} has no effect without max_requests"
+    has_host = settings.metrics_bind and not settings.metrics_bind.startswith("unix:")
+    needs = {
+        "max_lifetime_jitter": ("max_lifetime", settings.max_lifetime),
+        "metrics_hosts": ("a host and a port in metrics_bind", has_host),
+    }
+    for name, (missing, there) in needs.items():
+        if not there and given[name].source != DEFAULT:
+            yield f"{given[name].of(name)} has no effect without {missing}"
+
+
+def idle_threads(cfg: Any) -> str:
+    """A line for an app that is not WSGI; or nothing."""
+    if cfg.threads <= 1:
+        return ""
+    return f"threads = {cfg.threads} has no effect: the app is ASGI and brings its own concurrency"
 
 
 def unknown_names(cfg: Any) -> Iterator[str]:

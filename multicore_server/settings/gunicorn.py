@@ -98,6 +98,11 @@ def is_given(cfg: Any, name: str) -> bool:
     return name in of_run or on_command_line or bool(in_config_file(cfg, [name]))
 
 
+def log_configuration(cfg: Any) -> str:
+    """The name of the setting that configures the logs in place of gunicorn's own settings; or empty."""
+    return next((name for name in ("logconfig_dict", "logconfig_json", "logconfig") if is_set(cfg, name)), "")
+
+
 def spool_directories(cfg: Any) -> list[str | None]:
     """Where request bodies and responses that do not fit into memory go, as for `temporary_file`."""
     if cfg.tmp_upload_dir:

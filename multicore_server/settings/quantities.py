@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
@@ -228,15 +228,20 @@ def address(value: object) -> str:
 
 def host_names(value: object) -> frozenset[str]:
     """Parse host names separated by commas, or a collection; ``*.example.com`` and ``*`` are names too."""
-    if _is_none(value):
-        return frozenset()
-    several = value.split(",") if isinstance(value, str) else value
-    if not isinstance(several, (list, tuple, set, frozenset)):
-        raise ValueError("is not a list of host names")
-    names = frozenset(str(name).strip().lower() for name in several)
+    names = frozenset(str(name).strip().lower() for name in _several(value, "host names"))
     if not all(map(_HOST_NAME.fullmatch, names)):
         raise ValueError("is not a list of host names")
     return names
+
+
+def _several(value: object, what: str) -> Collection[object]:
+    """What is separated by commas, or in a collection; nothing for None and "none"."""
+    if _is_none(value):
+        return ()
+    several = value.split(",") if isinstance(value, str) else value
+    if not isinstance(several, (list, tuple, set, frozenset)):
+        raise ValueError(f"is not a list of {what}")
+    return several
 
 
 def next_cron(expression: str, after: datetime) -> datetime:
@@ -260,6 +265,14 @@ def path(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"/[^\s?#]*", value.strip()):
         raise ValueError("is not a path")
     return value.strip()
+
+
+def paths(value: object) -> frozenset[str]:
+    """Parse paths separated by commas, or a collection; ``/static/*`` is every path that begins so."""
+    found = frozenset(path(each) for each in _several(value, "paths"))
+    if any("*" in each[:-1] for each in found):
+        raise ValueError("is a path with a * before its end")
+    return found
 
 
 def variable(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from multicore_server.settings.table import PREFIX, TABLE, Setting, SettingError, Settings
 
+DEFAULT = "the default"  # a source
 BOOT_TIME = 60.0  # seconds that a boot may take at least, unless listen_timeout says otherwise
 
 
@@ -52,6 +53,19 @@ def resolve(
     return settings
 
 
+def bad_values(given: Mapping[str, Given]) -> list[str]:
+    """What `resolve` says of every value that cannot be used by itself."""
+    return [line for name, row in TABLE.items() if (line := _why_not(row, given[name]))]
+
+
+def _why_not(row: Setting, given: Given) -> str:
+    try:
+        _read(row, given)
+    except SettingError as exc:
+        return str(exc)
+    return ""
+
+
 def given_values(
     cfg: Any,
     options: Mapping[str, Any] | None = None,
@@ -62,7 +76,7 @@ def given_values(
     """Return the value of each setting from its strongest source, as for `resolve`."""
     environ = environment(cfg, environ)
     chosen, variables, file = _options(options or {}), _variables(environ), in_config_file(cfg, TABLE)
-    defaults = {row.name: Given(row.default, "the default") for row in TABLE.values()}
+    defaults = {row.name: Given(row.default, DEFAULT) for row in TABLE.values()}
     # gunicorn has its own sources of this setting. Each of them keeps its rank.
     workers = (
         chosen.get("workers"),

@@ -234,6 +234,19 @@ class Settings:
         "from a request's head to the first byte of its response; then 504, and the app's task is cancelled; "
         "not for a WSGI app that runs inline: gunicorn's timeout ends it",
     )
+    log_format: Literal["text", "json"] = setting(
+        "text",
+        read.one_of("text", "json"),
+        "text or json",
+        "form of the error log and of the access log; json: one object a line",
+    )
+    access_log_skip: frozenset[str] = setting(
+        "none",
+        read.paths,
+        "paths such as /healthz,/static/*, or none",
+        "requests that get no line in the access log, whatever their status; a * at the end: any path that "
+        "begins so",
+    )
     app_metrics: bool = setting(
         "true",
         read.boolean,

@@ -42,6 +42,11 @@ DEFAULTS: dict[str, Any] = {"bind": f"{HOST}:{PORT}", "keepalive": 5, "accesslog
 ADDRESS = ("host", "port", "uds", "fd")
 RELOAD = ("reload_dirs", "reload_includes", "reload_excludes", "reload_delay")
 LOGGING = ("log_config", "log_level", "access_log", "use_colors")
+# Options that have no effect, and why.
+IDLE = {
+    "use_colors": "log lines have gunicorn's form",
+    "reload_delay": "gunicorn's reloader has no delay",
+}
 # Options of the process that starts the server: it has applied them already, or they do not apply here.
 STARTER = frozenset({"app", "env_file", "app_dir", "version", "workers"})
 

@@ -6,14 +6,11 @@ uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
 from gunicorn import sock
 from gunicorn.glogging import Logger
@@ -32,10 +29,13 @@ from multicore_server.settings.gunicorn import is_set, spool_directories
 from multicore_server.settings.uvicorn import KNOWN, uvicorn_environment
 from multicore_server.worker import meter
 from multicore_server.worker.access import AccessLog
-from multicore_server.worker.interface import resolve
+from multicore_server.worker.interface import Detected, detect, resolve
+from multicore_server.worker.loggers import writes_json
 from multicore_server.worker.metrics_path import MetricsPath
 from multicore_server.worker.proxied import Proxied, Rules
 from multicore_server.worker.request_hooks import RequestHooks
+from multicore_server.worker.unlogged import NOTHING, Unlogged
+from multicore_server.worker.wsgi_errors import WsgiErrors
 from multicore_server.wsgi.bridge import WSGIBridge
 from multicore_server.wsgi.direct import Direct
 
@@ -69,14 +69,16 @@ def make_config(
     surround: Callable[[Any, str], Any],
     head: int = WHOLE_HEAD,
     hooks: RequestHooks | None = None,
+    unlogged: Unlogged = NOTHING,
 ) -> Engine:
     """Return the loaded uvicorn configuration of a worker, with the interface of its app.
 
     Weakest first: gunicorn's settings, UVICORN_* variables, those of gunicorn's that stand for a uvicorn
     option and were set, the flags of ``run``, and ``overrides`` (a worker class's CONFIG_KWARGS).
     ``surround`` is called with the app and the root path and returns the app that uvicorn is given. ``head``
-    is the largest head of a request, in bytes; ``hooks`` are called around each. Raises ValueError where the
-    app's interface is unclear, SettingError for a bad UVICORN_* variable.
+    is the largest head of a request, in bytes; ``hooks`` are called around each; ``unlogged`` ones get no
+    line in the access log. Raises ValueError where the app's interface is unclear, SettingError for a bad
+    UVICORN_* variable.
     """
     options = _options(cfg, overrides)
     app, interface = resolve(app, options.pop("interface", "auto"), options.pop("factory", False))
@@ -92,13 +94,16 @@ def make_config(
         app = bridge = _bridge(cfg, log, app, options.get("root_path", ""))
     elif interface == "asgi2":
         app = ASGI2Middleware(app)
-    inner = _surround(app, cfg, log, trusted, hooks, Rules.of(cfg, wsgi=interface == "wsgi"))
+    logged = hooks or wants_access_log(cfg, log)
+    if logged:
+        app = _logging(app, cfg, log, hooks, unlogged)
+    inner = _believing(app, trusted, Rules.of(cfg, wsgi=interface == "wsgi"))
     outer = surround(inner, options.get("root_path", ""))
     config = Config(
         outer,
         interface="asgi3",
         headers=headers,
-        **{**_from_gunicorn(cfg, head), **options, **proxy_headers_off(Config)},  # `_surround` sees to these
+        **{**_from_gunicorn(cfg, head), **options, **proxy_headers_off(Config)},  # `_believing` sees to these
     )
     config.load()
     if interface == "asgi2":
@@ -113,7 +118,6 @@ def make_config(
     if bridge is None:
         return Engine(config, interface, None, proxied=proxied)
     # With trace logs, uvicorn wraps the app once more.
-    logged = hooks or wants_access_log(cfg, log)
     is_direct = bridge.is_direct and config.loaded_app is outer and not logged
     detours = _detours(inner, outer) if is_direct else _always
     direct = partial(Direct, bridge, detours) if bridge.is_inline else None
@@ -143,6 +147,16 @@ def _options(cfg: Any, overrides: dict[str, Any]) -> dict[str, Any]:
     options = uvicorn_environment()
     options |= {ours: cfg.settings[theirs].get() for ours, theirs in WHEN_SET.items() if is_set(cfg, theirs)}
     return options | getattr(cfg, "uvicorn_options", {}) | overrides
+
+
+def interface_of(cfg: Any, app: Any) -> Detected:
+    """How a worker with this configuration would call the app. It is not called, nor a factory of one.
+    Raises as `make_config`."""
+    options = _options(cfg, cfg.worker_class.CONFIG_KWARGS)
+    named: Detected | Literal["auto"] = options.get("interface", "auto")
+    if options.get("factory", False):
+        return "factory"
+    return detect(app) if named == "auto" else named
 
 
 def import_ahead(cfg: Any, overrides: dict[str, Any]) -> None:
@@ -197,7 +211,7 @@ def _from_gunicorn(cfg: Any, head: int) -> dict[str, Any]:
 
 
 def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
-    errors: Any = _Errors(log.error_log)
+    errors: Any = WsgiErrors(log.error_log)
     return WSGIBridge(
         app,
         threads=cfg.threads,
@@ -208,13 +222,17 @@ def _bridge(cfg: Any, log: Any, app: Any, root_path: str) -> WSGIBridge:
     )
 
 
-def _surround(app: Any, cfg: Any, log: Any, trusted: Any, hooks: RequestHooks | None, rules: Rules) -> Any:
-    """Wrap the app in the access log, the hooks and the proxy headers.
+def _logging(app: Any, cfg: Any, log: Any, hooks: RequestHooks | None, unlogged: Unlogged) -> Any:
+    """Wrap the app in the access log and the hooks."""
+    as_fields = writes_json(log) and not is_set(cfg, "access_log_format")
+    return AccessLog(app, log, hooks, unlogged, as_fields=as_fields)
+
+
+def _believing(app: Any, trusted: Any, rules: Rules) -> Any:
+    """Wrap the app in the proxy headers.
 
     ``trusted`` are the addresses whose proxy headers count; None: nobody's count.
     """
-    if hooks or wants_access_log(cfg, log):
-        app = AccessLog(app, log, hooks)
     if trusted is None and rules.header_map == "dangerous":
         return _plain(app)
     return Proxied(app, trusted, rules)
@@ -225,28 +243,6 @@ def wants_access_log(cfg: Any, log: Any) -> bool:
     to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
     configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json
     return bool(configured or to_syslog) or type(log).access is not Logger.access
-
-
-class _Errors(io.TextIOBase):
-    """``wsgi.errors``: a stream that writes to the error log, also after it was reopened."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        for stream in self._streams():
-            stream.write(text)
-            stream.flush()
-        return len(text)
-
-    def _streams(self) -> list[TextIO]:
-        handlers = [
-            handler for handler in self._logger.handlers if isinstance(handler, logging.StreamHandler)
-        ]
-        return [handler.stream for handler in handlers] or [sys.stderr]
 
 
 def _plain(app: Any) -> Any:

@@ -18,6 +18,10 @@ import uvicorn
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from multicore_server import hosts
+from multicore_server.logs.json_lines import JsonFormatter
+from multicore_server.logs.origin import origin
+from multicore_server.settings.gunicorn import log_configuration
+from multicore_server.worker.unlogged import NOTHING, Unlogged
 
 ERROR, ACCESS = "gunicorn.error", "gunicorn.access"
 UVICORN, UVICORN_ACCESS = "uvicorn", "uvicorn.access"
@@ -26,12 +30,49 @@ ACCESS_FORMAT = '%s - "%s %s HTTP/%s" %d'  # uvicorn's
 CHATTER = tuple(str(Path(uvicorn.__file__).parent / name) for name in ("server.py", "lifespan"))
 
 
-def set_up(log: Any, cfg: Any, *, access: bool) -> None:
-    """In a worker, before the app is loaded. ``log`` is gunicorn's; ``access``: it may have an access log."""
+def set_up(log: Any, cfg: Any, *, access: bool, form: str = "text", unlogged: Unlogged = NOTHING) -> None:
+    """In a worker, before the app is loaded. ``log`` is gunicorn's; ``access``: it may have an access log,
+    without the requests that are ``unlogged``; ``form``: `log_format`."""
     if any(isinstance(handler, QueueHandler) for handler in _handlers()):
         log.setup(cfg)  # the thread that empties the queue is in the process that has read the configuration
+        use_format(log, cfg, form)
     written = access and logging.getLogger(ACCESS).hasHandlers()
     lend(log.error_log, access=written)
+    if unlogged and not written:
+        logging.getLogger(UVICORN_ACCESS).addFilter(unlogged.admits)
+    _label_atoms(log)
+
+
+def use_format(log: Any, cfg: Any, form: str) -> None:
+    """Let the handlers that gunicorn has just made write in the form of `log_format`.
+
+    Those of a log configuration have formatters of their own, and syslog has its own form of a line.
+    """
+    if form != "json" or log_configuration(cfg):
+        return
+    for logger in (log.error_log, getattr(log, "access_log", None)):  # a user's own logger may have none
+        for handler in logger.handlers if logger is not None else ():
+            if isinstance(handler, logging.StreamHandler):
+                handler.setFormatter(JsonFormatter())
+
+
+def _label_atoms(log: Any) -> None:
+    """Let ``%(instance)s`` and ``%(generation)s`` be atoms of gunicorn's access_log_format."""
+    make: Any = getattr(log, "atoms", None)  # a user's own logger may have none
+
+    def atoms(*args: Any, **kwargs: Any) -> Any:
+        found = make(*args, **kwargs)
+        found["instance"], found["generation"] = origin()
+        return found
+
+    if make is not None:
+        log.atoms = atoms
+
+
+def writes_json(log: Any) -> bool:
+    """Whether the access log is JSON, wherever it goes."""
+    handlers = getattr(getattr(log, "access_log", None), "handlers", ())
+    return bool(handlers) and all(isinstance(handler.formatter, JsonFormatter) for handler in handlers)
 
 
 def lend(error_log: logging.Logger, *, access: bool) -> None:

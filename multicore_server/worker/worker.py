@@ -29,6 +29,7 @@ from multicore_server.ipc.messages import EndOrder
 from multicore_server.ipc.names import Interface, Reason
 from multicore_server.ipc.request_table import InHand
 from multicore_server.ipc.scoreboard import Item
+from multicore_server.logs import origin
 from multicore_server.metrics.app import values as app_values
 from multicore_server.worker import cycle, failures, loggers, loop, meter
 from multicore_server.worker.abort_stacks import AbortStacks
@@ -44,6 +45,7 @@ from multicore_server.worker.proxied import Proxied
 from multicore_server.worker.queue_time import QueueTime
 from multicore_server.worker.request_hooks import RequestHooks
 from multicore_server.worker.server import LIFESPAN_GRACE, WorkerServer
+from multicore_server.worker.unlogged import Unlogged
 from multicore_server.worker.usage import Usage
 
 END_GRACE = 0.25  # seconds for Python's own way to end
@@ -86,6 +88,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Become the worker: runs until it ends, or ends the process with the cause told."""
         context = self.context
         os.environ[context.settings.instance_var] = str(context.instance)
+        origin.become(context.instance, context.generation)
         self.usage = Usage(context.row)
         context.row[Item.DEPLOYMENT] = context.deployment
         self.mailbox = Mailbox(context, self.identity)
@@ -107,7 +110,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._lifeline.watch()
         self._forked.watch()
         try:
-            loggers.set_up(self.log, self.cfg, access=wants_access_log(self.cfg, self.log))
+            access, form = wants_access_log(self.cfg, self.log), context.settings.log_format
+            loggers.set_up(self.log, self.cfg, access=access, form=form, unlogged=self._unlogged)
             post_fork()
             self.init_process()
         except Exception as exc:  # noqa: BLE001 - whatever the app raises
@@ -152,8 +156,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         limits = limits_of(self.cfg, self.context.settings)
         engine = make_config(
-            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround, limits.head, RequestHooks(self)
-        )
+            self.cfg, self.log, self.wsgi, self.CONFIG_KWARGS, self.surround,
+            limits.head, RequestHooks(self), self._unlogged,
+        )  # fmt: skip
         config, self.interface, self._apart, self.direct, proxied = engine
         self.context.row[Item.INLINE] = self.direct is not None
         if self.interface == "wsgi":
@@ -187,6 +192,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         )
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = meter.counted_websocket(config.ws_protocol_class, self.context.row)
+
+    @property
+    def _unlogged(self) -> Unlogged:
+        return Unlogged(self.context.settings.access_log_skip)
 
     @property
     def _is_inline(self) -> bool:

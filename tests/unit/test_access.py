@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
+from multicore_server.logs import JsonFormatter
 from multicore_server.worker.access import AccessLog
+from multicore_server.worker.loggers import writes_json
+from multicore_server.worker.unlogged import Unlogged
 from multicore_server.wsgi.bridge import WSGIBridge
 from tests.unit.wsgi_client import Client, scope
 
@@ -31,6 +37,7 @@ class Recorded(Logger):  # type: ignore[misc] # gunicorn has no types
         super().__init__(cfg)
         self.lines: list[str] = []
         self.access_log = self
+        self.disabled = False
 
     def info(self, message: str, atoms: Any) -> None:
         self.lines.append(message % atoms)
@@ -38,8 +45,6 @@ class Recorded(Logger):  # type: ignore[misc] # gunicorn has no types
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    import logging
-
     names = ("gunicorn.error", "gunicorn.access")
     before = [(logging.getLogger(name).handlers[:], logging.getLogger(name).propagate) for name in names]
     yield
@@ -252,3 +257,126 @@ def test_a_logger_class_of_its_own_is_always_called() -> None:
     log = Counting("x", None)
     asyncio.run(_serve(AccessLog(answer(200), log), Client()))
     assert log.seen == ("200 OK", 200, "GET", "/a", "/a", "", (1, 1))
+
+
+# --- access_log_skip
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "admitted"),
+    [
+        ("/healthz", "", False),
+        ("/healthz/", "", True),
+        ("/static/a.css", "", False),
+        ("/static/", "", False),
+        ("/static", "", True),
+        ("/api/healthz", "/api", False),
+        ("/api/healthz", "", True),
+        ("/", "", True),
+    ],
+)
+def test_paths_that_are_not_logged(path: str, root: str, admitted: bool) -> None:
+    unlogged = Unlogged(["/healthz", "/static/*"])
+    request = scope(path=path, raw_path=path.encode(), root_path=root)
+    log, passed = Recorded("%(U)s"), Passed()
+
+    async def main() -> None:
+        client = Client()
+        await AccessLog(passed, log, unlogged=unlogged)(request, client.receive, client.send)
+        assert (passed.send == client.send) is not admitted  # nothing is noted of them either
+
+    asyncio.run(main())
+    assert bool(log.lines) is admitted
+    target = f"{path.removeprefix(root)}?a=b"
+    args = ("127.0.0.1:5", "GET", target, "1.1", 200)
+    record = logging.LogRecord("uvicorn.access", logging.INFO, "", 0, "", args, None)
+    assert unlogged.admits(record) is ({"path": target[:-4]} not in unlogged)
+
+
+class Passed:
+    """An app that keeps what it was given to send with."""
+
+    send: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.send = send
+        await answer(200)(scope, receive, send)
+
+
+def test_what_is_not_logged_is_counted_and_hooked() -> None:
+    """By a logger class of its own, statsd say, and by hooks."""
+
+    class Statsd(Recorded):
+        counted = 0
+
+        def access(self, *about: Any) -> None:
+            self.counted += 1
+            super().access(*about)
+
+    log, called = Statsd("x"), []
+    hooks: Any = SimpleNamespace(before=lambda _: None, after=lambda *_: called.append(1))
+    asyncio.run(_serve(AccessLog(answer(200), log, hooks, Unlogged(["/a"])), Client()))
+    assert (log.counted, log.disabled, called) == (1, False, [1])
+    written = logging.getLogger("gunicorn.access")
+    written.addHandler(kept := Kept())
+    log.access_log = written  # type: ignore[assignment]  # as gunicorn's own has it
+    asyncio.run(_serve(AccessLog(answer(200), log, None, Unlogged(["/a"])), Client()))
+    assert (log.counted, kept.lines) == (2, [])
+
+
+# --- JSON
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+        self.setFormatter(JsonFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(json.loads(self.format(record)))
+
+
+def logged_as_json(log: Logger, request: Any, **how: Any) -> dict[str, Any]:
+    kept = Kept()
+    log.access_log.handlers = [kept]
+    assert writes_json(log)
+    app = answer(201, b"four", b"more")
+    asyncio.run(AccessLog(app, log, **how)(request, Client().receive, Client().send))
+    (line,) = kept.lines
+    return line
+
+
+def test_the_fields_of_a_request() -> None:
+    """The same of gunicorn's atoms and without them."""
+    cfg = Config()
+    cfg.set("accesslog", "-")
+    log = Logger(cfg)
+    lines = {how: logged_as_json(log, dict(REQUEST), as_fields=how) for how in (True, False)}
+    for how, line in lines.items():
+        request = {
+            "client": "10.0.0.9", "user": "ann", "method": "POST", "path": "/caf%C3%A9", "query": "q=1",
+            "protocol": "HTTP/1.1", "status": 201, "bytes": 8, "referer": "http://from/",
+            "user_agent": 'a "quoted" agent', "level": "info", "logger": "gunicorn.access",
+        }  # fmt: skip
+        assert request.items() <= line.items(), how
+        assert 0 < line["duration"] < 1
+    assert lines[True]["message"] == "POST /caf%C3%A9 201"
+    assert lines[False]["message"].startswith("10.0.0.9 - ann [")
+    headers = [field for field in REQUEST["headers"] if field[0] != b"authorization"]
+    bare = scope(headers=headers[:1])
+    first, second = (logged_as_json(log, dict(bare), as_fields=how) for how in (True, False))
+    assert first.keys() == second.keys()
+    assert not {"user", "query", "referer", "user_agent"} & first.keys()
+
+
+def test_a_logger_class_of_its_own_makes_its_own_line() -> None:
+    cfg = Config()
+    cfg.set("accesslog", "-")
+
+    class Own(Logger):  # type: ignore[misc]  # gunicorn has no types
+        def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+            self.access_log.info("mine %s", resp.status)
+
+    line = logged_as_json(Own(cfg), scope(), as_fields=True)
+    assert line["message"] == "mine 201 Created"

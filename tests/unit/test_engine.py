@@ -19,9 +19,11 @@ from gunicorn.glogging import Logger
 from uvicorn import Config
 
 from multicore_server.connections.protocol import MovableProtocol
+from multicore_server.logs import JsonFormatter
 from multicore_server.settings.table import SettingError
 from multicore_server.worker import engine
 from multicore_server.worker.proxied import Proxied
+from multicore_server.worker.wsgi_errors import WsgiErrors
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None: ...
@@ -163,7 +165,7 @@ def test_wsgi_errors_go_where_the_error_log_goes() -> None:
     logger = logging.Logger("errors")
     stream = io.StringIO()
     logger.addHandler(logging.StreamHandler(stream))
-    errors = engine._Errors(logger)
+    errors = WsgiErrors(logger)
     assert errors.writable()
     assert errors.write("text") == 4
     logger.handlers[0].stream = reopened = io.StringIO()  # type: ignore[attr-defined]  # a StreamHandler
@@ -172,8 +174,24 @@ def test_wsgi_errors_go_where_the_error_log_goes() -> None:
 
 
 def test_wsgi_errors_go_to_stderr_where_the_log_has_no_stream(capsys: pytest.CaptureFixture[str]) -> None:
-    engine._Errors(logging.Logger("errors")).write("text")
+    WsgiErrors(logging.Logger("errors")).write("text")
     assert capsys.readouterr().err == "text"
+
+
+def test_wsgi_errors_are_records_where_the_error_log_is_json() -> None:
+    logger = logging.Logger("errors")
+    stream, raw = io.StringIO(), io.StringIO()
+    logger.handlers = [logging.StreamHandler(stream), logging.StreamHandler(raw)]
+    logger.handlers[0].setFormatter(JsonFormatter())
+    errors = WsgiErrors(logger)
+    for text in ("a ", "line\nand", " another\n\n", "begun"):
+        errors.write(text)
+    said = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(it["message"], it["logger"], it["level"]) for it in said] == [
+        ("a line", "wsgi.errors", "error"),
+        ("and another", "wsgi.errors", "error"),
+    ]
+    assert raw.getvalue() == "a line\nand another\n\nbegun"
 
 
 # --- the client's address

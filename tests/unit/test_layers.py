@@ -21,13 +21,13 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("application",),
-    ("plugin",),
+    ("plugin", "check"),
     ("arbiter",),
     ("worker", "monitor"),
     ("metrics",),
     ("connections", "fleet"),
     ("wsgi", "settings"),
-    ("ipc", "machine", "cluster", "version", "hosts"),
+    ("ipc", "logs", "machine", "cluster", "version", "hosts"),
 )
 DEPTH = {part: depth for depth, parts in enumerate(LAYERS) for part in parts}
 # The public names of the package load lazily, from wherever they live.
@@ -36,6 +36,7 @@ LAZY = {"__init__"}
 PURE = (
     "fleet",
     "ipc",
+    "logs",
     "machine",
     "metrics.collection",
     "metrics.definitions",

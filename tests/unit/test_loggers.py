@@ -6,13 +6,20 @@ import logging
 import logging.config
 from collections.abc import Iterator
 from copy import copy
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn.server
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
+from multicore_server.logs import JsonFormatter
+from multicore_server.logs.origin import Origin
 from multicore_server.worker import loggers
-from multicore_server.worker.loggers import access_line, keep_enabled, lend
+from multicore_server.worker.loggers import access_line, keep_enabled, lend, use_format, writes_json
+from multicore_server.worker.unlogged import Unlogged
 
 NAMES = ("gunicorn.error", "gunicorn.access", "uvicorn", "uvicorn.error", "uvicorn.access")
 ATTRIBUTES = ("__class__", "handlers", "filters", "level", "propagate", "parent", "disabled")
@@ -175,7 +182,6 @@ def test_no_configuration_silences_what_it_does_not_name(name: str) -> None:
 def test_a_queue_is_set_up_anew(error_log: logging.Logger) -> None:
     from logging.handlers import QueueHandler
     from queue import Queue
-    from types import SimpleNamespace
 
     done: list[Any] = []
     log = SimpleNamespace(error_log=error_log, setup=done.append)
@@ -184,3 +190,70 @@ def test_a_queue_is_set_up_anew(error_log: logging.Logger) -> None:
     error_log.addHandler(QueueHandler(Queue()))
     loggers.set_up(log, "cfg", access=False)
     assert done == ["cfg"]
+
+
+# --- log_format, and where a line comes from
+
+
+def gunicorns(**settings: Any) -> Any:
+    cfg = Config()
+    for name, value in {"accesslog": "-", **settings}.items():
+        cfg.set(name, value)
+    return Logger(cfg)
+
+
+def test_gunicorns_handlers_become_json(error_log: logging.Logger) -> None:
+    for form, wanted in (("text", False), ("json", True)):
+        log = gunicorns()
+        use_format(log, log.cfg, form)
+        every = [*log.error_log.handlers, *log.access_log.handlers]
+        its = [it.formatter for it in every if getattr(it, "_gunicorn", False)]  # pytest adds its own
+        assert [isinstance(formatter, JsonFormatter) for formatter in its] == [wanted] * 2
+    assert writes_json(log)
+
+
+def test_a_log_configuration_keeps_its_formatters(error_log: logging.Logger) -> None:
+    log = gunicorns(logconfig_dict={"version": 1})
+    use_format(log, log.cfg, "json")
+    assert not writes_json(log)
+
+
+def test_a_logger_class_without_an_access_log(error_log: logging.Logger) -> None:
+    log = SimpleNamespace(error_log=error_log)
+    use_format(log, Config(), "json")
+    assert not writes_json(log)
+
+
+def test_a_queue_is_set_up_as_json(error_log: logging.Logger) -> None:
+    from logging.handlers import QueueHandler
+    from queue import Queue
+
+    log = gunicorns()
+    logging.getLogger("gunicorn.error").addHandler(QueueHandler(Queue()))
+    loggers.set_up(log, log.cfg, access=True, form="json")
+    assert writes_json(log)
+
+
+def test_atoms_of_an_access_line(error_log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multicore_server.logs.origin._origin", Origin(3, 2))
+    log = gunicorns(access_log_format="%(instance)s %(generation)s %(s)s")
+    loggers.set_up(log, log.cfg, access=True)
+    log.access_log.handlers = [kept := Kept()]
+    environ = {"REQUEST_METHOD": "GET", "RAW_URI": "/", "SERVER_PROTOCOL": "HTTP/1.1"}
+    log.access(
+        SimpleNamespace(status="200 OK", headers=[]), SimpleNamespace(headers=[]), environ, timedelta()
+    )
+    assert kept.lines == ["3 2 200"]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_uvicorns_own_access_lines_are_skipped(error_log: logging.Logger, written: bool) -> None:
+    """Where gunicorn's are written, those are skipped before anything is known of them."""
+    log = gunicorns()
+    loggers.set_up(log, log.cfg, access=written, unlogged=Unlogged(["/x"]))
+    uvicorns = logging.getLogger("uvicorn.access")
+    assert bool(uvicorns.filters) is not written
+    uvicorns.handlers = [kept := Kept()]
+    for path in ("/x?a=b", "/y"):
+        uvicorns.info(loggers.ACCESS_FORMAT, "127.0.0.1:5", "GET", path, "1.1", 200)
+    assert len(kept.lines) == 1 + written

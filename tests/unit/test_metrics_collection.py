@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_numbers_of_the_bulletin() -> None:
     assert of(found, "multicore_build_info") == {
         '{gunicorn="27",python="3",uvicorn="0.5",version="0.1.0"}': 1
     }
+    assert of(found, "multicore_server_info") == {f'{{host="{socket.gethostname()}",name="app:app"}}': 1}
 
 
 def test_without_a_memory_limit_there_is_none() -> None:

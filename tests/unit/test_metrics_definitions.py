@@ -61,6 +61,7 @@ OURS = {
     "multicore_message_bytes_total": ("counter", ""),
     "multicore_message_handler_seconds_total": ("counter", "worker"),
     "multicore_primary_changes_total": ("counter", ""),
+    "multicore_server_info": ("gauge", "name host"),
 }
 
 

@@ -210,6 +210,30 @@ def test_unix(tmp_path: Path, opened: list[socket.socket]) -> None:
         client.connect(str(path))
 
 
+def test_where_the_pages_are(tmp_path: Path, opened: list[socket.socket]) -> None:
+    opened += [bind_metrics("localhost:0"), bind_metrics(f"unix:{tmp_path}/m")]
+    site = f"http://localhost:{opened[0].getsockname()[1]}/"
+    assert address.pages("localhost:0", opened[0]) == f"metrics: {site}metrics; live page: {site}"
+    assert (
+        address.pages(f"unix:{tmp_path}/m", opened[1])
+        == f"metrics: /metrics on unix:{tmp_path}/m; live page: / there"
+    )
+
+
+def test_an_address_that_is_tried_stays_free(tmp_path: Path, opened: list[socket.socket]) -> None:
+    stale = leave_stale(tmp_path / "stale")
+    for text in ("127.0.0.1:0", f"unix:{tmp_path}/new", f"unix:{stale}"):
+        address.try_metrics(text)
+    assert list(tmp_path.iterdir()) == [stale]
+    (tmp_path / "file").touch()
+    for text, said in (
+        (f"unix:{tmp_path}/no/m", "there is no directory"),
+        (f"unix:{tmp_path}/file", "there is a file which is no socket"),
+    ):
+        with pytest.raises(AddressError, match=said):
+            address.try_metrics(text)
+
+
 def test_a_taken_port(opened: list[socket.socket]) -> None:
     opened.append(bind_metrics("127.0.0.1:0"))
     taken = f"127.0.0.1:{opened[0].getsockname()[1]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 
 from multicore_server.arbiter import listeners, takeover
 from multicore_server.arbiter.arbiter import Arbiter
-from tests.unit.arbiter_itself.started import Application
+from tests.unit.arbiter_itself.started import Application, said
 from tests.unit.shell import Log, fault
 
 
@@ -23,6 +24,12 @@ def test_gunicorns_arbiter_becomes_ours_before_anything_is_bound(made: Arbiter) 
     assert made.fleet.workers == 2
     assert (Path(made.cfg.pidfile)).exists()
     assert len(made.LISTENERS) == 1
+
+
+def test_what_a_start_says(made: Arbiter) -> None:
+    (versions,) = said(made, "multicore_server ")
+    assert re.search(r"multicore_server \S+, gunicorn \S+, uvicorn \S+, Python \S+$", versions)
+    assert len(said(made, r"workers: 2 (from run's options, --workers, 2)")) == 1
 
 
 def test_what_there_is_before_the_first_fork_is_frozen(made: Arbiter) -> None:

@@ -41,6 +41,8 @@ def test_an_address_is_bound_when_it_is_due(watch: Watch, free_port: int) -> Non
     found.bind_if_due(NOW)
     assert (found.due, len(changes)) == (None, 1)
     assert found.listener is not None
+    site = f"http://127.0.0.1:{free_port}/"
+    assert len(watch.log.said(f"metrics: {site}metrics; live page: {site}")) == 1
     found.configure(settings(metrics_bind=f"127.0.0.1:{free_port}"))
     assert len(changes) == 1
     found.configure(settings())

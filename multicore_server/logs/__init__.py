@@ -1,0 +1,8 @@
+"""What a log line is: where it comes from, and its form as JSON. Pure.
+
+`JsonFormatter` is for log configurations of users, too: ``"()": "multicore_server.logs.JsonFormatter"``.
+"""
+
+from multicore_server.logs.json_lines import JsonFormatter
+
+__all__ = ["JsonFormatter"]
