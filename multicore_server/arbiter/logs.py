@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import stat
@@ -39,6 +40,13 @@ class _OsOfLogger:
         _give(path, uid, gid, _SILENT)  # /dev/stderr is a link, and right
 
 
+def adopt(log: Any, cfg: Any) -> None:
+    """What gunicorn's logger is to do from now on, besides what it does of itself."""
+    say_failures_once(log)
+    if cfg.capture_output:
+        print_whole_lines()
+
+
 def say_failures_once(log: Any) -> None:
     """A line that cannot be written (the disk is full) costs one line on stderr a minute. As it comes,
     logging writes a traceback for each."""
@@ -61,6 +69,14 @@ class _FailureOf:
             self._quiet_until = now + QUIET
             with contextlib.suppress(Exception):  # stderr may be as full, or closed
                 print(f"{self._name}: log lines are lost: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
+
+
+def print_whole_lines() -> None:
+    """Let what is printed leave at the end of each line, in one write: a file is for all processes, and of
+    itself Python keeps 8 KiB back, or (PYTHONUNBUFFERED) writes a line in pieces."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def reopen_log(log: Any, cfg: Any) -> None:

@@ -234,6 +234,15 @@ class Settings:
         "from a request's head to the first byte of its response; then 504, and the app's task is cancelled; "
         "not for a WSGI app that runs inline: gunicorn's timeout ends it",
     )
+    log_max_size: int | None = setting(
+        "none",
+        read.optional(read.byte_count),
+        "bytes, 10M or 1.5G, or none",
+        "size at which errorlog and accesslog are rotated: FILE becomes FILE.1, and no line is lost",
+    )
+    log_keep: int = setting(
+        "5", read.whole(1), "a whole number from 1", "number of rotated files that are kept of each log"
+    )
     app_metrics: bool = setting(
         "true",
         read.boolean,

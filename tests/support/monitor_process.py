@@ -93,7 +93,7 @@ class Monitor:
             listener=self._listeners[0], metrics_listener=self._listeners[1],
             command_listener=self._command_listener,
             lifeline=self._lifeline, channel=self._channel, hosts=frozenset(self._hosts), log=log,
-            mailboxes=self._mailboxes, limits=self._limits, **self._app,
+            reopen_log=lambda: None, mailboxes=self._mailboxes, limits=self._limits, **self._app,
         )  # fmt: skip
         return run(context)
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from gunicorn import glogging
@@ -62,6 +62,27 @@ def test_a_log_and_a_stderr_that_cannot_be_written_end_nothing(monkeypatch: pyte
     logs.say_failures_once(log)
     monkeypatch.setattr(sys, "stderr", Full())
     error_log.error("lost")
+
+
+def test_what_is_printed_leaves_line_by_line_in_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes write to the file; print() gives a line and its end one by one."""
+
+    class Raw(io.FileIO):
+        writes: ClassVar[list[bytes]] = []
+
+        def write(self, data: Any) -> int:
+            self.writes.append(bytes(data))
+            return len(data)
+
+    with io.TextIOWrapper(io.BufferedWriter(Raw(tmp_path / "log", "w")), write_through=True) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        cfg = configuration("-")
+        cfg.capture_output = True
+        logs.adopt(Log(), cfg)
+        print("a", 1)
+        assert Raw.writes == [b"a 1\n"]
 
 
 # --- log files that are reopened

@@ -6,13 +6,15 @@ import logging
 import logging.config
 from collections.abc import Iterator
 from copy import copy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn.server
 
 from multicore_server.worker import loggers
-from multicore_server.worker.loggers import access_line, keep_enabled, lend
+from multicore_server.worker.loggers import access_line, is_moved, keep_enabled, lend
 
 NAMES = ("gunicorn.error", "gunicorn.access", "uvicorn", "uvicorn.error", "uvicorn.access")
 ATTRIBUTES = ("__class__", "handlers", "filters", "level", "propagate", "parent", "disabled")
@@ -184,3 +186,28 @@ def test_a_queue_is_set_up_anew(error_log: logging.Logger) -> None:
     error_log.addHandler(QueueHandler(Queue()))
     loggers.set_up(log, "cfg", access=False)
     assert done == ["cfg"]
+
+
+# --- log files that were moved
+
+
+@pytest.mark.parametrize("now", ["there", "renamed", "another file"])
+def test_a_file_that_is_no_longer_at_its_path_is_known(
+    error_log: logging.Logger, tmp_path: Path, now: str
+) -> None:
+    path = tmp_path / "log"
+    handler = logging.FileHandler(path)
+    error_log.addHandler(handler)
+    if now != "there":
+        path.rename(tmp_path / "log.1")
+    if now == "another file":
+        path.touch()
+    try:
+        assert is_moved(SimpleNamespace(error_log=error_log)) is (now != "there")
+    finally:
+        handler.close()
+
+
+def test_logs_without_files_are_not_moved(error_log: logging.Logger) -> None:
+    error_log.addHandler(logging.FileHandler("/nowhere", delay=True))
+    assert not is_moved(SimpleNamespace(error_log=error_log, access_log=logging.getLogger("gunicorn.access")))
