@@ -23,7 +23,7 @@ from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.settings import checks
-from multicore_server.settings.doubts import milliseconds, unknown_names
+from multicore_server.settings.doubts import milliseconds, not_rotated, unknown_names
 from multicore_server.settings.gunicorn import variables, without_effect
 from multicore_server.settings.hooks import adopt
 from multicore_server.settings.sources import environment, given_values, resolve, unknown_environment
@@ -115,7 +115,8 @@ def doubts(app: Any, settings: Settings) -> list[str]:
     ours = options is not None
     given = given_values(app.cfg, options, argv=() if ours else None)
     unread = unknown_environment(environment(app.cfg), settings, variables(), run=ours)
-    return [*unread, *milliseconds(given), *unknown_names(app.cfg), *without_effect(app.cfg)]
+    unrotated = not_rotated(app.cfg, settings.log_max_size)
+    return [*unread, *milliseconds(given), *unknown_names(app.cfg), *unrotated, *without_effect(app.cfg)]
 
 
 def _keep_threads_out(cfg: Any) -> None:

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from gunicorn import glogging
@@ -77,6 +78,21 @@ def print_whole_lines() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
+
+
+def files(cfg: Any) -> list[str]:
+    """The files that the server's processes write to: its logs, and what they print where that is a file."""
+    found = [cfg.errorlog, cfg.accesslog]
+    if not cfg.capture_output:  # else it goes to the error log
+        found += [_file_behind(descriptor) for descriptor in (1, 2)]
+    return sorted({str(Path(path).absolute()) for path in found if path and path != "-"})
+
+
+def _file_behind(descriptor: int) -> str:
+    with contextlib.suppress(OSError):  # it is closed; there is no /proc
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    return ""
 
 
 def reopen_log(log: Any, cfg: Any) -> None:

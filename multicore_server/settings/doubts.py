@@ -40,6 +40,12 @@ def _bare_number(value: object) -> float | None:
         return None
 
 
+def not_rotated(cfg: Any, log_max_size: int | None) -> Iterator[str]:
+    """A size of log files where there is none."""
+    if log_max_size and not {cfg.errorlog, cfg.accesslog} - {None, "", "-"}:
+        yield "log_max_size has no effect: neither errorlog nor accesslog is a file"
+
+
 def unknown_names(cfg: Any) -> Iterator[str]:
     """Names in the config file that are like those of settings and hooks. It may have variables and functions
     of its own, so others are not named, nor those that stand beside the setting itself."""

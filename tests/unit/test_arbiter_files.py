@@ -85,6 +85,38 @@ def test_what_is_printed_leaves_line_by_line_in_one_write(
         assert Raw.writes == [b"a 1\n"]
 
 
+@pytest.mark.parametrize(
+    ("errorlog", "accesslog", "captured", "found"),
+    [
+        ("-", None, False, ["stderr", "stdout"]),
+        ("error", "-", False, ["error", "stderr", "stdout"]),
+        ("error", "access", True, ["access", "error"]),
+        ("error", "error", True, ["error"]),
+        ("error", None, True, ["error"]),
+        (None, "-", True, []),
+    ],
+)
+def test_the_files_that_a_server_writes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errorlog: Any, accesslog: Any, captured: bool,
+    found: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    behind = {1: str(tmp_path / "stdout"), 2: str(tmp_path / "stderr")}
+    monkeypatch.setattr(logs, "_file_behind", behind.__getitem__)
+    cfg: Any = SimpleNamespace(errorlog=errorlog, accesslog=accesslog, capture_output=captured)
+    assert logs.files(cfg) == [str(tmp_path / name) for name in found]
+
+
+def test_the_file_behind_a_descriptor(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with (tmp_path / "log").open("w") as file:
+        assert logs._file_behind(file.fileno()) == str(tmp_path / "log")
+        assert logs._file_behind(writer) == ""
+    os.close(reader)
+    os.close(writer)
+    assert logs._file_behind(writer) == ""
+
+
 # --- log files that are reopened
 
 
