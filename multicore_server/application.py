@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gunicorn import config, util
@@ -55,6 +56,17 @@ def _check_names(options: dict[str, Any]) -> None:
 
         nearest = "".join(f"; did you mean {found}?" for found in get_close_matches(name, known, n=1))
         raise TypeError(f"run() got an unknown option {name!r}{nearest}")
+
+
+def _refuse_logs(cfg: Any) -> None:
+    """Before stderr is given up: gunicorn says it there, and nobody would read it."""
+    for name in ("errorlog", "accesslog"):
+        path = cfg.settings[name].get()
+        try:
+            if path and path != "-":
+                Path(path).open("a").close()
+        except OSError as exc:
+            sys.exit(f"Error: {name}: {path!r} cannot be written: {exc.strerror}")
 
 
 class Config(config.Config):  # type: ignore[misc]  # gunicorn has no types
@@ -123,6 +135,7 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
         if self.cfg.check_config:
             self._check()
         elif self.cfg.daemon and "GUNICORN_FD" not in os.environ:  # not USR2's
+            _refuse_logs(self.cfg)
             self.launch = launch()
         try:
             super().run()

@@ -26,6 +26,7 @@ from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.arbiter.inspection import Inspection
 from multicore_server.arbiter.lateness import Lateness
+from multicore_server.arbiter.log_rotation import LogRotation
 from multicore_server.arbiter.monitor_addresses import MonitorAddresses
 from multicore_server.arbiter.monitor_process import MonitorProcess
 from multicore_server.arbiter.orphans import Orphans
@@ -98,7 +99,7 @@ class Arbiter(ParentArbiter):
         self.vitals = Vitals(scoreboard.head)
         self._statsd = Statsd()
         app_metrics.obey(self.settings, self.cfg)
-        logs.say_failures_once(self.log)
+        logs.adopt(self.log, self.cfg)
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
@@ -135,6 +136,8 @@ class Arbiter(ParentArbiter):
         self.reloader = Reloader(
             context, self.in_force, self._install, self._become_helper, self.interruption
         )
+        self.rotation = LogRotation(self.log, self.handle_usr1, lambda: not self.master_pid)
+        self.rotation.configure(self.settings, self.cfg)
         self.orphans = Orphans(context, self._is_known, lambda: float(self.cfg.graceful_timeout))
         self.worker_processes = WorkerProcesses(
             context,
@@ -182,8 +185,8 @@ class Arbiter(ParentArbiter):
 
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
-        moments = (self._deadline, self.inspection.due, self.reloader.due, self.monitor.due, self.orphans.due)
-        due = [moment for moment in moments if moment is not None]
+        parts = (self.inspection, self.reloader, self.monitor, self.orphans, self.rotation)
+        due = [moment for moment in (self._deadline, *(part.due for part in parts)) if moment is not None]
         return max(0.0, min(min(due) - time.monotonic(), longest))
 
     def murder_workers(self) -> None:
@@ -199,6 +202,8 @@ class Arbiter(ParentArbiter):
             self.reloader.tick(time.monotonic())
         with self.guarded("what dead workers have left"):
             self.orphans.tick(time.monotonic())
+        with self.guarded("the size of the logs"):
+            self.rotation.tick(time.monotonic())
         with self.guarded("the inspection"):
             for observation in self.inspection.inspect(time.monotonic()):
                 self.observe(observation)
@@ -283,11 +288,12 @@ class Arbiter(ParentArbiter):
         if self.log.cfg is not new.cfg:  # older gunicorns leave the log as it was
             logs.set_up_log(self.log, new.cfg)
         loggers.use_format(self.log, new.cfg, new.settings.log_format)
-        logs.say_failures_once(self.log)
+        logs.adopt(self.log, new.cfg)
         self.settings, self.deployment_number = new.settings, new.number
         self.inspection.configure(new.settings, new.cfg)
         self.monitor.addresses.configure(new.settings)
         logs.reopen_log(self.log, new.cfg)
+        self.rotation.configure(new.settings, new.cfg)
         if new.cfg.pidfile != old.cfg.pidfile:
             self.pidfile = pidfile.move(self.pidfile, new.cfg.pidfile, self.pid, self.log)
         hosts.set_title(f"master [{self.proc_name}]")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import stat
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from gunicorn import glogging
@@ -39,6 +41,13 @@ class _OsOfLogger:
     @staticmethod
     def chown(path: str, uid: int, gid: int) -> None:
         _give(path, uid, gid, _SILENT)  # /dev/stderr is a link, and right
+
+
+def adopt(log: Any, cfg: Any) -> None:
+    """What gunicorn's logger is to do from now on, besides what it does of itself."""
+    say_failures_once(log)
+    if cfg.capture_output:
+        print_whole_lines()
 
 
 def say_failures_once(log: Any) -> None:
@@ -74,6 +83,29 @@ def fields_of(event: Event) -> dict[str, Any]:
     if event.instance is not None:
         fields |= {"instance": event.instance, "generation": event.generation}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def print_whole_lines() -> None:
+    """Let what is printed leave at the end of each line, in one write: a file is for all processes, and of
+    itself Python keeps 8 KiB back, or (PYTHONUNBUFFERED) writes a line in pieces."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
+
+
+def files(cfg: Any) -> list[str]:
+    """The files that the server's processes write to: its logs, and what they print where that is a file."""
+    found = [cfg.errorlog, cfg.accesslog]
+    if not cfg.capture_output:  # else it goes to the error log
+        found += [_file_behind(descriptor) for descriptor in (1, 2)]
+    return sorted({str(Path(path).absolute()) for path in found if path and path != "-"})
+
+
+def _file_behind(descriptor: int) -> str:
+    with contextlib.suppress(OSError):  # it is closed; there is no /proc
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    return ""
 
 
 def reopen_log(log: Any, cfg: Any) -> None:

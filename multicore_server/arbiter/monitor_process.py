@@ -147,6 +147,7 @@ class MonitorProcess:
             channel=channel.child_end,
             mailboxes=self._context.cluster.mailboxes,
             log=self._context.log.error_log,
+            reopen_log=self._context.log.reopen_files,
         )
         if directory is not None:
             merge = AppMetrics(directory.path, TAKEN)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
+from multicore_server.arbiter import logs
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.event_log import EventLog
@@ -72,8 +73,10 @@ class Publisher:
             "arbiter": self._arbiter,
             **fleet_report(self._context.fleet, epoch),
             "addresses": [str(listener) for listener in deployment.listeners],
+            "logs": logs.files(deployment.cfg),
             "worker_memory_limit": self._memory_limit(),
             "timeout": float(deployment.cfg.timeout),
+            "graceful_timeout": float(deployment.cfg.graceful_timeout),
             "settings": shown(deployment.settings),
             "events": list(self.event_log.entries),
         }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 
-from multicore_server.cli.servers import Trouble
+import click
+
+from multicore_server.cli.servers import Trouble, names
 from multicore_server.ipc.report import LONGEST_ACTION
 
 LONGEST = 9  # digits of an instance number
@@ -29,6 +33,33 @@ def instances_of(verb: str, named: Sequence[str]) -> list[int] | None:
         if not is_number(text) or len(text) > LONGEST:
             raise Trouble(f"{verb}: {text!r} is no instance number such as `ps` shows")
     return [int(text) for text in named] or None
+
+
+def servers_and_instances(
+    verb: str, arguments: Sequence[str], server: str | None
+) -> tuple[list[str], list[int] | None]:
+    """What ``[SERVER]... [INSTANCE]...`` names; ``server`` is that of --server. Raises Trouble."""
+    if server is not None:
+        return [server], instances_of(verb, arguments)
+    named = list(takewhile(lambda text: not is_number(text), arguments))
+    instances = instances_of(verb, arguments[len(named) :])
+    if instances and len(named) > 1:
+        raise Trouble(f"{verb}: instances are those of one server, and {len(named)} are named")
+    return named, instances
+
+
+def number_of(option: str, text: str | None, default: int) -> int:
+    """A number of things to be shown. Raises Trouble."""
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII):
+        raise Trouble(f"{option}: {text!r} is not a number from 0 to 999999")
+    return int(text)
+
+
+def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion, with the names of the running servers."""
+    return [name for name in names() if name.startswith(incomplete)]
 
 
 def answer_timeout(text: str) -> float:

@@ -9,12 +9,14 @@ import click
 
 import multicore_server
 from multicore_server import hosts
+from multicore_server.cli.elsewhere import ALIASES, OTHERS
 
 # "module:attribute" within this package, in the order of --help, with the line that --help shows: to list
 # the commands imports none of them.
 COMMANDS = {
     "run": ("run:run", "Serve an app on every CPU, with uvicorn's options."),
     "check": ("check:check", "Say what a start would refuse, and what would have no effect."),
+    "start": ("start:start", "Start the servers of multicore.toml, or of an app, in the background."),
     "ps": ("verbs:ps", "List the workers of running servers."),
     "show": ("verbs:show", "Show all about one server."),
     "reload": ("verbs:reload", "Replace all workers, with new code and configuration."),
@@ -28,6 +30,8 @@ COMMANDS = {
     "requests": ("requests:requests", "List the requests in progress, the oldest first."),
     "stacks": ("stacks:stacks", "Show what the threads and tasks of all processes are doing."),
     "events": ("verbs:events", "Print what happened to a server's workers."),
+    "logs": ("logs:logs", "Show what servers have written."),
+    "startup": ("startup:startup", "Write systemd units, to start servers at boot."),
 }
 
 
@@ -38,6 +42,11 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
+        if cmd_name in OTHERS and not ctx.resilient_parsing:  # that is a shell's completion
+            from multicore_server.cli.servers import Trouble
+
+            raise Trouble(f"{cmd_name}: {OTHERS[cmd_name]}")
         if cmd_name not in COMMANDS:
             return None
         if cmd_name in ("run", "check"):
@@ -50,6 +59,8 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        with formatter.section("Also known as"):
+            formatter.write_dl([("list, ls, status", "ps"), ("describe", "show"), ("delete, kill", "stop")])
 
 
 def _check_hosts() -> None:

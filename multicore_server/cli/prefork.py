@@ -100,7 +100,7 @@ def _words(param: click.Parameter, ctx: click.Context) -> Iterator[str]:
         yield str(value)
     elif isinstance(param, click.Option) and _is_said(param, value, ctx):
         for each in value if param.multiple else [value]:
-            yield from _option(param, each)
+            yield from option_words(param, each)
 
 
 def _is_said(param: click.Option, value: object, ctx: click.Context) -> bool:
@@ -120,7 +120,8 @@ def _from_environment(param: click.Option, ctx: click.Context) -> Any:
         return None
 
 
-def _option(param: click.Option, value: Any) -> list[str]:
+def option_words(param: click.Option, value: Any) -> list[str]:
+    """An option with this value, on a command line."""
     flag = max(param.opts, key=len)
     if param.is_flag:
         return [flag] if value else list(param.secondary_opts[:1])

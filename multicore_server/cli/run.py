@@ -50,6 +50,7 @@ FROM_GUNICORN = {
     "accesslog": "file of the access log, - for stdout  [default: -]",
     "access_log_format": "format of its lines, as in gunicorn",
     "errorlog": "file of the error log, - for stderr  [default: -]",
+    "capture_output": "send what all processes print to the file of the error log, too",
 }
 # uvicorn's options -> gunicorn's settings
 GUNICORNS_NAMES = {

@@ -38,7 +38,8 @@ class Trouble(click.ClickException):
         super().__init__(plain(text))
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"multicore-server: {self.message}", file=file, err=True)
+        if self.message:
+            click.echo(f"multicore-server: {self.message}", file=file, err=True)
 
 
 class FailedError(Trouble):
@@ -59,6 +60,10 @@ class NoAnswerError(Trouble):
 
 class GoneError(Trouble):
     """Nobody listens at the command socket."""
+
+
+class UnknownServerError(Trouble):
+    """No server that runs has this name, port or pid."""
 
 
 class Begun(NamedTuple):
@@ -118,6 +123,7 @@ class RunningServer:
         self.path = path
         self.pid = int(path.stem)
         self.owner = owner
+        self._name = ""  # once it has said it
         # Now, while it lives: later the pid may belong to another process.
         self._arbiter = _process(self.pid)
 
@@ -129,7 +135,9 @@ class RunningServer:
         document = _parsed(body)
         if code != 200:
             raise NoAnswerError(f"{self}: {document.get('error', f'/status answers {code}')}")
-        return self._checked(document)
+        checked = self._checked(document)
+        self._name = checked["name"]
+        return checked
 
     def _checked(self, document: dict[str, object]) -> Status:
         """Raises NoAnswerError for the /status of another version that has other parts."""
@@ -191,6 +199,10 @@ class RunningServer:
             return bool(arbiter and arbiter.is_running() and arbiter.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
+
+    @property
+    def title(self) -> str:
+        return f"{self._name} (pid {self.pid})" if self._name else str(self)
 
     def __str__(self) -> str:
         return f"the server with pid {self.pid}"
@@ -295,11 +307,13 @@ def choose(wanted: str | None) -> RunningServer:
         raise Trouble(f"the server with pid {wanted} has ended; only its command socket is left")
     if not answers:
         raise _none()
-    raise Trouble(f"no server {wanted!r} is running; there are {_listed(answers, answers)}")
+    raise UnknownServerError(f"no server {wanted!r} is running; there are {_listed(answers, answers)}")
 
 
 def _none() -> Trouble:
-    return Trouble(f"no server of this user is running (no command socket in {command_directory()})")
+    return UnknownServerError(
+        f"no server of this user is running (no command socket in {command_directory()})"
+    )
 
 
 def _only(answers: dict[RunningServer, Status | Trouble]) -> RunningServer:

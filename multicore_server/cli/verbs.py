@@ -6,25 +6,27 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from multicore_server.cli import listing
 from multicore_server.cli.all_users import running_of_all, user_of
-from multicore_server.cli.arguments import seconds_of, server_and_instances
+from multicore_server.cli.arguments import complete, number_of, seconds_of, servers_and_instances
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
     Begun,
     FailedError,
     GoneError,
+    LeftError,
     NoAnswerError,
     RunningServer,
     Trouble,
+    UnknownServerError,
     ask_all,
     choose,
-    names,
     running,
 )
 from multicore_server.cli.text import plain
@@ -36,14 +38,69 @@ F = TypeVar("F", bound=Callable[..., Any])
 LAST = 20  # events that are shown where nobody says how many
 
 
-def _complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in names() if name.startswith(incomplete)]
-
-
 def _server(function: F) -> F:
     text = "SERVER is a name, a port or a pid; it can be left out where one server runs."
     function.__doc__ = f"{function.__doc__}\n\n{text}"
-    return click.argument("server", required=False, shell_complete=_complete)(function)
+    return click.argument("server", required=False, shell_complete=complete)(function)
+
+
+def _servers(function: F) -> F:
+    text = (
+        "SERVER is a name, port or pid, an ecosystem file or all; it can be left out where one server runs."
+    )
+    function.__doc__ = f"{function.__doc__}\n\n{text}"
+    return click.argument("servers", nargs=-1, metavar="[SERVER]...", shell_complete=complete)(function)
+
+
+def _choose_all(named: Iterable[str]) -> list[RunningServer]:
+    """Raises Trouble."""
+    wanted: list[str | None] = [name for each in named for name in _names_in(each)]
+    found = [server for name in wanted or [None] for server in _meant_by(name)]
+    return list({server.pid: server for server in found}.values())
+
+
+def _meant_by(name: str | None) -> list[RunningServer]:
+    if name == "all":
+        return list(ask_all(running())) or [choose(None)]  # which says that there is none
+    try:
+        return [choose(name)]
+    except UnknownServerError:
+        if name is not None and name in _names_here():
+            raise Trouble(f"no server {name!r} is running; `start {name}` starts it") from None
+        raise
+
+
+def _names_in(text: str) -> list[str]:
+    if not text.endswith(".toml"):
+        return [text]
+    from multicore_server.cli import ecosystem
+
+    return ecosystem.names(Path(text))
+
+
+def _names_here() -> list[str]:
+    from multicore_server.cli import ecosystem
+
+    path = ecosystem.find(Path.cwd())
+    return ecosystem.names(path) if path else []
+
+
+def _each(
+    servers: Sequence[RunningServer], act: Callable[[RunningServer], None], *, named: bool = True
+) -> int:
+    """One after the other: one that fails keeps none of the others from its turn. The exit status."""
+    worst = 0
+    for server in servers:
+        if named and len(servers) > 1:
+            click.echo(f"{server.title}:", err=True)
+        try:
+            act(server)
+        except LeftError:
+            raise
+        except Trouble as exc:
+            exc.show()
+            worst = max(worst, exc.exit_code)
+    return worst
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -54,14 +111,14 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return when it has begu
 
 
 @click.command()
-@_server
+@_servers
 @click.option("-a", "--all", "of_all", is_flag=True, help="The servers of all users; for root.")
 @_as_json
-def ps(server: str | None, of_all: bool, as_json: bool) -> None:
-    """List the workers of all running servers of this user, or of one of them."""
-    servers = _chosen(server, of_all=of_all)
-    silent = _list_json(servers) if as_json else listing.print_workers(servers)
-    if not servers:
+def ps(servers: tuple[str, ...], of_all: bool, as_json: bool) -> None:
+    """List the workers of all running servers of this user, or of some of them."""
+    chosen = _chosen(servers, of_all=of_all)
+    silent = _list_json(chosen) if as_json else listing.print_workers(chosen)
+    if not chosen:
         click.echo(f"no server{'' if of_all else ' of this user'} is running", err=True)
     for trouble in silent:
         trouble.show()
@@ -69,12 +126,12 @@ def ps(server: str | None, of_all: bool, as_json: bool) -> None:
         sys.exit(2)
 
 
-def _chosen(server: str | None, *, of_all: bool) -> list[RunningServer]:
-    if of_all and server is not None:
+def _chosen(wanted: tuple[str, ...], *, of_all: bool) -> list[RunningServer]:
+    if of_all and wanted:
         raise Trouble("ps: give a server or --all")
     if of_all:
         return running_of_all()
-    return running() if server is None else [choose(server)]
+    return _choose_all(wanted) if wanted else running()
 
 
 def _list_json(servers: list[RunningServer]) -> list[Trouble]:
@@ -117,7 +174,7 @@ def metrics(server: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print each as one line of JSON.")
 def events(server: str | None, follow: bool, last: str | None, as_json: bool) -> None:
     """Print what happened to a server's workers."""
-    number = _number(last, 0 if follow else LAST)
+    number = number_of("--last", last, 0 if follow else LAST)
     chosen = choose(server)
     if follow:
         _follow(chosen, number, as_json)
@@ -125,14 +182,6 @@ def events(server: str | None, follow: bool, last: str | None, as_json: bool) ->
     there = chosen.status()["events"]
     for event in there[len(there) - min(number, len(there)) :]:
         _print_event(event, as_json)
-
-
-def _number(text: str | None, default: int) -> int:
-    if text is None:
-        return default
-    if not re.fullmatch(r"\d{1,6}", text, re.ASCII):
-        raise Trouble(f"--last: {text!r} is no number of events")
-    return int(text)
 
 
 def _follow(server: RunningServer, last: int, as_json: bool) -> None:
@@ -173,40 +222,45 @@ def _print_json(document: object) -> None:
 
 
 @click.command()
-@_server
+@_servers
 @_no_wait
 @_as_json
-def reload(server: str | None, no_wait: bool, as_json: bool) -> None:
+def reload(servers: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
     """Load the configuration and the app afresh and replace every worker; no request is lost.
 
     Exit status 1 when it was rolled back or has failed: the old workers go on.
     """
-    chosen = choose(server)
-    waiting = None if no_wait else Reloading(chosen.status())
-    _conclude(chosen, chosen.command("reload"), waiting, as_json)
+
+    def begin(server: RunningServer) -> None:
+        waiting = None if no_wait else Reloading(server.status())
+        _conclude(server, server.command("reload"), waiting, as_json)
+
+    sys.exit(_each(_choose_all(servers), begin))
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="[SERVER] [INSTANCE]...", shell_complete=_complete)
+@click.argument("arguments", nargs=-1, metavar="[SERVER]... [INSTANCE]...", shell_complete=complete)
 @click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
 @_no_wait
 @_as_json
 def restart(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_json: bool) -> None:
     """Replace all workers, or those of some instances, one after the other; revives errored ones.
 
-    A number is an INSTANCE as `ps` shows it, anything else before it the server's name.
+    A number is an INSTANCE as `ps` shows it, anything else before it a server's name, or all.
     Exit status 1 when a replacement does not become ready: the old worker goes on.
     """
-    server, instances = server_and_instances("restart", arguments, server)
-    chosen = choose(server)
-    waiting = None if no_wait else Restarting(chosen.status(), instances)
-    begun = chosen.command("restart", instances=instances)
-    _conclude(chosen, begun, waiting, as_json)
+    named, instances = servers_and_instances("restart", arguments, server)
+
+    def begin(server: RunningServer) -> None:
+        waiting = None if no_wait else Restarting(server.status(), instances)
+        _conclude(server, server.command("restart", instances=instances), waiting, as_json)
+
+    sys.exit(_each(_choose_all(named), begin))
 
 
 # A number such as -1 is no option.
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, metavar="[SERVER] N|+N|-N|max", shell_complete=_complete)
+@click.argument("arguments", nargs=-1, metavar="[SERVER] N|+N|-N|max", shell_complete=complete)
 @click.option("-s", "--server", help="The server's name, port or pid.")
 @_no_wait
 @_as_json
@@ -228,25 +282,35 @@ def scale(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_json
 
 
 @click.command()
-@_server
+@_servers
 @click.option("--now", is_flag=True, help="Do not wait for the requests in hand.")
 @_no_wait
 @_as_json
-def stop(server: str | None, now: bool, no_wait: bool, as_json: bool) -> None:
+def stop(servers: tuple[str, ...], now: bool, no_wait: bool, as_json: bool) -> None:
     """End a server: it answers the requests in hand, then its processes end."""
-    chosen = choose(server)
-    begun = chosen.command("stop", graceful=not now)
-    outcome = CommandResult(True, begun.text) if no_wait else wait_for_end(chosen, silent=as_json)
-    _print_outcome(chosen, outcome, as_json)
+    told: dict[RunningServer, str] = {}
+
+    def tell(server: RunningServer) -> None:
+        told[server] = server.command("stop", graceful=not now).text
+
+    def conclude(server: RunningServer) -> None:
+        outcome = CommandResult(True, told[server]) if no_wait else wait_for_end(server, silent=as_json)
+        _print_outcome(server, outcome, as_json)
+
+    refused = _each(_choose_all(servers), tell, named=False)  # all of them first: they drain at the same time
+    sys.exit(max(refused, _each(list(told), conclude)))
 
 
 @click.command()
-@_server
+@_servers
 @_as_json
-def reset(server: str | None, as_json: bool) -> None:
+def reset(servers: tuple[str, ...], as_json: bool) -> None:
     """Forget the workers' unstable exits and start errored ones again."""
-    chosen = choose(server)
-    _print_outcome(chosen, CommandResult(True, chosen.command("reset").text), as_json)
+
+    def begin(server: RunningServer) -> None:
+        _print_outcome(server, CommandResult(True, server.command("reset").text), as_json)
+
+    sys.exit(_each(_choose_all(servers), begin))
 
 
 def _conclude(server: RunningServer, begun: Begun, waiting: Wait | None, as_json: bool) -> None:
@@ -261,9 +325,7 @@ def _print_outcome(server: RunningServer, outcome: CommandResult, as_json: bool)
     elif outcome.ok:
         click.echo(plain(outcome.text))
     if not outcome.ok:
-        if as_json:
-            sys.exit(1)
-        raise FailedError(outcome.text)
+        raise FailedError("" if as_json else outcome.text)  # it was printed
 
 
 # --- watching ---

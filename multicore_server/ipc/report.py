@@ -81,7 +81,9 @@ class ServerFacts(TypedDict):
     version: str
     name: str  # the app's
     addresses: list[str]  # where workers accept
+    logs: list[str]  # the files that the processes write to
     timeout: float  # after which a worker that stands still is aborted; 0: never
+    graceful_timeout: float  # that a worker has at its end
     settings: dict[str, str]  # in force, as a user would write them
     events: list[EventReport]  # the last ones, oldest first
 

@@ -35,3 +35,18 @@ def _start_by_psutil() -> float:
         return psutil.Process().create_time()
     except psutil.Error as exc:
         raise OSError(str(exc)) from exc
+
+
+def unit_of(pid: int, proc: Path = Path("/proc")) -> str:
+    """The options of journalctl for the systemd service that a process belongs to, such as
+    ``--user -u shop.service``; empty where it belongs to none, or the kernel does not say it."""
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        *above, last = line.split(":", 2)[2].split("/")
+        if last.endswith(".service") and not last.startswith("user@"):
+            of_user = any(part.startswith("user@") for part in above)
+            return f"--user -u {last}" if of_user else f"-u {last}"
+    return ""

@@ -55,6 +55,7 @@ class MonitorContext:
     channel: socket.socket  # to the arbiter, for commands; not blocking
     mailboxes: Mailboxes  # of the workers, for actions, and its own
     log: logging.Logger
+    reopen_log: Callable[[], None]
     hosts: frozenset[str] = frozenset()  # that the Host header may name, besides those of allowed_hosts.py
     app_metrics: AppMetrics | None = None
     app_identifier: Callable[[int], str] = str  # of a row, in its files: `app_directory.Directory.identifier`
@@ -116,11 +117,17 @@ class Monitor:
     def _handle_signals(self) -> None:
         for name in ENDING:
             self._loop.add_signal_handler(name, self._ended.set)
-        self._loop.add_signal_handler(signal.SIGUSR1, _reopen, self._context.log)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
         # Meant for the arbiter, sent to its process group.
         for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
             signal.signal(name, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)  # the arbiter blocked them for the boot
+
+    def _reopen_log(self) -> None:
+        try:
+            self._context.reopen_log()
+        except OSError as exc:
+            self._context.log.warning("monitor: a log file could not be reopened: %s", exc)
 
     def _beat(self) -> None:
         self._context.scoreboard.head[Head.MONITOR_HEARTBEAT] = time.monotonic()
@@ -195,10 +202,3 @@ def _log_by(log: logging.Logger) -> None:
         logger.handlers = list(log.handlers)
         logger.propagate = False
         logger.setLevel(logging.ERROR)
-
-
-def _reopen(log: logging.Logger) -> None:
-    """The log files were rotated: the next line goes to the new ones."""
-    for handler in log.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.close()  # it opens its file again when it has something to write

@@ -47,6 +47,7 @@ def idle(cfg: Any, settings: Settings, given: Mapping[str, Given]) -> Iterator[s
     if settings.log_format != "text" and configuration:
         why = "which has formatters of its own: name multicore_server.logs.JsonFormatter there"
         yield f"log_format = {settings.log_format} has no effect with {configuration}, {why}"
+    yield from not_rotated(cfg, settings.log_max_size)
     if is_set(cfg, "max_requests_jitter") and not cfg.max_requests:
         yield f"max_requests_jitter = {cfg.max_requests_jitter} has no effect without max_requests"
     has_host = settings.metrics_bind and not settings.metrics_bind.startswith("unix:")
@@ -64,6 +65,12 @@ def idle_threads(cfg: Any) -> str:
     if cfg.threads <= 1:
         return ""
     return f"threads = {cfg.threads} has no effect: the app is ASGI and brings its own concurrency"
+
+
+def not_rotated(cfg: Any, log_max_size: int | None) -> Iterator[str]:
+    """A size of log files where there is none."""
+    if log_max_size and not {cfg.errorlog, cfg.accesslog} - {None, "", "-"}:
+        yield "log_max_size has no effect: neither errorlog nor accesslog is a file"
 
 
 def unknown_names(cfg: Any) -> Iterator[str]:

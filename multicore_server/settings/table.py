@@ -247,6 +247,15 @@ class Settings:
         "requests that get no line in the access log, whatever their status; a * at the end: any path that "
         "begins so",
     )
+    log_max_size: int | None = setting(
+        "none",
+        read.optional(read.byte_count),
+        "bytes, 10M or 1.5G, or none",
+        "size at which errorlog and accesslog are rotated: FILE becomes FILE.1, and no line is lost",
+    )
+    log_keep: int = setting(
+        "5", read.whole(1), "a whole number from 1", "number of rotated files that are kept of each log"
+    )
     app_metrics: bool = setting(
         "true",
         read.boolean,

@@ -8,8 +8,9 @@ gunicorn's logs behind them.
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,23 @@ def _become(logger: logging.Logger, kind: type[Any]) -> None:
     theirs = type(logger)
     if not issubclass(theirs, kind):
         logger.__class__ = type(theirs.__name__, (kind, theirs), {})
+
+
+def is_moved(log: Any) -> bool:
+    """Whether a file of gunicorn's logs is no longer at its path: it was rotated, and is to be reopened."""
+    access_log = getattr(log, "access_log", log.error_log)  # a user's own logger may have none
+    handlers = [*log.error_log.handlers, *access_log.handlers]
+    files = [it for it in handlers if isinstance(it, logging.FileHandler)]
+    return any(it.stream is not None and _is_moved(it.stream.fileno, it.baseFilename) for it in files)
+
+
+def _is_moved(fileno: Callable[[], int], path: str) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(fileno()), os.stat(path))  # noqa: PTH116 - as text
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # no right to look at it; the stream is closed
+        return False
 
 
 def _handlers() -> Iterator[logging.Handler]:

@@ -145,10 +145,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         for name in self.SIGNALS:
             signal.signal(name, signal.SIG_DFL)
         # `pkill -HUP gunicorn` reaches workers too. A handler, not SIG_IGN: subprocesses would inherit that.
-        for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
+        # USR1 is for `watch`: a handler would run in the midst of a line that is being written.
+        ignored = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN)
+        for name in (*ignored, signal.SIGTTOU):
             signal.signal(name, lambda *_: None)
-        signal.signal(signal.SIGUSR1, self.handle_usr1)
-        signal.siginterrupt(signal.SIGUSR1, False)
         signal.signal(signal.SIGABRT, self.handle_abort)
         self._forked.note_handlers()
         self._stacks.write_to(self.log.error_log)
@@ -286,6 +286,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     # --- signals, the reloader, the arbiter's end ---
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loggers.is_moved(self.log):  # while this worker booted
+            self.handle_usr1(signal.SIGUSR1, None)
+
         def drain() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends already
                 loop.call_soon_threadsafe(self._on_arbiter_gone)

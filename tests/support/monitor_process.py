@@ -87,13 +87,14 @@ class Monitor:
         os.close(self._alive)
         self.channel.close()
         log = logging.Logger("gunicorn.error")
-        log.addHandler(logging.FileHandler(self.log_path))
+        handler = logging.FileHandler(self.log_path)
+        log.addHandler(handler)
         context = MonitorContext(
             scoreboard=self.scoreboard, requests=self._requests, shared_report=self.shared_report,
             listener=self._listeners[0], metrics_listener=self._listeners[1],
             command_listener=self._command_listener,
             lifeline=self._lifeline, channel=self._channel, hosts=frozenset(self._hosts), log=log,
-            mailboxes=self._mailboxes, limits=self._limits, **self._app,
+            reopen_log=handler.close, mailboxes=self._mailboxes, limits=self._limits, **self._app,
         )  # fmt: skip
         return run(context)
 

@@ -55,7 +55,8 @@ def event(text: str, at: float = 1000.0, **changes: Any) -> EventReport:
 def _facts() -> ServerFacts:
     return {
         "version": "0.1.0", "name": "app:app", "addresses": ["http://127.0.0.1:8000"],
-        "timeout": 30.0, "settings": {"workers": "2"}, "events": [event("ready")],
+        "logs": ["/var/log/app.log"],
+        "timeout": 30.0, "graceful_timeout": 30.0, "settings": {"workers": "2"}, "events": [event("ready")],
     }  # fmt: skip
 
 

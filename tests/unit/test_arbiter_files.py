@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from gunicorn import glogging
@@ -62,6 +62,59 @@ def test_a_log_and_a_stderr_that_cannot_be_written_end_nothing(monkeypatch: pyte
     logs.say_failures_once(log)
     monkeypatch.setattr(sys, "stderr", Full())
     error_log.error("lost")
+
+
+def test_what_is_printed_leaves_line_by_line_in_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes write to the file; print() gives a line and its end one by one."""
+
+    class Raw(io.FileIO):
+        writes: ClassVar[list[bytes]] = []
+
+        def write(self, data: Any) -> int:
+            self.writes.append(bytes(data))
+            return len(data)
+
+    with io.TextIOWrapper(io.BufferedWriter(Raw(tmp_path / "log", "w")), write_through=True) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        cfg = configuration("-")
+        cfg.capture_output = True
+        logs.adopt(Log(), cfg)
+        print("a", 1)
+        assert Raw.writes == [b"a 1\n"]
+
+
+@pytest.mark.parametrize(
+    ("errorlog", "accesslog", "captured", "found"),
+    [
+        ("-", None, False, ["stderr", "stdout"]),
+        ("error", "-", False, ["error", "stderr", "stdout"]),
+        ("error", "access", True, ["access", "error"]),
+        ("error", "error", True, ["error"]),
+        ("error", None, True, ["error"]),
+        (None, "-", True, []),
+    ],
+)
+def test_the_files_that_a_server_writes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errorlog: Any, accesslog: Any, captured: bool,
+    found: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    behind = {1: str(tmp_path / "stdout"), 2: str(tmp_path / "stderr")}
+    monkeypatch.setattr(logs, "_file_behind", behind.__getitem__)
+    cfg: Any = SimpleNamespace(errorlog=errorlog, accesslog=accesslog, capture_output=captured)
+    assert logs.files(cfg) == [str(tmp_path / name) for name in found]
+
+
+def test_the_file_behind_a_descriptor(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with (tmp_path / "log").open("w") as file:
+        assert logs._file_behind(file.fileno()) == str(tmp_path / "log")
+        assert logs._file_behind(writer) == ""
+    os.close(reader)
+    os.close(writer)
+    assert logs._file_behind(writer) == ""
 
 
 # --- log files that are reopened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from click.testing import CliRunner, Result
 
 from multicore_server.cli import listing, progress, verbs
 from multicore_server.cli.main import main
-from multicore_server.cli.servers import Begun, GoneError, NoAnswerError, Trouble
+from multicore_server.cli.servers import (
+    Begun,
+    GoneError,
+    LeftError,
+    NoAnswerError,
+    Trouble,
+    UnknownServerError,
+)
+from multicore_server.cli.waiting import CommandResult
 from multicore_server.ipc.report import EventReport, Status
 from tests.support.reports import event, process, status, worker
 from tests.unit.scripted_server import ScriptedServer
@@ -103,7 +112,7 @@ def test_events_that_are_followed_survive_a_new_monitor_and_come_once(operated: 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", "1" * 7, "\u0661"])
 def test_a_number_of_events_that_is_none(operated: Operated, last: str) -> None:
-    assert "is no number of events" in operated.run("events", "--last", last, status=2).stderr
+    assert "--last: " in operated.run("events", "--last", last, status=2).stderr
 
 
 # --- changing ---
@@ -148,7 +157,7 @@ def test_restart(
 
 
 def test_restart_of_what_is_no_instance(operated: Operated) -> None:
-    assert "'x' is no instance number" in operated.run("restart", "api", "x", status=2).stderr
+    assert "'x' is no instance number" in operated.run("restart", "0", "x", status=2).stderr
     assert operated.server.asked == []
 
 
@@ -202,6 +211,106 @@ def test_a_command_that_is_refused(operated: Operated) -> None:
     assert operated.run("scale", "99", status=2).stderr == (
         "multicore-server: scale: 99 workers: from 1 to 64 can be run\n"
     )
+
+
+# --- several servers ---
+
+
+@pytest.fixture
+def both(operated: Operated, monkeypatch: pytest.MonkeyPatch) -> dict[str, ScriptedServer]:
+    """Two servers, by name."""
+    found = {name: ScriptedServer(BEFORE, pid=pid) for name, pid in (("shop", 101), ("blog", 102))}
+    operated.servers = list(found.values())
+
+    def choose(name: str | None) -> ScriptedServer:
+        if name not in found:
+            raise UnknownServerError(f"no server {name!r} is running")
+        return found[name]
+
+    monkeypatch.setattr(verbs, "choose", choose)
+    return found
+
+
+def asked(both: dict[str, ScriptedServer]) -> list[list[str]]:
+    return [[name for name, _ in server.asked] for server in both.values()]
+
+
+@pytest.mark.parametrize("verb", ["reload", "restart", "stop", "reset"])
+@pytest.mark.parametrize(
+    ("named", "times"),
+    [(["shop"], (1, 0)), (["blog", "shop"], (1, 1)), (["all"], (1, 1)), (["blog", "blog"], (0, 1)),
+     (["multicore.toml"], (1, 1))],
+)  # fmt: skip
+def test_a_verb_for_several(
+    operated: Operated, both: dict[str, ScriptedServer], verb: str, named: list[str], times: tuple[int, int],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "multicore.toml").write_text("[shop]\n[blog]\n")
+    monkeypatch.chdir(tmp_path)
+    wait = [] if verb == "reset" else ["--no-wait"]
+    done = operated.run(verb, *named, *wait)
+    assert done.stdout == "begun\n" * sum(times)
+    assert done.stderr.count("the server with pid") == (sum(times) if sum(times) > 1 else 0)
+    assert asked(both) == [[verb] * number for number in times]
+
+
+def test_one_that_fails_does_not_keep_the_others_from_their_turn(
+    operated: Operated, both: dict[str, ScriptedServer]
+) -> None:
+    both["shop"].begun = Trouble("reset: it does not answer")
+    done = operated.run("reset", "all", status=2)
+    assert "multicore-server: reset: it does not answer\n" in done.stderr
+    assert done.stdout == "begun\n"
+    both["shop"].begun = Begun("begun", None)
+    both["shop"].history = [NoAnswerError("it hangs")]
+    assert operated.run("reload", "shop", "blog", "--no-wait", status=0).stdout == "begun\nbegun\n"
+
+
+def test_all_are_told_to_stop_before_one_is_waited_for(
+    operated: Operated, both: dict[str, ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[list[list[str]]] = []
+
+    def wait(*_: Any, **__: Any) -> CommandResult:
+        waited.append(asked(both))
+        return CommandResult(True, "stopped")
+
+    monkeypatch.setattr(verbs, "wait_for_end", wait)
+    assert operated.run("stop", "all").stdout == "stopped\nstopped\n"
+    assert waited == [[["stop"], ["stop"]]] * 2
+
+
+def test_an_interrupted_wait_ends_all(
+    operated: Operated, both: dict[str, ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: Any, **__: Any) -> None:
+        raise LeftError("no longer watching")
+
+    monkeypatch.setattr(verbs, "wait", leave)
+    operated.run("reload", "all", status=130)
+    assert asked(both) == [["reload"], []]
+
+
+def test_instances_are_of_one_server(operated: Operated, both: dict[str, ScriptedServer]) -> None:
+    said = operated.run("restart", "shop", "blog", "0", status=2).stderr
+    assert "restart: instances are those of one server, and 2 are named" in said
+    assert "no server 'shpo' is running" in operated.run("stop", "blog", "shpo", status=2).stderr
+    assert asked(both) == [[], []]
+
+
+def test_a_server_that_can_be_started(
+    operated: Operated, both: dict[str, ScriptedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "multicore.toml").write_text("[mail]\n")
+    monkeypatch.chdir(tmp_path)
+    said = operated.run("restart", "mail", status=2).stderr
+    assert said == "multicore-server: no server 'mail' is running; `start mail` starts it\n"
+    assert "no server 'news' is running\n" in operated.run("restart", "news", status=2).stderr
+
+
+def test_ps_of_some(operated: Operated, both: dict[str, ScriptedServer]) -> None:
+    assert operated.run("ps", "shop", "blog").stdout.count("2 of 2 ready") == 2
+    assert operated.run("ps", "blog").stdout.count("2 of 2 ready") == 1
 
 
 # --- watching ---

@@ -7,6 +7,7 @@ import logging.config
 from collections.abc import Iterator
 from copy import copy
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,14 @@ from gunicorn.glogging import Logger
 from multicore_server.logs import JsonFormatter
 from multicore_server.logs.origin import Origin
 from multicore_server.worker import loggers
-from multicore_server.worker.loggers import access_line, keep_enabled, lend, use_format, writes_json
+from multicore_server.worker.loggers import (
+    access_line,
+    is_moved,
+    keep_enabled,
+    lend,
+    use_format,
+    writes_json,
+)
 from multicore_server.worker.unlogged import Unlogged
 
 NAMES = ("gunicorn.error", "gunicorn.access", "uvicorn", "uvicorn.error", "uvicorn.access")
@@ -257,3 +265,28 @@ def test_uvicorns_own_access_lines_are_skipped(error_log: logging.Logger, writte
     for path in ("/x?a=b", "/y"):
         uvicorns.info(loggers.ACCESS_FORMAT, "127.0.0.1:5", "GET", path, "1.1", 200)
     assert len(kept.lines) == 1 + written
+
+
+# --- log files that were moved
+
+
+@pytest.mark.parametrize("now", ["there", "renamed", "another file"])
+def test_a_file_that_is_no_longer_at_its_path_is_known(
+    error_log: logging.Logger, tmp_path: Path, now: str
+) -> None:
+    path = tmp_path / "log"
+    handler = logging.FileHandler(path)
+    error_log.addHandler(handler)
+    if now != "there":
+        path.rename(tmp_path / "log.1")
+    if now == "another file":
+        path.touch()
+    try:
+        assert is_moved(SimpleNamespace(error_log=error_log)) is (now != "there")
+    finally:
+        handler.close()
+
+
+def test_logs_without_files_are_not_moved(error_log: logging.Logger) -> None:
+    error_log.addHandler(logging.FileHandler("/nowhere", delay=True))
+    assert not is_moved(SimpleNamespace(error_log=error_log, access_log=logging.getLogger("gunicorn.access")))

@@ -28,7 +28,9 @@ def publisher(watch: Watch) -> Publisher:
     settings = Settings(
         workers=2, **{name: row.parse(row.default) for name, row in TABLE.items() if name != "workers"}
     )
-    cfg = SimpleNamespace(timeout=30)
+    cfg = SimpleNamespace(
+        timeout=30, graceful_timeout=20, errorlog="/var/log/error.log", accesslog=None, capture_output=True
+    )
     deployment: Any = SimpleNamespace(listeners=["unix:x"], settings=settings, cfg=cfg)
     return Publisher(watch.shell.context, "app:make('secret')", lambda: deployment, lambda: 300)
 
@@ -42,7 +44,8 @@ def test_what_is_published(publisher: Publisher) -> None:
         300,
     )
     assert report["arbiter"]["pid"] == shell.ARBITER
-    assert report["timeout"] == 30.0
+    assert (report["timeout"], report["graceful_timeout"]) == (30.0, 20.0)
+    assert report["logs"] == ["/var/log/error.log"]
 
 
 def test_events_are_published_before_they_are_logged(publisher: Publisher) -> None:

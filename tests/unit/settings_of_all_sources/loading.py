@@ -35,7 +35,7 @@ DEFAULTS = Settings(
     metrics_bind="127.0.0.1:9464", metrics_hosts=frozenset(),
     metrics_path=None, instance_var="MULTICORE_INSTANCE",
     limit_request_body=None, header_timeout=30.0, body_timeout=60.0, send_timeout=60.0, request_timeout=None,
-    log_format="text", access_log_skip=frozenset(), app_metrics=True,
+    log_format="text", access_log_skip=frozenset(), log_max_size=None, log_keep=5, app_metrics=True,
 )  # fmt: skip
 
 
@@ -82,6 +82,8 @@ EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
         "/healthz, /static/*", ["/healthz", "/static/*"], frozenset({"/healthz", "/static/*"}),
         ("healthz", "/a b", "/*/b", "/a,", 7, [1]),
     ),
+    "log_max_size": ("10M", 10 * MB, 10 * MB, ("80%", "big", "-1")),
+    "log_keep": ("3", 3, 3, ("0", "few")),
     "app_metrics": ("off", False, False, ("", 3)),
 }  # fmt: skip
 

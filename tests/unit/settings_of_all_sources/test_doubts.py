@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from multicore_server.application import Application
-from multicore_server.settings.doubts import milliseconds, unknown_names
+from multicore_server.settings.doubts import milliseconds, not_rotated, unknown_names
 from multicore_server.settings.gunicorn import from_environment, variables
 from multicore_server.settings.sources import given_values
 from multicore_server.settings.table import SettingError
@@ -31,6 +31,25 @@ def test_numbers_that_look_like_milliseconds(gunicorn: Load, name: str, value: A
 def test_numbers_that_are_seconds(gunicorn: Load) -> None:
     options = {"min_uptime": "1000s", "listen_timeout": 600, "restart_delay": "1000ms", "max_lifetime": 86400}
     assert list(milliseconds(given_values(gunicorn(), options, environ={}))) == []
+
+
+# --- what has no effect
+
+
+@pytest.mark.parametrize(
+    ("size", "args", "said"),
+    [
+        (None, (), False),
+        (1000, (), True),
+        (1000, ("--access-logfile", "-"), True),
+        (1000, ("--access-logfile", "access.log"), False),
+        (1000, ("--error-logfile", "error.log"), False),
+    ],
+)
+def test_a_size_of_logs_that_are_no_files(
+    gunicorn: Load, size: int | None, args: tuple[str, ...], said: bool
+) -> None:
+    assert len(list(not_rotated(gunicorn(*args), size))) == said
 
 
 # --- the config file

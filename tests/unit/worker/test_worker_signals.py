@@ -42,6 +42,27 @@ def test_signals_of_the_group_are_ignored_and_abort_ends_it_for_sure(
     assert ended == [1]
 
 
+def test_a_log_that_was_rotated_while_it_booted_is_opened_anew_when_it_serves(
+    hire: Hire, tmp_path: Path
+) -> None:
+    """A signal handler would do it in the midst of a line that is being written, which is lost then."""
+    path = tmp_path / "log"
+    hired = hire(errorlog=str(path))
+    hired.worker.init_signals()
+    path.rename(tmp_path / "log.1")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    hired.log.error("while it boots")
+
+    async def main() -> None:
+        hired.worker.watch(asyncio.get_running_loop())
+
+    asyncio.run(main())
+    hired.log.error("when it serves")
+    hired.log.error_log.handlers.pop().close()
+    assert "while it boots" in (tmp_path / "log.1").read_text()
+    assert "when it serves" in path.read_text()
+
+
 def test_stacks_go_to_the_first_stream_that_has_a_descriptor(hire: Hire, tmp_path: Path) -> None:
     hired = hire()
     with (tmp_path / "log").open("w") as stream:

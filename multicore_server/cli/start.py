@@ -1,0 +1,166 @@
+"""``multicore-server start``: each app becomes a server of its own, in the background."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import click
+
+from multicore_server.cli import ecosystem, log_places
+from multicore_server.cli.app_name import mistake_in
+from multicore_server.cli.ecosystem import App, Log
+from multicore_server.cli.elsewhere import OPTIONS
+from multicore_server.cli.servers import LeftError, RunningServer, Trouble, ask_all, running
+from multicore_server.cli.text import plain
+from multicore_server.ipc.report import Status
+
+PM2S = (".js", ".cjs", ".mjs", ".json", ".yml", ".yaml")  # ecosystem files of PM2
+NONE = f"there is no {ecosystem.FILE} here, and no [tool.{ecosystem.SECTION}] in {ecosystem.PROJECT}"
+NO_BOOT = 3  # the exit status: the log has the traceback
+_HEAD = re.compile(r"(Error|Reason): ")
+
+
+class Result(NamedTuple):
+    ok: bool
+    text: str
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FILE] [NAME]... | APP [OPTION OF run]..."
+)
+def start(arguments: tuple[str, ...]) -> None:
+    """Start the servers of an ecosystem file, or of an app, in the background.
+
+    FILE is multicore.toml, or pyproject.toml with [tool.multicore_server]; NAMEs are tables in it. Returns
+    when each server is ready, or has said why it is not: then with exit status 1.
+    """
+    apps = apps_of(arguments)
+    there = by_name(ask_all(running()))
+    try:
+        with ThreadPoolExecutor(len(apps)) as pool:
+            begun = {pool.submit(_start, app, there.get(shown(app.name))): app for app in apps}
+            results = [_print(begun[done], done.result()) for done in as_completed(begun)]
+    except KeyboardInterrupt:
+        raise LeftError("no longer waiting; `ps` shows what has been started") from None
+    if not all(results):
+        sys.exit(1)
+
+
+def _print(app: App, result: Result) -> bool:
+    click.echo(plain(f"{app.name}: {result.text}"), err=not result.ok)
+    return result.ok
+
+
+# --- which apps
+
+
+def apps_of(arguments: Sequence[str]) -> list[App]:
+    """What ``[FILE] [NAME]... | APP [OPTION]...`` means. Raises Trouble, and UsageError for bad options."""
+    first, *rest = arguments or ("",)
+    if ":" in first and not Path(first).exists():
+        return [_from_command_line(first, rest)]
+    path, names = _file_and_names(arguments)
+    if options := [name for name in names if name.startswith("-")]:
+        raise Trouble(f"{options[0]}: the options of the apps in {path} stand in it")
+    return ecosystem.chosen(ecosystem.read(path), names, path)
+
+
+def _from_command_line(app: str, options: list[str]) -> App:
+    from multicore_server.cli.run import run
+
+    context = click.get_current_context(silent=True)
+    try:
+        params = run.make_context("start", [app, *options], context and context.parent).params
+    except click.NoSuchOption as exc:
+        if ours := OPTIONS.get(exc.option_name):
+            raise Trouble(f"{exc.option_name} is PM2's; {ours}") from None
+        raise
+    name = params["proc_name"] or app
+    log = None if params["errorlog"] else Log(log_places.default_path(shown(name)))
+    return App(name, app, Path.cwd(), options=tuple(options), log=log)
+
+
+def _file_and_names(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    first = arguments[0] if arguments else ""
+    if first.endswith(".toml"):
+        return Path(first), arguments[1:]
+    if first.endswith(PM2S):
+        raise Trouble(f"{first} is PM2's; write {ecosystem.FILE}: docs/ecosystem.md has what stands where")
+    if path := ecosystem.find(Path.cwd()):
+        return path, arguments
+    if first:
+        raise Trouble(mistake_in(first) or f"{first!r} is no app such as main:app, and {NONE}")
+    raise Trouble(f"{NONE}; write one, or give an app: start main:app")
+
+
+# --- what runs already
+
+
+def by_name(answers: dict[RunningServer, Status | Trouble]) -> dict[str, Status]:
+    return {it["name"]: it for it in answers.values() if not isinstance(it, Trouble)}
+
+
+def shown(name: str) -> str:
+    """As /status has it: without the arguments of an app factory, which may be secret."""
+    return name.partition("(")[0]
+
+
+def _about(status: Status) -> str:
+    where, number = " ".join(status["addresses"]), status["configured"]
+    return f"pid {status['arbiter']['pid']}, {where}, {number} worker{'s' if number != 1 else ''}"
+
+
+# --- one app
+
+
+def _start(app: App, there: Status | None) -> Result:
+    if there is not None:
+        pid = there["arbiter"]["pid"]
+        if there["stopping"]:
+            return Result(False, f"is stopping (pid {pid}); start it when it has ended")
+        return Result(True, f"runs already (pid {pid}); `reload {app.name}` loads new code")
+    try:
+        if app.log is not None:
+            log_places.make_directory(app.log.file)
+            log_places.remember(app.name, app.log.file)
+        with tempfile.TemporaryFile() as said:
+            status = _launch(app, said)
+            said.seek(0)
+            text = said.read().decode(errors="replace")
+    except OSError as exc:
+        return Result(False, f"not started: {exc.filename}: {exc.strerror}")
+    if status == 0:
+        return _ready(app)
+    more = f"; `logs {app.name}` shows more" if app.log and status == NO_BOOT else ""
+    return Result(False, f"not started: {_reason(text)}{more}")
+
+
+def _launch(app: App, said: IO[bytes]) -> int:
+    """Into a file, not a pipe: what the app starts may hold that open for longer. The exit status."""
+    # PWD: where that is a link, to the newest release, say, a reload follows it.
+    return subprocess.run(  # noqa: S603 - the user's own interpreter and app
+        [*app.command(), "--daemon"], cwd=app.cwd, env={**os.environ, "PWD": str(app.cwd), **app.env},
+        stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False,
+    ).returncode  # fmt: skip
+
+
+def _ready(app: App) -> Result:
+    status = by_name(ask_all(running())).get(shown(app.name))
+    log = f", log {app.log.file}" if app.log else ""
+    return Result(True, f"ready, {_about(status)}{log}" if status else f"ready{log}")
+
+
+def _reason(text: str) -> str:
+    """The last line says it."""
+    lines: Iterable[str] = filter(None, map(str.strip, text.splitlines()))
+    *_, last = ("it has said nothing", *lines)
+    return _HEAD.sub("", last, count=1)
