@@ -179,7 +179,7 @@ def _text(key: str, value: Any) -> str:
 
 
 def _path(directory: Path, key: str, value: Any) -> Path:
-    return directory / Path(_text(key, value)).expanduser()
+    return directory / os.path.expanduser(_text(key, value))  # noqa: PTH111 - that raises for ~nobody
 
 
 def _python(cwd: Path, value: Any) -> str:

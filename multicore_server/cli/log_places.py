@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from multicore_server.cli.servers import Trouble
+
 SUFFIX = ".log"
 
 
@@ -16,7 +18,15 @@ def directory() -> Path:
         return Path(state) / "multicore"
     if os.geteuid() == 0:
         return Path("/var/log/multicore")
-    return Path.home() / ".local/state/multicore"
+    return home() / ".local/state/multicore"
+
+
+def home() -> Path:
+    """Raises Trouble where it is not known."""
+    found = os.path.expanduser("~")  # noqa: PTH111 - that raises
+    if not os.path.isabs(found):  # noqa: PTH117
+        raise Trouble("this user has no home directory; set HOME, or XDG_STATE_HOME and XDG_CONFIG_HOME")
+    return Path(found)
 
 
 def default_path(name: str) -> Path:

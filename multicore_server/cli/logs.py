@@ -160,3 +160,5 @@ class _Output:
             click.echo(self._head + shown(text, instance if self._color else None))
         else:
             sys.stdout.buffer.write(self._head.encode() + line)
+            if self._head and not line.endswith(b"\n"):
+                sys.stdout.buffer.write(b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -47,12 +48,14 @@ def startup(arguments: tuple[str, ...], install: bool, system: bool, run_as: str
 
 
 def _login() -> str:
-    return os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
+    with contextlib.suppress(KeyError):  # a user without an entry
+        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
+    return str(os.geteuid())
 
 
 def _user_directory() -> Path:
     home = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".config") / "systemd/user"  # noqa: PTH117
+    return (Path(home) if os.path.isabs(home) else log_places.home() / ".config") / "systemd/user"  # noqa: PTH117
 
 
 # --- which ones

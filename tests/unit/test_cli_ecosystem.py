@@ -186,6 +186,7 @@ def test_no_file(tmp_path: Path) -> None:
         ("preload_app = 1", "preload_app: 1 is neither true nor false"),
         ("header = [['a']]", r"header: \['a'\] is not a text"),
         ("cwd = 'nowhere'", "cwd: /.*/nowhere is no directory"),
+        ("cwd = '~nobody-there'", "cwd: .*/~nobody-there is no directory"),
         ("cwd = 3", "cwd: 3 is not a text"),
         ("python = 'venv'", "python: /.*/venv is no interpreter"),
         ("env = 'A=b'", "env: give a table, such as env ="),

@@ -332,6 +332,22 @@ def test_units_of_the_file(machine: Machine) -> None:
     assert not (machine.directory / "out").exists()
 
 
+def test_a_user_without_a_name_and_a_home(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, say."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    machine.write("shop")
+    for verb in ("start", "startup"):
+        assert "this user has no home directory; set HOME" in machine.run(verb, code=2).stderr
+    assert startup._login() == "4711"
+
+
 def test_units_of_the_system_are_of_a_user(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.write("shop")
     monkeypatch.setenv("SUDO_USER", "jane")

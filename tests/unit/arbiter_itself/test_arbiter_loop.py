@@ -62,6 +62,7 @@ def test_a_callback_that_fails_costs_one_line_a_minute(made: Arbiter) -> None:
         ("reloader", "tick", "the reload"),
         ("vitals", "sample", "the arbiter's own figures"),
         ("orphans", "tick", "what dead workers have left"),
+        ("rotation", "tick", "the size of the logs"),
         ("worker_processes", "hear_all", "what workers say"),
         ("fleet", "tick", "a decision"),
         ("publisher", "record", "a decision"),
