@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -70,10 +69,7 @@ class Monitor:
         self.status: int | None = None
 
     def _fork(self) -> int:
-        with warnings.catch_warnings():
-            # Since Python 3.12 for the threads of pytest-xdist, which hold no lock that the monitor takes.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+        pid = os.fork()
         if pid == 0:
             try:
                 os._exit(self._watch())
