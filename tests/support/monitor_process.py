@@ -17,11 +17,11 @@ from typing import Any, TypeAlias, get_args
 
 import httpx
 
-from multicore_server.ipc.channel import KIND
 from multicore_server.ipc.mailboxes import Mailboxes
 from multicore_server.ipc.messages import MAX_MESSAGE, Answer, Command, decode, encode
 from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
+from multicore_server.ipc.seqpacket import KIND
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
 from multicore_server.monitor.guard import MonitorLimits
