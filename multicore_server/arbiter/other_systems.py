@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -28,7 +29,9 @@ def adapt(settings: Settings) -> Settings:
 
 
 def losses() -> Iterator[str]:
-    """One line, where there is something to say."""
+    """One line for what the system lacks, one for a Python that is not tested."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        yield "this Python runs without its global lock (free-threaded): not tested; PYTHON_GIL=1 turns it on"
     if names := missing():
         yield (
             f"this system has no {', '.join(names)}: scheduling = shared, memory_metric = rss, connections "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +24,12 @@ def test_linux_lacks_nothing() -> None:
     assert list(other_systems.losses()) == []
     settings = Settings(workers=2)
     assert other_systems.adapt(settings) is settings
+
+
+@pytest.mark.parametrize(("enabled", "lines"), [(True, 0), (False, 1)])
+def test_a_free_threaded_python_is_named(enabled: bool, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: enabled, raising=False)
+    assert len(list(other_systems.losses())) == lines
 
 
 def without_memfd(patch: pytest.MonkeyPatch) -> None:
