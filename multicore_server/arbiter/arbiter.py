@@ -19,7 +19,16 @@ from typing import Any, NoReturn
 from gunicorn.errors import HaltServer
 
 from multicore_server import hosts
-from multicore_server.arbiter import app_metrics, deployment, hooks, listeners, logs, pidfile, systemd
+from multicore_server.arbiter import (
+    app_metrics,
+    deployment,
+    hooks,
+    listeners,
+    logs,
+    other_systems,
+    pidfile,
+    systemd,
+)
 from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
@@ -103,7 +112,8 @@ class Arbiter(ParentArbiter):
         self._make_parts()
         self._deadline: float | None = 0.0
         self._changed = True
-        for line in filter(None, (oom_line(), *doubts(self.app, self.settings), *hosts.losses())):
+        losses = (*hosts.losses(), *other_systems.losses())
+        for line in filter(None, (oom_line(), *doubts(self.app, self.settings), *losses)):
             self.log.warning("%s", line)
         import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
         gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
@@ -114,7 +124,8 @@ class Arbiter(ParentArbiter):
         try:
             return StackDumps()
         except OSError as exc:
-            self.log.warning("a process that does not answer shows no stacks: %s", exc)
+            if not other_systems.missing():  # that line says it
+                self.log.warning("a process that does not answer shows no stacks: %s", exc)
             return None
 
     def _make_parts(self) -> None:

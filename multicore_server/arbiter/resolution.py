@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from multicore_server.arbiter.other_systems import adapt
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.settings import checks
 from multicore_server.settings.doubts import idle, milliseconds, unknown_names
@@ -31,7 +32,7 @@ def resolve_settings(app: Any) -> Settings:
     """
     cfg = app.cfg
     options = getattr(app, "multicore_options", None)
-    settings = resolve(cfg, options, cpus=usable_cpus, argv=_arguments(options))
+    settings = adapt(resolve(cfg, options, cpus=usable_cpus, argv=_arguments(options)))
     cfg.workers_given = _given(app)["workers"]  # before it is written back
     uvicorn_environment()
     checks.check(cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time as clocks
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NoReturn
@@ -13,11 +14,19 @@ from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
 from multicore_server.machine.children import become_subreaper, children, name_of
 
 
+def fork() -> int:
+    """``os.fork``. The threads of a preloaded app are no error, also where warnings are (``-W error``): from
+    Python 3.15 on such an error comes after the fork, and nobody would know of the child."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        return os.fork()
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """Each is the function of the operating system that has its name; `exit` is ``os._exit``."""
 
-    fork: Callable[[], int] = os.fork
+    fork: Callable[[], int] = fork
     kill: Callable[[int, int], None] = os.kill
     waitpid: Callable[[int, int], tuple[int, int]] = os.waitpid
     pipe: Callable[[], tuple[int, int]] = os.pipe

@@ -59,6 +59,7 @@ def backlog(listener: socket.socket) -> int:
 
 
 def _open_descriptors() -> int:
-    with contextlib.suppress(OSError):
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no objects for names that are only counted
+    for place in ("/proc/self/fd", "/dev/fd"):  # Linux, macOS
+        with contextlib.suppress(OSError):
+            return len(os.listdir(place))  # noqa: PTH208 - no objects for names that are only counted
     return 0

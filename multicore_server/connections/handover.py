@@ -8,6 +8,7 @@ import time
 from typing import NamedTuple
 
 from multicore_server.connections.inboxes import Inboxes
+from multicore_server.ipc.memory_file import memory_file
 from multicore_server.ipc.scoreboard import Scoreboard
 
 LOCK_PATIENCE = 0.001  # seconds: whoever holds the lock may have been stopped
@@ -55,12 +56,12 @@ class Handover(NamedTuple):
 
     scoreboard: Scoreboard
     inboxes: Inboxes
-    lock: int  # a memfd to lock
+    lock: int  # a file to lock
 
     @classmethod
     def make(cls, scoreboard: Scoreboard, slots: int) -> Handover:
         """Raises OSError where the process may not open two descriptors a slot."""
-        return cls(scoreboard, Inboxes(slots), os.memfd_create("placement"))
+        return cls(scoreboard, Inboxes(slots), memory_file("placement"))
 
     def lock_of(self) -> PlacementLock:
         """This process's hold on the lock."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Generic, NamedTuple
@@ -37,9 +36,8 @@ from multicore_server.ipc.messages import (
     encode_app_message,
 )
 from multicore_server.ipc.names import Interface, Reason
+from multicore_server.ipc.seqpacket import KIND
 
-# macOS has no SOCK_SEQPACKET for Unix sockets.
-KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 MOST_AT_ONCE = 64  # messages of one child that are read in one turn of the arbiter's loop
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+from multicore_server.ipc.memory_file import memory_file
+
 
 class SharedLocks:
     """As many locks as there are numbers: record locks on the bytes of a file that has no name (fcntl(2)).
@@ -15,7 +17,7 @@ class SharedLocks:
 
     def __init__(self, name: str) -> None:
         """Before the first fork. Raises OSError."""
-        self._file = os.memfd_create(name)
+        self._file = memory_file(name)
 
     def take(self, number: int) -> bool:
         """Take a lock, or return False where another process has it."""

@@ -67,8 +67,10 @@ class Mailboxes:
         # The monitor's comes last, and is made in any case.
         numbers = [*range(min(wanted - 1, max(granted - 1, 1))), self.monitor]
         self._pairs = {number: seqpacket.pair() for number in numbers}
-        for _, writer in self._pairs.values():
+        for reader, writer in self._pairs.values():
             writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
+            if seqpacket.KIND == socket.SOCK_DGRAM:  # the BSDs queue them at the reader's end
+                reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         self.short = len(numbers) < wanted
         self._close = weakref.finalize(self, seqpacket.close_all, self._pairs.values())
 

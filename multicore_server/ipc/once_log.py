@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from multicore_server.ipc.locks import SharedLocks
+from multicore_server.ipc.memory_file import memory_file
 
 _HEAD = struct.Struct("II")  # length, checksum
 MAX_VALUE = 64 * 1024  # bytes of a result as JSON
@@ -38,7 +39,7 @@ class OnceLog:
 
     def __init__(self) -> None:
         self._locks = SharedLocks("once-locks")
-        self._file = os.memfd_create("once")
+        self._file = memory_file("once")
 
     def begin(self, deployment: int, name: str) -> bool:
         """Whether this process is the one that calls it now; until `end`, or its own end."""

@@ -14,15 +14,20 @@ import socket
 import termios
 from collections.abc import Iterable
 
+OPEN_MAX = 10240  # what macOS grants where the hard limit is "unlimited"
+
 
 def raise_descriptor_limit() -> None:
     """Raise the soft limit to the hard one.
 
     Every connection and every worker's channel needs a descriptor, and the soft limit is often 1024.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS refuses "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, OPEN_MAX):
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses "unlimited"
+            if limit != soft:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
 
 
 def lead_nowhere(descriptors: Iterable[int]) -> None:

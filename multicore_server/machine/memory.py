@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from multicore_server.machine.cgroup import memory_limit
+from multicore_server.machine.process import HAS_PROC
 
-_LINUX = sys.platform == "linux"
 _PRIVATE = re.compile(rb"^Private_(?:Clean|Dirty|Hugetlb): *([0-9]+) kB$", re.MULTILINE)
 _TOTAL = re.compile(rb"^MemTotal: *([0-9]+) kB$", re.MULTILINE)
 
@@ -42,7 +41,7 @@ def sizes(pid: int, proc: Path = Path("/proc")) -> Sizes:
     The values are the first two fields of /proc/PID/statm, in pages. Raises ProcessLookupError if the process
     has exited (also for a zombie, which has no memory left), and PermissionError if access is denied.
     """
-    if not _LINUX:
+    if not HAS_PROC:
         return _sizes_by_psutil(pid)
     try:
         size, resident = _read(f"{proc}/{pid}/statm").split()[:2]
@@ -72,7 +71,7 @@ def uss(pid: int | None = None, proc: Path = Path("/proc")) -> int:
     (CONFIG_PROC_PAGE_MONITOR) gives only RSS, which is never less. Raises the same exceptions as `rss`.
     """
     pid = os.getpid() if pid is None else pid
-    if not _LINUX:
+    if not HAS_PROC:
         return _uss_by_psutil(pid)
     text = _mappings(proc / str(pid))
     if text is None:
@@ -92,7 +91,7 @@ def available(proc: Path = Path("/proc")) -> int:
 
 
 def _machine(proc: Path) -> int:
-    if _LINUX:
+    if HAS_PROC:
         with suppress(OSError):  # systemd's ProcSubset=pid hides it
             if total := _TOTAL.search((proc / "meminfo").read_bytes()):
                 return int(total[1]) * 1024

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-_LINUX = sys.platform == "linux"
+HAS_PROC = os.access("/proc/self/statm", os.R_OK)  # Linux has it
 _AFTER_NAME = 19  # starttime, the 22nd field of /proc/PID/stat, among those after the name in parentheses
 
 
@@ -15,7 +14,7 @@ def start_time(proc: Path = Path("/proc")) -> float:
 
     Raises OSError where the machine does not tell: systemd's ProcSubset=pid hides when Linux was booted.
     """
-    if not _LINUX:
+    if not HAS_PROC:
         return _start_by_psutil()
     fields = (proc / "self" / "stat").read_text().rpartition(")")[2].split()
     return int(fields[_AFTER_NAME]) / os.sysconf("SC_CLK_TCK") + _boot_time(proc)

@@ -35,10 +35,12 @@ if TYPE_CHECKING:  # loading Playwright takes a while: only the tests of the pag
 OURS = frozenset(
     {
         "test_app_metrics_directory", "test_bad_input", "test_chaos", "test_cluster_examples",
-        "test_cluster_primary", "test_ecosystem", "test_page_health", "test_page_states",
-        "test_container", "test_forked_children", "test_hostile_children", "test_memory_limits", "test_monit",
-        "test_monitor_address", "test_monitor_clients", "test_monitor_trouble", "test_orphans", "test_page",
-        "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_trigger", "test_verbs",
+        "test_cluster_messages", "test_cluster_primary", "test_container", "test_ecosystem",
+        "test_forked_children", "test_health", "test_hostile_children", "test_memory_limits",
+        "test_monit", "test_monitor_address", "test_monitor_clients", "test_monitor_commands",
+        "test_monitor_trouble", "test_orphans", "test_page", "test_page_health", "test_page_states",
+        "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_trigger",
+        "test_verbs", "test_worker_number",
     }
 )  # fmt: skip
 

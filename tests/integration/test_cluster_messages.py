@@ -22,6 +22,7 @@ import pytest
 from tests.support.addresses import free_port
 from tests.support.apps import source
 from tests.support.asking import ask
+from tests.support.elsewhere import ELSEWHERE
 from tests.support.processes import wait_gone
 from tests.support.raw_client import Connect, request
 from tests.support.server import MakeServer, Server
@@ -207,10 +208,11 @@ def test_what_cannot_be_sent_is_said_and_nothing_is_sent(make_server: MakeServer
 # --- descriptors
 
 
+@pytest.mark.parametrize("env", [{}, ELSEWHERE], ids=["linux", "elsewhere"])
 def test_descriptors_work_in_the_other_worker_and_are_closed_where_nobody_takes_them(
-    make_server: MakeServer, make_pipe: Callable[[Server], Pipe]
+    make_server: MakeServer, make_pipe: Callable[[Server], Pipe], env: dict[str, str]
 ) -> None:
-    server = make_server(APP).start("-w", "2", ready=2)
+    server = make_server(APP).start("-w", "2", env=env, ready=2)
     pipe = make_pipe(server)
     # A handler that leaves it.
     assert tell(server, 0, sends_fifo(1, "os.write(message.fds[0], b'one')")) == "sent"

@@ -104,7 +104,6 @@ def test_the_end_of_a_child_is_not_the_end_of_its_worker(server: Server, childre
     assert "draining" not in server.log
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_multiprocessing_ends_its_children_alone(make_server: MakeServer, loop: str) -> None:
     server = make_server(source("multiprocessing_fork"))
@@ -116,7 +115,6 @@ def test_multiprocessing_ends_its_children_alone(make_server: MakeServer, loop: 
     assert "draining" not in server.log
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_that_keeps_a_worker_from_ending_is_named(make_server: MakeServer) -> None:
     server = make_server(source("multiprocessing_fork")).start(*OPTIONS, ready=1)
     child = server.get("/stays").json()

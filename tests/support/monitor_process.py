@@ -11,18 +11,17 @@ import socket
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import httpx
 
-from multicore_server.ipc.channel import KIND
 from multicore_server.ipc.mailboxes import Mailboxes
 from multicore_server.ipc.messages import MAX_MESSAGE, Answer, Command, decode, encode
 from multicore_server.ipc.request_table import RequestTable
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Scoreboard
+from multicore_server.ipc.seqpacket import KIND
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.monitor.address import bind_command, bind_metrics
 from multicore_server.monitor.guard import MonitorLimits
@@ -70,10 +69,7 @@ class Monitor:
         self.status: int | None = None
 
     def _fork(self) -> int:
-        with warnings.catch_warnings():
-            # Since Python 3.12 for the threads of pytest-xdist, which hold no lock that the monitor takes.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+        pid = os.fork()
         if pid == 0:
             try:
                 os._exit(self._watch())

@@ -72,7 +72,7 @@ def test_what_a_child_allocates_is_its_own_and_what_it_inherits_is_not() -> None
 @pytest.mark.parametrize("backend", ["proc", "psutil"])
 def test_sizes(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     if backend == "psutil":
-        monkeypatch.setattr(memory, "_LINUX", False)
+        monkeypatch.setattr(memory, "HAS_PROC", False)
     info, sizes = psutil.Process().memory_info(), memory.sizes(os.getpid())
     assert sizes.virtual == pytest.approx(info.vms, rel=0.01)
     assert sizes.resident == pytest.approx(info.rss, rel=0.05)
@@ -85,7 +85,7 @@ def test_a_process_that_is_gone(
     monkeypatch: pytest.MonkeyPatch, backend: str, measure: Callable[[int], int]
 ) -> None:
     if backend == "psutil":
-        monkeypatch.setattr(memory, "_LINUX", False)
+        monkeypatch.setattr(memory, "HAS_PROC", False)
     with pytest.raises(ProcessLookupError):
         measure(gone_pid())
 
@@ -174,7 +174,7 @@ def test_available_on_this_machine() -> None:
 
 
 def test_elsewhere_psutil_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_LINUX", False)
+    monkeypatch.setattr(memory, "HAS_PROC", False)
     expected = psutil.Process().memory_full_info()
     assert memory.rss(os.getpid()) == pytest.approx(expected.rss, rel=0.05)
     assert memory.uss() == pytest.approx(expected.uss, rel=0.05)
@@ -185,7 +185,7 @@ def test_psutil_denials_are_permission_errors(monkeypatch: pytest.MonkeyPatch) -
     def deny(process: psutil.Process) -> None:
         raise psutil.AccessDenied(process.pid)
 
-    monkeypatch.setattr(memory, "_LINUX", False)
+    monkeypatch.setattr(memory, "HAS_PROC", False)
     monkeypatch.setattr(psutil.Process, "memory_full_info", deny)
     with pytest.raises(PermissionError):
         memory.uss()

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from multicore_server.ipc.channel import KIND
 from multicore_server.ipc.messages import (
     Answer,
     Command,
@@ -23,6 +22,7 @@ from multicore_server.ipc.messages import (
     decode,
     encode,
 )
+from multicore_server.ipc.seqpacket import KIND
 from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
 
 

@@ -16,7 +16,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("backend", ["proc", "psutil"])
 def test_it_is_what_psutil_says(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     if backend == "psutil":
-        monkeypatch.setattr(process, "_LINUX", False)
+        monkeypatch.setattr(process, "HAS_PROC", False)
     assert process.start_time() == pytest.approx(psutil.Process().create_time(), abs=1.0)
 
 
@@ -45,7 +45,7 @@ def test_psutils_errors_are_those_of_the_operating_system(monkeypatch: pytest.Mo
     def fails() -> psutil.Process:
         raise psutil.AccessDenied(7)
 
-    monkeypatch.setattr(process, "_LINUX", False)
+    monkeypatch.setattr(process, "HAS_PROC", False)
     monkeypatch.setattr(psutil, "Process", fails)
     with pytest.raises(OSError, match="7"):
         process.start_time()

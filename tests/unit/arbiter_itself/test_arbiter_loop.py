@@ -6,7 +6,9 @@ import errno
 import os
 import signal
 import socket
+import threading
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,9 @@ from gunicorn.errors import HaltServer
 
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.arbiter.deployment import Deployment
+from multicore_server.arbiter.system import System
 from multicore_server.fleet import events as ev
+from tests.support.threads import running
 from tests.unit.arbiter_itself.started import Application, said, turn
 from tests.unit.shell import fault
 
@@ -116,6 +120,16 @@ def test_a_child_whose_end_fails_does_not_go_on_as_an_arbiter(made: Arbiter) -> 
             raise MemoryError
         os._exit(0)  # it went on
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_the_threads_of_a_preloaded_app_are_no_error_of_a_fork() -> None:
+    ended = threading.Event()
+    with running(ended.wait, end=ended.set), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        child = System().fork()
+        if child == 0:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_line_that_cannot_be_logged_costs_nothing_else(

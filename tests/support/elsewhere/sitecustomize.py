@@ -1,0 +1,66 @@
+"""Python imports this before all else where its directory is in PYTHONPATH: it takes away what macOS lacks.
+
+`psutil` keeps what it reads from /proc: elsewhere it asks the kernel in other ways.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import io
+import os
+import select
+import signal
+import socket
+import sys
+import sysconfig
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import psutil  # noqa: F401 - it goes by sys.platform when it is imported
+
+sysconfig.get_config_vars()  # it reads a file that has the platform's name, once
+
+LINUX = {
+    os: "memfd_create eventfd eventfd_read eventfd_write pidfd_open sched_getaffinity posix_fallocate O_PATH",
+    select: "epoll",
+    signal: "SIGRTMIN SIGRTMAX pidfd_send_signal sigtimedwait sigwaitinfo",
+    socket: "MSG_CMSG_CLOEXEC SOCK_CLOEXEC SOCK_NONBLOCK SO_PEERCRED TCP_INFO",
+}
+
+
+def without_proc(function: Callable[..., Any], answer: bool | None = None) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(path: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(path, str | os.PathLike) and os.fspath(path).startswith("/proc") and not from_psutil():
+            if answer is not None:
+                return answer
+            raise FileNotFoundError(2, os.strerror(2), str(path))
+        return function(path, *args, **options)
+
+    return call
+
+
+def from_psutil() -> bool:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.endswith("pathlib.py"):
+        frame = frame.f_back
+    return frame is not None and f"{os.sep}psutil{os.sep}" in frame.f_code.co_filename
+
+
+def socketpair(family: int = socket.AF_UNIX, kind: int = socket.SOCK_STREAM, number: int = 0) -> Any:
+    if kind == socket.SOCK_SEQPACKET:
+        raise OSError(93, "Protocol not supported")
+    return linux_socketpair(family, kind, number)
+
+
+linux_socketpair, socket.socketpair = socket.socketpair, socketpair  # type: ignore[assignment]
+for module, names in LINUX.items():
+    for name in names.split():
+        delattr(module, name)
+for name in ("stat", "lstat", "open", "listdir", "scandir", "readlink"):
+    setattr(os, name, without_proc(getattr(os, name)))
+os.access = without_proc(os.access, False)
+builtins.open = io.open = without_proc(open)
+sys.platform = "darwin"
