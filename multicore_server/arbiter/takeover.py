@@ -19,6 +19,7 @@ from gunicorn.app.base import BaseApplication
 
 from multicore_server.arbiter import app_metrics, hooks, logs, systemd
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.machine import directories
 from multicore_server.worker import failures, loggers
 from multicore_server.worker.worker import Worker
 
@@ -66,13 +67,15 @@ def _refuse_subclass(arbiter: Any) -> NoReturn:
 
 
 def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
-    """The constructor calls the first of the hooks, nworkers_changed: all of them are wrapped by then."""
+    """The constructor calls the first of the hooks, nworkers_changed: all of them are wrapped by then, and
+    a preloaded app is not imported yet."""
 
     @functools.wraps(set_number)
     def wrap_and_set(arbiter: Any, number: int) -> None:
         if issubclass(arbiter.worker_class, Worker):
             hooks.wrap(arbiter.cfg, arbiter.log)
             loggers.keep_enabled(loggers.ERROR, loggers.ACCESS)  # a preloaded app's configuration, too
+            directories.adopt_shared_memory()
             app_metrics.prepare(arbiter.cfg)
         set_number(arbiter, number)
 
