@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from gunicorn.errors import HaltServer
 
 from multicore_server import hosts
-from multicore_server.arbiter import app_metrics, deployment, hooks, listeners, logs, pidfile, systemd
+from multicore_server.arbiter import app_metrics, deployment, hooks, listeners, logs, pidfile
 from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
@@ -32,7 +32,9 @@ from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.report import in_words
 from multicore_server.arbiter.statsd import Statsd
+from multicore_server.arbiter.systemd import service
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_number import WorkerNumber, need_of, oom_line
 from multicore_server.arbiter.worker_processes import WorkerProcesses
@@ -168,9 +170,11 @@ class Arbiter(ParentArbiter):
 
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
-        moments = (self._deadline, self.inspection.due, self.reloader.due, self.monitor.due, self.orphans.due)
+        now = time.monotonic()
+        parts = (self.inspection, self.reloader, self.monitor, self.orphans)
+        moments = (self._deadline, service.due(now), *(part.due for part in parts))
         due = [moment for moment in moments if moment is not None]
-        return max(0.0, min(min(due) - time.monotonic(), longest))
+        return max(0.0, min(min(due) - now, longest))
 
     def murder_workers(self) -> None:
         """Hung workers are the inspection's and the fleet's."""
@@ -219,7 +223,8 @@ class Arbiter(ParentArbiter):
         actions: list[Action] = []
         self._deadline = time.monotonic() + 1.0  # where deciding fails
         with self.guarded("a decision"):
-            actions, self._deadline = self.fleet.tick(time.monotonic())
+            actions, self._deadline = self.fleet.tick(now := time.monotonic())
+            service.alive(now)
             if actions:
                 self._changed = True
                 self.publisher.record(action for action in actions if isinstance(action, ev.Event))
@@ -238,6 +243,7 @@ class Arbiter(ParentArbiter):
             self.monitor.tick(now)
         if self._changed:
             self._changed = False
+            service.status(in_words(self.fleet))
             self.publisher.publish()
 
     def manage_dirty_arbiter(self) -> None:
@@ -294,7 +300,7 @@ class Arbiter(ParentArbiter):
     def _tell(self, event: ev.Event) -> None:
         getattr(self.log, event.level)("%s", event)
         if event.kind == "reload" and event.reason:
-            systemd.notify("READY=1", self.log)
+            service.reloaded("" if event.reason == "ok" else event.text)
             self.cfg.on_reload_result(self, event.reason, event.text)
             self.orphans.spare()
 
@@ -329,6 +335,7 @@ class Arbiter(ParentArbiter):
     def _halt(self, halt: ev.Halt) -> NoReturn:
         self.monitor.end()
         self.orphans.end()
+        service.hand_over(self.reexec_pid)
         if halt.status or halt.reason:
             raise HaltServer(halt.reason, halt.status)
         raise StopIteration

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server.arbiter import app_metrics, hooks, logs, systemd
+from multicore_server.arbiter import app_metrics, hooks, logs
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.arbiter.systemd import service
 from multicore_server.machine import directories
 from multicore_server.worker import failures, loggers
 from multicore_server.worker.worker import Worker
@@ -29,7 +30,7 @@ _installed = False
 def install() -> None:
     """Let arbiters whose worker class is our Worker, or a subclass, become ours. Idempotent."""
     global _installed
-    systemd.take_address()
+    service.take()
     if not _installed:
         _installed = True
         theirs = gunicorn.arbiter.Arbiter

@@ -12,8 +12,9 @@ import pytest
 
 from multicore_server.machine.cpu import usable_cpus
 from tests.support.apps import TROUBLED
-from tests.support.container import Container, need_namespaces
+from tests.support.container import Container
 from tests.support.dockerfile import stages
+from tests.support.namespaces import need_namespaces
 from tests.support.processes import workers_of
 from tests.support.server import Server
 from tests.support.waiting import wait_for

@@ -1,55 +1,25 @@
-"""A container without an engine: a command as PID 1 of namespaces of its own, in a read-only root, as nobody.
-
-It needs root; without the right to make namespaces, the test is skipped. Its network has a loopback interface
-alone.
-"""
+"""A container without an engine: a command as PID 1 of its own namespaces, in a read-only root, as nobody."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-import pytest
-
-import multicore_server
 from tests.support.dockerfile import Stage
+from tests.support.namespaces import GROUPS, Namespaces, remove_groups, root_script, unable
 from tests.support.server import Server
-from tests.support.waiting import wait_for
-
-UNSHARE = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--fork", "--kill-child"]
-GROUPS = Path("/sys/fs/cgroup")
-PACKAGE = Path(multicore_server.__file__).parent
-# Where the interpreter is and what it has: the image's /usr and /venv.
-SEEN = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", sys.base_prefix, sys.prefix, str(PACKAGE)]
 
 INSIDE = """
-set -e
-mount -t tmpfs -o mode=755 root {root}
-mkdir -p {root}/proc {root}/dev {root}/sys/fs/cgroup {root}/tmp {root}{directory}
-{mounts}
-for path in {seen}; do
-    if [ -e {root}$path ] || [ ! -e $path ]; then continue; fi
-    if [ -L $path ]; then cp -P $path {root}$path; continue; fi
-    mkdir -p {root}$path
-    mount --bind $path {root}$path
-    mount -o remount,bind,ro {root}$path
-done
-mount -t proc proc {root}/proc
 mount --rbind /dev {root}/dev
 mount -t tmpfs -o mode=1777 shm {root}/dev/shm
+mkdir -p {root}{directory}
 mount --bind {app} {root}{directory}
 mount -o remount,bind,ro {root}{directory}
-ip link set lo up
 mount -o remount,bind,ro {root}
-exec chroot {root} {nobody} env -i -C {directory} {environment} {command}
+exec chroot {root} {nobody} {inside} {command}
 """
 
 
@@ -63,14 +33,14 @@ def nobody(user: str) -> list[str]:
 class Container:
     """What a stage of a Dockerfile describes, with the app of ``server``, whose log it has."""
 
+    namespaces: Namespaces | None = None
+
     def __init__(self, stage: Stage, server: Server, *, tmp: bool = True, **environment: str) -> None:
         self.server = server
         self._stage = stage
-        self._environment = {
-            **stage.environment,
-            "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
-            **environment,
-        }
+        path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+        values = {**stage.environment, "PATH": path, **environment}
+        self._inside = ["env", "-i", "-C", stage.directory, *(f"{name}={values[name]}" for name in values)]
         self._mounts = ["mount -t tmpfs -o mode=1777 tmp {root}/tmp"] if tmp else []
         self._groups: list[Path] = []
 
@@ -116,45 +86,30 @@ class Container:
     # --- life
 
     def start(self) -> Container:
-        """Run its command. The server's process is unshare, whose status is the command's."""
+        """Run its command. The server's process has the command's status."""
         directory = self.server.directory
         directory.chmod(0o755)
-        root = directory.parent / f"{directory.name}.root"
+        root = directory.with_suffix(".root")
         root.mkdir()
-        words = {
-            "root": str(root), "app": str(directory), "directory": self._stage.directory,
-            "seen": shlex.join(SEEN), "nobody": shlex.join(nobody(self._stage.user)),
-            "environment": shlex.join(f"{name}={value}" for name, value in self._environment.items()),
-            "command": shlex.join(self._stage.command),
-        }  # fmt: skip
-        script = INSIDE.format(**words, mounts="\n".join(self._mounts).format(**words))
-        joined = "".join(f"echo 0 > {group}/cgroup.procs && " for group in self._groups)
-        outside = f"{joined} exec {shlex.join([*UNSHARE, 'sh', '-c', script])}"
-        with self.server.log_path.open("ab") as log:
-            self.server.process = subprocess.Popen(
-                ["sh", "-c", outside], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        inside = INSIDE.format(
+            root=root, app=directory, directory=self._stage.directory,
+            nobody=shlex.join(nobody(self._stage.user)),
+            inside=shlex.join(self._inside), command=shlex.join(self._stage.command),
+        )  # fmt: skip
+        script = root_script(root, "\n".join(self._mounts).format(root=root)) + inside
+        self.namespaces = Namespaces(script, self.server.log_path, self._groups)
+        self.server.process = self.namespaces.process
         return self
 
     def pid(self) -> int:
         """The machine's number of its PID 1."""
-
-        def found() -> list[psutil.Process]:
-            assert self.server.process is not None
-            assert self.server.process.poll() is None
-            return psutil.Process(self.server.pid).children()
-
-        return wait_for(found, "PID 1")[0].pid
+        assert self.namespaces is not None
+        return self.namespaces.pid()
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """As ``docker exec``: another process of the same user in it."""
-        enter = ["nsenter", "--target", str(self.pid()), "--mount", "--pid", "--net", "--ipc", "--root"]
-        environment = [f"{name}={value}" for name, value in self._environment.items()]
-        inside = ["env", "-i", "-C", self._stage.directory, *environment]
-        return subprocess.run(
-            [*enter, *nobody(self._stage.user), *inside, *command],
-            capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
+        assert self.namespaces is not None
+        return self.namespaces.execute(*nobody(self._stage.user), *self._inside, *command)
 
     def healthy(self) -> bool:
         """Whether its HEALTHCHECK says so."""
@@ -167,26 +122,7 @@ class Container:
         return done.stdout.strip() or done.stderr
 
     def close(self) -> None:
-        """End it and remove its control groups."""
-        if self.server.process is not None and self.server.process.poll() is None:
-            os.kill(self.pid(), signal.SIGKILL)  # unshare is deaf
-            self.server.process.wait(10)
-        for group in self._groups:
-            with contextlib.suppress(AssertionError):
-                wait_for(lambda group=group: not (group / "cgroup.procs").read_text(), "an empty group")  # type: ignore[misc]
-            group.rmdir()
-
-
-def unable(reason: str) -> None:
-    """Skip the test; in CI, root must be able to run it."""
-    assert not (os.environ.get("CI") and os.geteuid() == 0), f"in CI, root must be able to: {reason}"
-    pytest.skip(reason)
-
-
-def need_namespaces(command: Sequence[str] = UNSHARE) -> None:
-    """Skip the test without the right to make them, or without what makes them."""
-    missing = [name for name in ("unshare", "nsenter", "setpriv", "ip") if shutil.which(name) is None]
-    if missing:
-        unable(f"there is no {' and no '.join(missing)} here")
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        unable("may not make namespaces")
+        """End it, and remove its control groups."""
+        if self.namespaces is not None:
+            self.namespaces.close()
+        remove_groups(self._groups)
