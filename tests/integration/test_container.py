@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -13,13 +12,13 @@ import pytest
 from multicore_server.machine.cpu import usable_cpus
 from tests.support.apps import TROUBLED
 from tests.support.container import Container
-from tests.support.dockerfile import stages
+from tests.support.dockerfile import DOCKERFILE, stages
 from tests.support.namespaces import need_namespaces
 from tests.support.processes import workers_of
 from tests.support.server import Server
 from tests.support.waiting import wait_for
 
-STAGES = stages(Path(__file__).parents[2] / "examples/docker/Dockerfile")
+STAGES = stages(DOCKERFILE)
 TARGETS = {"gunicorn": True, "uvicorn": False}  # and whether there is a /tmp to write to
 MB = 2**20
 GATED = f"{TROUBLED}\nfrom pathlib import Path\nstartup = gate\n"

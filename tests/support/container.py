@@ -6,6 +6,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.dockerfile import Stage
@@ -35,11 +37,13 @@ class Container:
 
     namespaces: Namespaces | None = None
 
-    def __init__(self, stage: Stage, server: Server, *, tmp: bool = True, **environment: str) -> None:
+    def __init__(
+        self, stage: Stage, server: Server, *, tmp: bool = True, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.server = server
         self._stage = stage
         path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-        values = {**stage.environment, "PATH": path, **environment}
+        values = {**stage.environment, "PATH": path, **(environment or {})}
         self._inside = ["env", "-i", "-C", stage.directory, *(f"{name}={values[name]}" for name in values)]
         self._mounts = ["mount -t tmpfs -o mode=1777 tmp {root}/tmp"] if tmp else []
         self._groups: list[Path] = []
@@ -110,6 +114,11 @@ class Container:
         """As ``docker exec``: another process of the same user in it."""
         assert self.namespaces is not None
         return self.namespaces.execute(*nobody(self._stage.user), *self._inside, *command)
+
+    def network(self, threads: int = 1) -> ThreadPoolExecutor:
+        """Threads of this process that are in its network."""
+        assert self.namespaces is not None
+        return self.namespaces.network(threads)
 
     def healthy(self) -> bool:
         """Whether its HEALTHCHECK says so."""

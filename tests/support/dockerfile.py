@@ -34,6 +34,9 @@ class Stage:
                 self.check = json.loads(value.partition("CMD ")[2])
 
 
+DOCKERFILE = Path(__file__).parents[2] / "examples/docker/Dockerfile"
+
+
 def stages(path: Path) -> dict[str, Stage]:
     """The stages by their names, in their order."""
     text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", "")

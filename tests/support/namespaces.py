@@ -5,6 +5,7 @@ They need root; without the right to make them, the test is skipped.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -75,6 +77,17 @@ class Namespaces:
         """Run another process in them."""
         enter = ["nsenter", "--target", str(self.pid()), "--mount", "--pid", "--net", "--ipc", "--root"]
         return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=30, check=False)
+
+    def network(self, threads: int = 1) -> ThreadPoolExecutor:
+        """Threads of this process that are in its network."""
+        network = Path(f"/proc/{self.pid()}/ns/net")
+
+        def enter() -> None:
+            with network.open() as file:
+                failed = ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0)
+            assert not failed, os.strerror(ctypes.get_errno())
+
+        return ThreadPoolExecutor(threads, initializer=enter)
 
     def close(self) -> None:
         """End all of it."""
