@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from multicore_server.arbiter import logs, systemd
 from multicore_server.arbiter.interruption import Interruption
 from multicore_server.arbiter.monitor_process import MonitorProcess
+from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.starting import StartingArbiter
 from multicore_server.arbiter.systemd import WATCHED, service
 from multicore_server.fleet import events as ev
@@ -40,6 +41,7 @@ def _guarded(handler: Handler) -> Handler:
 class SignalledArbiter(StartingArbiter):
     fleet: Fleet
     monitor: MonitorProcess
+    orphans: Orphans
     reexec_pid: int
     dirty_arbiter_pid: int
     interruption = Interruption()  # of what the arbiter's loop does
@@ -165,3 +167,4 @@ class SignalledArbiter(StartingArbiter):
             self.log.error("the pidfile cannot be renamed: %s", exc)
         if was and not self.master_pid:
             service.promoted()
+            self.orphans.spare()  # it has a helper for a moment

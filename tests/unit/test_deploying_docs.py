@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["docker", "systemd", "kubernetes"]
+PAGES = ["docker", "systemd", "kubernetes", "proxies"]
 LANGUAGES = "dockerfile|yaml|ini|nginx|haproxy"
 EXAMPLES = [path.read_bytes() for path in (ROOT / "examples").rglob("*") if path.is_file()]
 
