@@ -113,7 +113,7 @@ CONTRACT: tuple[Row, ...] = (
     _row("gunicorn.util", "set_owner_process getcwd import_app", "arbiter/monitor_process.py, application.py",
          "the monitor gives up its rights as a worker does; apps are found as gunicorn finds them"),
     _row("gunicorn.pidfile:Pidfile", "create unlink", "arbiter/reloader.py", "a reload may move it"),
-    _row("gunicorn.systemd", "SD_LISTEN_FDS_START sd_notify", "arbiter/systemd.py", "READY when a worker is"),
+    _row("gunicorn.systemd", "SD_LISTEN_FDS_START", "arbiter/systemd.py", "systemd's sockets at USR2"),
     _row("gunicorn.errors", "HaltServer AppImportError ConfigError",
          "arbiter/arbiter.py, worker/failures.py, application.py", "its ways to end a start"),
     _row("gunicorn.app.base:BaseApplication", "do_load_config run wsgi load",

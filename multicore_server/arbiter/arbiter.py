@@ -27,7 +27,6 @@ from multicore_server.arbiter import (
     logs,
     other_systems,
     pidfile,
-    systemd,
 )
 from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
@@ -42,8 +41,10 @@ from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.parent import ParentArbiter
 from multicore_server.arbiter.publishing import Publisher
 from multicore_server.arbiter.reloader import Reloader
+from multicore_server.arbiter.report import in_words
 from multicore_server.arbiter.resolution import doubts
 from multicore_server.arbiter.statsd import Statsd
+from multicore_server.arbiter.systemd import service
 from multicore_server.arbiter.vitals import Vitals
 from multicore_server.arbiter.worker_number import WorkerNumber, need_of, oom_line
 from multicore_server.arbiter.worker_processes import WorkerProcesses
@@ -196,9 +197,11 @@ class Arbiter(ParentArbiter):
 
     def _patience(self) -> float:
         longest = 1.0 if self.master_pid else LONGEST_WAIT  # whether the old arbiter has gone is polled
+        now = time.monotonic()
         parts = (self.inspection, self.reloader, self.monitor, self.orphans, self.rotation)
-        due = [moment for moment in (self._deadline, *(part.due for part in parts)) if moment is not None]
-        return max(0.0, min(min(due) - time.monotonic(), longest))
+        moments = (self._deadline, service.due(now), *(part.due for part in parts))
+        due = [moment for moment in moments if moment is not None]
+        return max(0.0, min(min(due) - now, longest))
 
     def murder_workers(self) -> None:
         """Hung workers are the inspection's and the fleet's."""
@@ -249,7 +252,8 @@ class Arbiter(ParentArbiter):
         actions: list[Action] = []
         self._deadline = time.monotonic() + 1.0  # where deciding fails
         with self.guarded("a decision"):
-            actions, self._deadline = self.fleet.tick(time.monotonic())
+            actions, self._deadline = self.fleet.tick(now := time.monotonic())
+            service.alive(now)
             if actions:
                 self._changed = True
                 self.publisher.record(action for action in actions if isinstance(action, ev.Event))
@@ -268,6 +272,7 @@ class Arbiter(ParentArbiter):
             self.monitor.tick(now)
         if self._changed:
             self._changed = False
+            service.status(in_words(self.fleet))
             self.publisher.publish()
 
     def manage_dirty_arbiter(self) -> None:
@@ -326,7 +331,7 @@ class Arbiter(ParentArbiter):
     def _tell(self, event: ev.Event) -> None:
         getattr(self.log, event.level)("%s", event, extra=logs.fields_of(event))
         if event.kind == "reload" and event.reason:
-            systemd.notify("READY=1", self.log)
+            service.reloaded("" if event.reason == "ok" else event.text)
             self.cfg.on_reload_result(self, event.reason, event.text)
             self.orphans.spare()
 
@@ -361,6 +366,7 @@ class Arbiter(ParentArbiter):
     def _halt(self, halt: ev.Halt) -> NoReturn:
         self.monitor.end()
         self.orphans.end()
+        service.hand_over(self.reexec_pid)
         if halt.status or halt.reason:
             raise HaltServer(halt.reason, halt.status)
         raise StopIteration

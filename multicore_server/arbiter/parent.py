@@ -13,7 +13,6 @@ from gunicorn import util
 
 from multicore_server import hosts
 from multicore_server.arbiter.context import ArbiterContext
-from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.reloader import Reloader
 from multicore_server.arbiter.signals import SignalledArbiter
 from multicore_server.arbiter.worker_processes import WorkerProcesses
@@ -24,7 +23,6 @@ from multicore_server.worker.worker import Worker
 class ParentArbiter(SignalledArbiter):
     WORKERS: dict[int, Worker]
     context: ArbiterContext
-    orphans: Orphans
     reloader: Reloader
     worker_processes: WorkerProcesses
 

@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from multicore_server.arbiter import deployment, listeners, systemd
+from multicore_server.arbiter import deployment, listeners
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment, DeploymentError, Surroundings
 from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.arbiter.interruption import Interrupted, Interruption
+from multicore_server.arbiter.systemd import service
 from multicore_server.fleet import events as ev
 
 PATIENCE = 5  # times that signals may break off the load of a configuration
@@ -67,7 +68,7 @@ class Reloader:
         """`ReloadPrepared` or `ReloadFailed` is observed, sooner or later: a forked child loads the
         configuration first. What takes long, or ends the process, does so there."""
         current, log = self._in_force(), self._context.log
-        systemd.reloading(log)
+        service.reloading()
         if current.cfg.preload_app or getattr(current.app, "app_uri", "") is None:
             why = "preload_app" if current.cfg.preload_app else "run() got the app as an object"
             text = "the app's code stays as the arbiter has loaded it; USR2 loads new code"

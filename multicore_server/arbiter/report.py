@@ -5,11 +5,12 @@ Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 from typing import cast, get_args
 
 from multicore_server.fleet.fleet import Fleet
-from multicore_server.fleet.slots import Process, Slot
+from multicore_server.fleet.slots import Process, Slot, State
 from multicore_server.ipc.names import Reason, ReloadResult
 from multicore_server.ipc.report import FleetReport, ProcessReport, ProcessState, SlotReport
 from multicore_server.settings.quantities import Jitter, Size
@@ -27,6 +28,16 @@ def fleet_report(fleet: Fleet, epoch: float) -> FleetReport:
         "reloads": {result: fleet.reload_results.get(result, 0) for result in get_args(ReloadResult)},
         "slots": [_slot(slot, epoch) for _, slot in sorted(fleet.slots.items())],
     }
+
+
+def in_words(fleet: Fleet) -> str:
+    """The same in a line, for people."""
+    states = Counter(slot.state for slot in fleet.slots.values())
+    parts = [f"{states[State.READY]} of {fleet.workers} workers ready"]
+    at_rest = (State.BACKOFF, State.ERRORED, State.STOPPED)
+    parts += [f"{states[state]} {state.value}" for state in at_rest if states[state]]
+    parts += ["stopping"] * fleet.stopping + ["reloading"] * fleet.reloading
+    return ", ".join(parts)
 
 
 def _slot(slot: Slot, epoch: float) -> SlotReport:

@@ -16,7 +16,9 @@ from typing import Any, TypeAlias
 from multicore_server.arbiter import logs, systemd
 from multicore_server.arbiter.interruption import Interruption
 from multicore_server.arbiter.monitor_process import MonitorProcess
+from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.starting import StartingArbiter
+from multicore_server.arbiter.systemd import WATCHED, service
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.fleet import Fleet
 
@@ -39,6 +41,7 @@ def _guarded(handler: Handler) -> Handler:
 class SignalledArbiter(StartingArbiter):
     fleet: Fleet
     monitor: MonitorProcess
+    orphans: Orphans
     reexec_pid: int
     dirty_arbiter_pid: int
     interruption = Interruption()  # of what the arbiter's loop does
@@ -123,7 +126,8 @@ class SignalledArbiter(StartingArbiter):
 
     def end(self, graceful: bool) -> None:
         """Begin to end: with the requests in hand answered, or without."""
-        systemd.notify("STOPPING=1", self.log)
+        if not self.reexec_pid:  # with a successor, the service goes on
+            service.stopping()
         self.observe(ev.Stop(graceful))
 
     @_guarded
@@ -144,6 +148,7 @@ class SignalledArbiter(StartingArbiter):
             self.log.debug("SIGWINCH ignored. Not daemonized")
 
     def reexec(self) -> None:
+        self.cfg.env_orig.pop(WATCHED, None)  # it names this process
         try:
             if self.systemd and not (self.reexec_pid or self.master_pid):
                 systemd.reexec(self)
@@ -161,4 +166,5 @@ class SignalledArbiter(StartingArbiter):
         except Exception as exc:  # noqa: BLE001 - a directory that is gone, a pidfile of another server
             self.log.error("the pidfile cannot be renamed: %s", exc)
         if was and not self.master_pid:
-            systemd.notify(f"MAINPID={os.getpid()}", self.log)
+            service.promoted()
+            self.orphans.spare()  # it has a helper for a moment

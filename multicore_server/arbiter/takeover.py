@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 
-from multicore_server.arbiter import app_metrics, hooks, logs, resolution, systemd
+from multicore_server.arbiter import app_metrics, hooks, logs, resolution
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.arbiter.systemd import service
 from multicore_server.logs.origin import label_records
+from multicore_server.machine import directories
 from multicore_server.worker import failures, loggers
 from multicore_server.worker.worker import Worker
 
@@ -29,7 +31,7 @@ _installed = False
 def install() -> None:
     """Let arbiters whose worker class is our Worker, or a subclass, become ours. Idempotent."""
     global _installed
-    systemd.take_address()
+    service.take()
     label_records()
     if not _installed:
         _installed = True
@@ -68,7 +70,8 @@ def _refuse_subclass(arbiter: Any) -> NoReturn:
 
 
 def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
-    """The constructor calls the first of the hooks, nworkers_changed: all of them are wrapped by then."""
+    """The constructor calls the first of the hooks, nworkers_changed: all of them are wrapped by then, and
+    a preloaded app is not imported yet."""
 
     @functools.wraps(set_number)
     def wrap_and_set(arbiter: Any, number: int) -> None:
@@ -76,6 +79,7 @@ def _wrapping_hooks(set_number: Callable[[Any, int], None]) -> Callable[[Any, in
             loggers.use_format(arbiter.log, arbiter.cfg, resolution.log_format(arbiter.app))
             hooks.wrap(arbiter.cfg, arbiter.log)
             loggers.keep_enabled(loggers.ERROR, loggers.ACCESS)  # a preloaded app's configuration, too
+            directories.adopt_shared_memory()
             app_metrics.prepare(arbiter.cfg)
         set_number(arbiter, number)
 

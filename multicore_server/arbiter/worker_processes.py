@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, NoReturn, TypedDict
 
 from multicore_server import hosts
-from multicore_server.arbiter import app_metrics, logs, systemd
+from multicore_server.arbiter import app_metrics, logs
 from multicore_server.arbiter.context import ArbiterContext
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.hooks import once
 from multicore_server.arbiter.launch import launch_of
+from multicore_server.arbiter.systemd import service
 from multicore_server.cluster.messaging import Message
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.aftermath import reason_of, why_ended
@@ -218,7 +219,7 @@ class WorkerProcesses:
         if self._announced:
             return
         self._announced = True
-        systemd.notify("READY=1\nSTATUS=Serving", self._context.log)
+        service.ready()
         if (launch := launch_of(self._server)) is not None:
             launch.ready()
         if self._interface != "wsgi" and (line := idle_threads(self._in_force().cfg)):

@@ -26,6 +26,13 @@ def temporary_directory() -> Path:
         raise
 
 
+def adopt_shared_memory() -> None:
+    """Where nothing else can be written, let /dev/shm be Python's directory for temporary files: gunicorn
+    makes one for each worker, and the app may."""
+    with contextlib.suppress(FileNotFoundError):
+        tempfile.tempdir = str(temporary_directory())
+
+
 def temporary_file(directories: Sequence[str | None]) -> BinaryIO:
     """A file without a name, in the first of the directories that takes one; None is Python's own choice.
 

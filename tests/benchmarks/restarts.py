@@ -176,16 +176,21 @@ def contests(args: argparse.Namespace) -> Iterator[Contest]:
 def measure(server: Server, contest: Contest, kept_alive: bool, trusting: ssl.SSLContext | None) -> str:
     _, work, times, _ = contest
     clients = [Client(server.port, kept_alive, trusting) for _ in range(CLIENTS)]
+    return failed(clients, server.worker, lambda: work(server, times))
+
+
+def failed(clients: list[Client], server: str, work: Callable[[], None]) -> str:
+    """How many requests have failed during the work, of how many."""
     for client in clients:
         client.start()
-    work(server, times)
+    work()
     for client in clients:
         client.stopped = True
     for client in clients:
         client.join()
     failures = [failure for client in clients for failure in client.failures]
     for cause, count in collections.Counter(text for _, text in failures).items():
-        print(f"  {server.worker}: {count} x {cause}", file=sys.stderr)
+        print(f"  {server}: {count} x {cause}", file=sys.stderr)
     return f"{len(failures)} of {sum(client.requests for client in clients):,}"
 
 

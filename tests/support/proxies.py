@@ -21,6 +21,7 @@ WSGI = source("wsgi_scope")
 TELLING = source("telling")
 RUN = [sys.executable, "-m", "multicore_server", "run"]
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NGINX = """
 daemon off;
 user root;
@@ -34,12 +35,15 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
+    {servers}
+}}
+"""
+NGINX_SERVER = """
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
     server {{
         listen {local}:{port};
         {inside}
     }}
-}}
 """
 HAPROXY = """
 defaults
@@ -88,7 +92,11 @@ MakeProxy: TypeAlias = Callable[..., Proxy]
 def nginx(directory: Path, inside: str) -> Proxy:
     """``inside`` stands in its server."""
     port = free_port()
-    text = NGINX.format(directory=directory, local=LOCAL, port=port, inside=inside)
+    return _nginx(directory, NGINX_SERVER.format(local=LOCAL, port=port, inside=inside), port)
+
+
+def _nginx(directory: Path, servers: str, port: int) -> Proxy:
+    text = NGINX.format(directory=directory, servers=servers)
     return Proxy(directory, "nginx", text, port, "-p", str(directory), "-c")
 
 
@@ -99,6 +107,36 @@ def haproxy(directory: Path, address: str | int, back: str, inside: str = "", mo
     port = free_port()
     text = HAPROXY.format(address=address, back=back, inside=inside, mode=mode, local=LOCAL, port=port)
     return Proxy(directory, "haproxy", text, port, "-db", "-f")
+
+
+def changed(name: str, changes: dict[str, str]) -> str:
+    """An example with other addresses."""
+    text = (EXAMPLES / name).read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def example_nginx(directory: Path, address: str) -> Proxy:
+    """That of examples/nginx before a server's address: ``host:port`` or ``unix:PATH``."""
+    port = free_port()
+    changes = {
+        "listen 80;": f"listen {LOCAL}:{port};",
+        "\n    server 127.0.0.1:8000 ": f"\n    server {address} ",
+    }
+    return _nginx(directory, changed("nginx/api.conf", changes), port)
+
+
+def example_haproxy(directory: Path, address: str, metrics: int) -> Proxy:
+    """That of examples/haproxy before ``host:port`` or ``unix@PATH``; the monitor listens on ``metrics``."""
+    port = free_port()
+    changes = {
+        "bind :80": f"bind {LOCAL}:{port}",
+        "port 9464": f"port {metrics}",
+        "\n    server api 127.0.0.1:8000": f"\n    server api {address}",
+    }
+    return Proxy(directory, "haproxy", changed("haproxy/haproxy.cfg", changes), port, "-db", "-f")
 
 
 @contextlib.contextmanager

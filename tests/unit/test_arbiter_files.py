@@ -6,7 +6,6 @@ import errno
 import io
 import logging
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from gunicorn import glogging
 from gunicorn.config import Config
 from gunicorn.pidfile import Pidfile
 
-from multicore_server.arbiter import logs, pidfile, systemd
+from multicore_server.arbiter import logs, pidfile
 from tests.unit.shell import Log, fault
 
 NOBODY = 65534
@@ -268,42 +267,3 @@ def test_a_pidfile_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, troubl
     assert pidfile.move(old, str(path), os.getpid(), log) is old
     assert log.said(f"keeping {tmp_path / 'old'}")
     assert (tmp_path / "old").exists()
-
-
-# --- systemd ---
-
-
-@pytest.fixture
-def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    listener.bind(str(tmp_path / "notify"))
-    listener.settimeout(5)
-    monkeypatch.setattr(systemd, "_address", None)
-    monkeypatch.setenv(systemd.VARIABLE, str(tmp_path / "notify"))
-    return listener
-
-
-def test_the_address_is_taken_out_of_the_environment_and_used(notified: socket.socket) -> None:
-    """gunicorn would say READY before any worker is."""
-    with notified:
-        systemd.take_address()
-        assert systemd.VARIABLE not in os.environ
-        systemd.notify("READY=1", Log())
-        assert notified.recv(100) == b"READY=1"
-        assert systemd.VARIABLE not in os.environ
-        systemd.reloading(Log())
-        assert notified.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-
-
-def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(systemd.VARIABLE, raising=False)
-    monkeypatch.setattr(systemd, "_address", None)
-    systemd.take_address()
-    systemd.notify("READY=1", Log())
-
-
-def test_an_address_that_nobody_listens_at_costs_nothing(notified: socket.socket, tmp_path: Path) -> None:
-    notified.close()
-    (tmp_path / "notify").unlink()
-    systemd.take_address()
-    systemd.notify("READY=1", Log())

@@ -25,6 +25,9 @@ def test_shared_memory_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(directories, "SHARED_MEMORY", tmp_path)
     assert directories.temporary_directory() == tmp_path
     assert command_directory().parent == tmp_path
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    directories.adopt_shared_memory()
+    assert tempfile.tempdir == str(tmp_path)
 
 
 @pytest.mark.usefixtures("_nowhere")
@@ -36,3 +39,6 @@ def test_where_there_is_none_python_says_so(tmp_path: Path, monkeypatch: pytest.
 
 def test_otherwise_it_is_pythons() -> None:
     assert directories.temporary_directory() == Path(tempfile.gettempdir())
+    before = tempfile.gettempdir()
+    directories.adopt_shared_memory()
+    assert tempfile.gettempdir() == before

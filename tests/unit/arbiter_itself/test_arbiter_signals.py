@@ -118,14 +118,28 @@ def test_usr2_that_cannot_be_carried_out_leaves_this_arbiter(
 
 
 def test_the_service_manager_learns_who_took_over(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
-    states: list[str] = []
-    monkeypatch.setattr(systemd, "notify", lambda state, log: states.append(state))
+    calls: list[str] = []
+    monkeypatch.setattr(systemd.service, "promoted", lambda: calls.append("promoted"))
     made.maybe_promote_master()
-    assert states == []
+    assert calls == []
     monkeypatch.setenv("GUNICORN_PID", "1")
     made.master_pid = 2**22 + 1  # nobody's: the old arbiter has gone
     made.maybe_promote_master()
-    assert states == [f"MAINPID={os.getpid()}"]
+    assert calls == ["promoted"]
+
+
+def test_with_a_successor_the_service_goes_on(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(systemd.service, "stopping", lambda: calls.append("stopping"))
+    monkeypatch.setattr(systemd.service, "hand_over", calls.append)
+    made.reexec_pid = 4711
+    made.end(graceful=True)
+    with pytest.raises(StopIteration):
+        made._halt(ev.Halt(0, None))
+    assert calls == [4711]
+    made.reexec_pid = 0
+    made.end(graceful=True)
+    assert calls == [4711, "stopping"]
 
 
 def test_a_pidfile_that_cannot_be_renamed_costs_a_line(
