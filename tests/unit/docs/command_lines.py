@@ -27,8 +27,8 @@ OURS = {row.environment: row for row in TABLE.values()}
 TOLD = {"MULTICORE_INSTANCE"}
 # Programs whose own documentation says what they take. They ask a server that runs, or change the machine.
 FOREIGN = frozenset({
-    "apt-get", "cd", "curl", "docker", "eval", "git", "journalctl", "kubectl", "loginctl", "pm2",
-    "prometheus", "source", "ssh", "systemctl", "systemd-analyze",
+    "apt-get", "cd", "curl", "docker", "eval", "exit", "git", "journalctl", "kubectl", "loginctl", "pm2",
+    "prometheus", "pytest", "source", "ssh", "systemctl", "systemd-analyze",
 })  # fmt: skip
 
 
