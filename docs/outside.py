@@ -13,7 +13,10 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "LICENSE": "license.md"}
+PAGES = {
+    "README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "first-steps.md",
+    "SECURITY.md": "security-policy.md", "LICENSE": "license.md",
+}  # fmt: skip
 EXAMPLES = ROOT / "examples"
 LANGUAGES = {
     ".py": "python",

