@@ -28,7 +28,7 @@ TOLD = {"MULTICORE_INSTANCE"}
 # Programs whose own documentation says what they take. They ask a server that runs, or change the machine.
 FOREIGN = frozenset({
     "apt-get", "cd", "curl", "docker", "eval", "exit", "git", "journalctl", "kubectl", "loginctl", "pm2",
-    "prometheus", "pytest", "source", "ssh", "systemctl", "systemd-analyze",
+    "prometheus", "pytest", "sleep", "source", "ssh", "systemctl", "systemd-analyze", "useradd",
 })  # fmt: skip
 
 
@@ -151,13 +151,10 @@ def _kill(arguments: list[str]) -> None:
             assert hasattr(signal, f"SIG{argument[1:]}"), f"there is no signal {argument}"
 
 
-def _inner(options: int) -> Callable[[list[str]], None]:
-    """Of a program that runs another one: behind its options, each with a value, or words of its own."""
-
-    def check(arguments: list[str]) -> None:
-        check_script(" ".join(arguments[options:]))
-
-    return check
+def _sudo(arguments: list[str]) -> None:
+    while arguments and arguments[0] in ("-u", "-g"):
+        arguments = arguments[2:]
+    check_script(" ".join(arguments))
 
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
@@ -170,7 +167,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "pip": _pip,
     "tox": _tox,
     "kill": _kill,
-    "sudo": _inner(2),  # -u USER
+    "sudo": _sudo,
 }
 MODULES: dict[str, Callable[[list[str]], None]] = {
     "multicore_server": _ours,

@@ -52,7 +52,7 @@ def check_toml(text: str) -> None:
 def check_unit(text: str) -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(text)
+    unit.read_string(text if "[" in text else f"[Service]\n{text}")  # a line of it stands alone
     for section in unit.sections():
         for name, value in unit[section].items():
             if name.startswith("Exec"):
