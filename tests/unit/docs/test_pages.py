@@ -58,3 +58,11 @@ def test_each_page_is_in_the_site() -> None:
     pages = {path.name for path in (ROOT / "docs").glob("*.md")}
     assert pages <= named
     assert len(named - pages) == len(list(ROOT.glob("*.md")))  # docs/outside.py has their names there
+
+
+def test_the_readme_is_short_and_its_pictures_are_small() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 150
+    pictures = list((ROOT / "docs/pictures").iterdir())
+    assert {f"docs/pictures/{path.name}" for path in pictures} <= {it[0] for it in LINK.findall(readme)}
+    assert all(path.stat().st_size < 150_000 for path in pictures)
