@@ -287,7 +287,30 @@ class Setting(NamedTuple):
 TABLE: dict[str, Setting] = {row.name: Setting(row.name, **row.metadata) for row in fields(Settings)}
 
 
+# The topics of the docs, each with the beginnings of its settings' names.
+TOPICS = {
+    "Workers": ("workers", "instance_var"),
+    "Restarts": ("autorestart", "min_", "max_restart", "restart_", "exp_", "backoff_", "stop_exit_codes"),
+    "Memory": ("max_memory_", "memory_"),
+    "Age and schedule": ("max_lifetime", "cron_"),
+    "Start, reload and stop": ("listen_timeout", "wait_ready", "reload_", "draining_", "shutdown_"),
+    "Connections and clients": ("scheduling", "limit_", "header_", "body_", "send_"),
+    "Slow requests": ("block_", "slow_", "request_"),
+    "Logs": ("log_", "access_log_"),
+    "Metrics": ("metrics_", "app_metrics"),
+}
+
+
 def reference() -> str:
-    """Return the table of settings in Markdown, for the docs."""
-    rows = [f"| `{row.name}` | `{row.default}` | {row.accepted} | {row.meaning} |" for row in TABLE.values()]
-    return "\n".join(["| setting | default | accepted | meaning |", "| --- | --- | --- | --- |", *rows])
+    """Return the tables of settings in Markdown, a topic each, for the docs."""
+    return "\n\n".join(_of_topic(topic, names) for topic, names in TOPICS.items() if _rows(names))
+
+
+def _of_topic(topic: str, names: tuple[str, ...]) -> str:
+    rows = [f"| `{row.name}` | `{row.default}` | {row.accepted} | {row.meaning} |" for row in _rows(names)]
+    head = [f"### {topic}", "", "| setting | default | accepted | meaning |", "| --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows])
+
+
+def _rows(names: tuple[str, ...]) -> list[Setting]:
+    return [row for row in TABLE.values() if row.name.startswith(names)]

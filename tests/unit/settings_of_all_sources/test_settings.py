@@ -235,6 +235,11 @@ def test_the_docs_hold_the_table() -> None:
     assert block == module.reference()
 
 
+def test_each_setting_has_one_topic() -> None:
+    for name in module.TABLE:
+        assert sum(name.startswith(names) for names in module.TOPICS.values()) == 1, name
+
+
 def test_importing_settings_imports_neither_gunicorn_nor_uvicorn() -> None:
     code = (
         "import sys, multicore_server.settings; print(*{'gunicorn', 'uvicorn', 'cronsim'} & set(sys.modules))"
