@@ -1,6 +1,6 @@
-"""How a server is: one decision, in a level and in words. Pure.
+"""Judges the health of a server: one level, and the reasons in words. Pure.
 
-`monit`, `show` and `ps` ask it. docs/monitoring.md has the rules, for other readers of /status.
+`monit`, `show` and `ps` use it. docs/monitoring.md has the rules, for other readers of /status.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ def _rules() -> Iterator[tuple[str, str, str]]:
     yield "fewer workers are ready than configured; `stopped` ones do not count", "always", ""
     yield "the server is stopping", "always", ""
     yield "a worker is blocked", f"for more than {BLOCKED:g} s", "for more than half of `timeout`"
-    yield "the same, where requests run in the event loop's thread", "for more than half of `timeout`", ""
+    yield "the same, if requests run in the event loop's thread", "for more than half of `timeout`", ""
     yield (
-        f"5xx among the responses, if there are at least {LEAST_ERRORS}, and {LEAST_REQUESTS} requests",
+        f"5xx responses, if there are at least {LEAST_ERRORS} of them and {LEAST_REQUESTS} requests",
         f"more than {amber}",
         f"more than {red}",
     )

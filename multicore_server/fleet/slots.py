@@ -46,7 +46,7 @@ SLOT_MOVES: dict[State | None, dict[State | None, str]] = {
     None: {State.STARTING: "server start, scale up"},
     State.STARTING: {
         State.READY: "ready",
-        State.DRAINING: "told to stop",
+        State.DRAINING: "ordered to stop",
         State.BACKOFF: "boot failed",
         State.STOPPED: "boot failed, autorestart or stop_exit_codes",
         State.ERRORED: "boot failed, max_restarts",
@@ -54,7 +54,7 @@ SLOT_MOVES: dict[State | None, dict[State | None, str]] = {
     },
     State.READY: {
         State.STARTING: "exit, restart at once",
-        State.DRAINING: "told to stop",
+        State.DRAINING: "ordered to stop",
         State.BACKOFF: "exit, restart after a delay",
         State.STOPPED: "exit, autorestart or stop_exit_codes",
         State.ERRORED: "exit, max_restarts",
