@@ -31,7 +31,7 @@ class Feature(Enum):
     """What the server does without where a member is missing; the value is what the log says."""
 
     TITLES = "processes keep the titles that the hosts give them"
-    RELOADER = "with --reload a worker ends before its replacement is ready"
+    RELOADER = "with --reload a worker exits before its replacement is ready"
     HTTPTOOLS_MOVES = "httptools connections are uvicorn's own: not placed, not moved, without our limits"
     HTTPTOOLS_JOINS = "the head and the body of a response are two packets, as under uvicorn"
     HTTPTOOLS_COUNTS = "requests on httptools connections are not counted in the metrics"

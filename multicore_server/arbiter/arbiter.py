@@ -114,7 +114,7 @@ class Arbiter(ParentArbiter):
         try:
             return StackDumps()
         except OSError as exc:
-            self.log.warning("a process that does not answer shows no stacks: %s", exc)
+            self.log.warning("the stacks of a blocked process cannot be shown: %s", exc)
             return None
 
     def _make_parts(self) -> None:
@@ -154,7 +154,7 @@ class Arbiter(ParentArbiter):
     # --- the loop: gunicorn's run() calls these three ---
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        with self.guarded("what has happened"):
+        with self.guarded("an event"):
             self._wait()
         signals = []
         with contextlib.suppress(queue.Empty):
@@ -193,14 +193,14 @@ class Arbiter(ParentArbiter):
         """Hung workers are the inspection's and the fleet's."""
 
     def manage_workers(self) -> None:
-        with self.guarded("what workers say"):
+        with self.guarded("a message from a worker"):
             self._forgive(self._lateness.check(time.monotonic()))
             self.worker_processes.hear_all()
         with self.guarded("the number of workers"):
             self._start_the_others()
         with self.guarded("the reload"):
             self.reloader.tick(time.monotonic())
-        with self.guarded("what dead workers have left"):
+        with self.guarded("the processes that dead workers left"):
             self.orphans.tick(time.monotonic())
         with self.guarded("the size of the logs"):
             self.rotation.tick(time.monotonic())
@@ -214,7 +214,7 @@ class Arbiter(ParentArbiter):
                 with self.guarded(f"the action {type(action).__name__}"):
                     ACTIONS[type(action)](self, action)
         if self._changed:
-            with self.guarded("instances that are given up"):
+            with self.guarded("errored instances"):
                 self._tell_errored()
         with self.guarded("the report"):
             self._publish_serving()

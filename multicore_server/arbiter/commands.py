@@ -62,7 +62,7 @@ class Commands:
         before, capacity = self._fleet.workers, self._fleet.capacity
         wanted = _number(before, command.workers)
         if not 1 <= wanted <= capacity:
-            raise RefusedError(f"{wanted} workers: from 1 to {capacity} can be run without a restart")
+            raise RefusedError(f"{wanted} workers: 1 to {capacity} are possible without a restart")
         self._observe(ev.Scale(wanted))
         return Answer(command.id, True, f"scaling from {before} to {wanted}", wanted)
 

@@ -95,7 +95,7 @@ class ForkedCall:
         if found:
             self._done(found[:1] == YES, found[1:].decode(errors="replace"))
         else:
-            self._done(False, "the process that tries it has ended")
+            self._done(False, "the process that tries it has exited")
 
     def tick(self, now: float) -> None:
         """Give up when the time is over."""

@@ -9,7 +9,7 @@ import sys
 from typing import Any, NoReturn
 
 READY, ENDED = b"\0ready\n", b"\0ended "  # no line of a log begins so
-LOST = b"the server has ended while it started; see its error log\n"
+LOST = b"the server exited while it started; see its error log\n"
 
 
 class Launch(logging.Handler):

@@ -54,7 +54,7 @@ class MonitorAddresses:
             path = address.command_path(self._system.getpid())
             listener = address.bind_command(path)
         except OSError as exc:
-            self._log.error("%s; going on without commands", exc)
+            self._log.error("%s; continuing without commands", exc)
             return None
         self._command_path = path
         return listener

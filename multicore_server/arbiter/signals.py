@@ -60,7 +60,7 @@ class SignalledArbiter(StartingArbiter):
             if now >= self._quiet_until.get(part, 0.0):
                 self._quiet_until[part] = now + QUIET
                 with contextlib.suppress(Exception):  # no memory for this either
-                    self.log.exception("%s could not be handled; the arbiter goes on", part)
+                    self.log.exception("%s could not be handled; the arbiter keeps running", part)
 
     def signal(self, sig: int, frame: Any) -> None:
         """Queue it and wake the loop. A child that has no handlers of its own yet ends, as by default."""
@@ -97,7 +97,7 @@ class SignalledArbiter(StartingArbiter):
         except ProcessLookupError:  # it has ended meanwhile
             return
         except OSError as exc:  # an arbiter without CAP_KILL, and workers of another user
-            self.log.error("pid=%s cannot get %s: %s", pid, signal.Signals(sig).name, exc.strerror)
+            self.log.error("cannot send %s to pid=%s: %s", signal.Signals(sig).name, pid, exc.strerror)
 
     @_guarded
     def handle_usr2(self) -> None:

@@ -204,7 +204,7 @@ class WorkerProcesses:
             worker.cfg.on_message(self._server, worker, said)
             self._has_called = True
         else:
-            text = "%s has sent something that is dropped: %s"
+            text = "a message of %s is dropped: %s"
             self._context.log.warning(text, worker.identity, message.why)
 
     def _show(self, worker: Worker, trace: str) -> None:

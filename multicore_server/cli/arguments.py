@@ -31,7 +31,7 @@ def instances_of(verb: str, named: Sequence[str]) -> list[int] | None:
     """None for all, where none is named. Raises Trouble."""
     for text in named:
         if not is_number(text) or len(text) > LONGEST:
-            raise Trouble(f"{verb}: {text!r} is no instance number such as `ps` shows")
+            raise Trouble(f"{verb}: {text!r} is not an instance number; `ps` shows them")
     return [int(text) for text in named] or None
 
 

@@ -76,7 +76,7 @@ def _states(status: Status) -> Reasons:
     if not states["ready"]:
         yield Reason(Level.RED, "no worker is ready")
     if errored:
-        yield Reason(Level.RED, f"{_instances(errored)} errored: restarted too often, and left")
+        yield Reason(Level.RED, f"{_instances(errored)} errored: exited too often, no longer restarted")
     missing = status["configured"] - states["ready"] - states["stopped"] - states["errored"]
     if states["ready"] and missing > 0:
         others = [f"{states[it]} {it}" for it in ("starting", "backoff", "draining") if states[it]]

@@ -45,7 +45,7 @@ WORKERS = (
     Column("uptime", drop=4, right=True), Column("restarts", drop=2, right=True), Column("status"),
     Column("cpu", drop=1, right=True), Column("mem", drop=1, right=True), Column("req/s", drop=6, right=True),
     Column("5xx/s", drop=5, right=True), Column("499/s", drop=9, right=True),
-    Column("in hand", drop=7, right=True), Column("conns", drop=8, right=True),
+    Column("in progress", drop=7, right=True), Column("conns", drop=8, right=True),
 )  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def _about_worker(worker: WorkerStatus, its: Rates) -> dict[str, str]:
         "restarts": f"{_counts(worker['restarts'])}; {worker['unstable']} unstable",
         "cpu": f"{percent(its.cpu)}, {worker['cpu_seconds']:.1f} s in all",
         "memory": _memory(worker["memory"]),
-        "requests": f"{rate(its.requests)}/s, {worker['in_hand']} in hand, {requests['total']} in all",
+        "requests": f"{rate(its.requests)}/s, {worker['in_hand']} in progress, {requests['total']} in all",
         "errors": f"5xx/s {errors(its.answered)}, 499/s {left(its.answered)}; {_errors_in_all(worker)}",
         "queue": f"p95 {milliseconds(its.queue)}",
         "connections": f"{worker['connections']}, {worker['websockets']} WebSockets, "

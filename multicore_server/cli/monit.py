@@ -34,7 +34,7 @@ def watch(server: RunningServer, interval: float) -> None:
     with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         watching.run(keys, live)
     if watching.gone:
-        click.echo(f"{server} has ended", err=True)
+        click.echo(f"{server} has exited", err=True)
     elif keys.ended:
         sys.exit(128 + keys.ended)
 

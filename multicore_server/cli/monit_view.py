@@ -36,8 +36,8 @@ LEAST_EVENTS = 4  # lines of events that stay where there are many workers
 # Title, and from which width of the terminal on it is there.
 COLUMNS = (
     ("id", 0), ("pid", 60), ("status", 0), ("up", 74), ("restarts", 68), ("cpu", 24), ("memory", 36),
-    ("req/s", 46), ("5xx/s", 54), ("499/s", 128), ("p50", 104), ("p99", 80), ("in hand", 88), ("conns", 94),
-    ("queue", 112), ("lag", 120),
+    ("req/s", 46), ("5xx/s", 54), ("499/s", 132), ("p50", 108), ("p99", 80), ("in progress", 92),
+    ("conns", 98), ("queue", 116), ("lag", 124),
 )  # fmt: skip
 ERRORS_FOR = 10.0  # seconds over which the share of errors is taken
 LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
@@ -129,7 +129,7 @@ def _totals(scene: Scene) -> str:
         f"cpu {percent(_sum(it.cpu for it in found))}  {rate(_sum(it.requests for it in found))} req/s  "
         f"5xx {errors(ends)}  "
         f"p50 {p50}  p99 {p99}  queue {milliseconds(waited)}  "
-        f"{sum(it['in_hand'] for it in status['workers'])} in hand  "
+        f"{sum(it['in_hand'] for it in status['workers'])} in progress  "
         f"{sum(it['connections'] for it in status['workers'])} conns  "
         f"499 {left(ends)}"
     )

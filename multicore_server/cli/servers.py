@@ -228,7 +228,7 @@ class RunningServer:
             with connection.getresponse() as response:
                 yield response
         except (FileNotFoundError, ConnectionRefusedError):
-            raise GoneError(f"{self} has ended; only its command socket is left") from None
+            raise GoneError(f"{self} has exited; only its command socket is left") from None
         except TimeoutError:
             raise NoAnswerError(f"{self} has not answered within {timeout:g} s") from None
         except (OSError, http.client.HTTPException) as exc:
@@ -302,9 +302,9 @@ def choose(wanted: str | None) -> RunningServer:
     if len(found) == 1:
         return found[0]
     if found:
-        raise Trouble(f"{wanted!r} is not one server alone; give a pid: {_listed(found, answers)}")
+        raise Trouble(f"{wanted!r} names several servers; give a pid: {_listed(found, answers)}")
     if any(str(server.pid) == wanted for server in _known()):
-        raise Trouble(f"the server with pid {wanted} has ended; only its command socket is left")
+        raise Trouble(f"the server with pid {wanted} has exited; only its command socket is left")
     if not answers:
         raise _none()
     raise UnknownServerError(f"no server {wanted!r} is running; there are {_listed(answers, answers)}")
@@ -320,7 +320,7 @@ def _only(answers: dict[RunningServer, Status | Trouble]) -> RunningServer:
     if not answers:
         raise _none()
     if len(answers) > 1:
-        raise Trouble(f"several servers are running; say which: {_listed(answers, answers)}")
+        raise Trouble(f"several servers are running; name one of them: {_listed(answers, answers)}")
     return next(iter(answers))
 
 

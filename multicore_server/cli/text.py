@@ -112,5 +112,5 @@ def event_text(event: EventReport) -> str:
     """An event's text with its worker before it."""
     who = identity(event["instance"], event["generation"], event["pid"])
     in_hand = event.get("in_hand")  # servers of older versions do not say it
-    text = f"{event['text']}; in hand: {in_hand}" if in_hand else event["text"]
+    text = f"{event['text']}; in progress: {in_hand}" if in_hand else event["text"]
     return plain(f"{who} {text}" if who else text)

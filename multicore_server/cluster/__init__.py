@@ -143,7 +143,7 @@ async def send(instance: Address, message: Any, fds: Iterable[Any] = ()) -> None
 def send_sync(instance: Address, message: Any, fds: Iterable[Any] = ()) -> None:
     """As `send`, for threads and WSGI apps. It does not wait either."""
     if instance != "arbiter" and type(instance) is not int:
-        raise TypeError(f"{instance!r} is no instance number, and not 'arbiter'")
+        raise TypeError(f"{instance!r} is neither an instance number nor 'arbiter'")
     here().post.send(instance, encoded(message), descriptors_of(fds))
 
 

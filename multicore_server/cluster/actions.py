@@ -24,7 +24,7 @@ class Actions:
     def add(self, name: str, function: Callable[..., Any]) -> None:
         """Raises TypeError, and ValueError for the name of an action that is built in."""
         if not isinstance(name, str) or not name.strip():
-            raise TypeError(f"the name of an action is a text, not {name!r}")
+            raise TypeError(f"the name of an action must be a string, not {name!r}")
         if name in BUILT_IN:
             raise ValueError(f"the action {name!r} is built in; give yours another name")
         self._register(name, function)

@@ -67,7 +67,7 @@ def encoded(value: Any) -> bytes:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise ValueError("the message is nested too deeply")
     if len(body) > MAX_MESSAGE:
-        raise ValueError(f"the message has {len(body)} bytes; {MAX_MESSAGE} are the most")
+        raise ValueError(f"the message has {len(body)} bytes; the limit is {MAX_MESSAGE}")
     return body
 
 
@@ -84,7 +84,7 @@ def descriptors_of(fds: Iterable[Any]) -> list[int]:
     """Numbers, or objects with a ``fileno()``, as numbers. Raises TypeError, ValueError for too many."""
     numbers = [_number(fd) for fd in fds]
     if len(numbers) > MAX_FDS:
-        raise ValueError(f"{len(numbers)} descriptors; {MAX_FDS} are the most")
+        raise ValueError(f"{len(numbers)} descriptors; the limit is {MAX_FDS}")
     return numbers
 
 
@@ -94,11 +94,11 @@ def _number(fd: Any) -> int:
     except io.UnsupportedOperation:
         number = None
     if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{fd!r} is no file descriptor, and has none")
+        raise TypeError(f"{fd!r} is not a file descriptor and has none")
     if number < 0:
         raise ValueError(f"{fd!r} is closed")
     if number >= 2**31:
-        raise ValueError(f"{fd!r} is no file descriptor")
+        raise ValueError(f"{fd!r} is not a file descriptor")
     return number
 
 
@@ -185,7 +185,9 @@ class Stream:
         if len(self._messages) >= MOST_WAITING:
             if not self._complained:
                 self._complained = True
-                logger.warning("a stream of messages is not read: %d wait, more are lost", MOST_WAITING)
+                logger.warning(
+                    "nobody reads a message stream: %d messages wait, further ones are lost", MOST_WAITING
+                )
             return False
         self._messages.append(message)
         self._wake()
@@ -225,7 +227,7 @@ class LocalPost:
 
     def send(self, to: Address, body: bytes, fds: Sequence[int]) -> None:
         if to == "arbiter":
-            raise NotDelivered("there is no arbiter: this process is no worker of the server")
+            raise NotDelivered("there is no arbiter: this process is not a worker of the server")
         if to not in self._everyone:
             raise NotDelivered(f"there is no instance {to}; there are {', '.join(map(str, self._everyone))}")
         self._deliver(self._everyone[to], Message(json.loads(body), self._own, _duplicates(fds)))

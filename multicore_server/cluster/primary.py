@@ -78,7 +78,7 @@ async def _keep_running(function: Callable[[], Any]) -> None:
         except Exception:
             if loop.time() - began >= STABLE:
                 delay = FIRST_DELAY
-            logger.exception("%s failed on the primary; it starts again in %.1f s", name, delay)
+            logger.exception("%s failed on the primary worker; it starts again in %.1f s", name, delay)
         else:
             return
         await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - no secret

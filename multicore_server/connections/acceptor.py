@@ -207,9 +207,9 @@ class Acceptor:
             try:
                 os.close(os.dup(self._probe.fileno()))
             except OSError as exc:
-                self._complain(exc, "they are closed as they come")
+                self._complain(exc, "new ones are closed at once")
 
-    def _complain(self, exc: OSError, meanwhile: str = "they wait, and are tried again") -> None:
+    def _complain(self, exc: OSError, meanwhile: str = "they wait for the next try") -> None:
         now = time.monotonic()
         if now - self._complained > QUIET:
             self._complained = now
@@ -284,7 +284,7 @@ class Acceptor:
                 await self._announcements.read(connection, protocol)
             await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self.config.ssl)
         except OSError as exc:  # a failed TLS handshake, or it is closed already
-            logger.debug("a connection came to nothing: %s", exc)
+            logger.debug("a connection ended before it was adopted: %s", exc)
             connection.close()
             if not protocol.transport:
                 self._uncount(kind)
@@ -336,7 +336,7 @@ class Acceptor:
             except BlockingIOError:
                 return
             except OSError as exc:  # no descriptors
-                self._complain(exc, "those in the backlog are closed, as this worker is the last")
+                self._complain(exc, "those in the backlog are closed, because this worker is the last")
                 return
             self.row[ACCEPTED] += 1
             self._count()

@@ -64,8 +64,8 @@ class Announcements:
             self._refuse(protocol, HTTPStatus.FORBIDDEN, str(exc))
         except asyncio.TimeoutError:
             if not _peek(connection):
-                raise ConnectionAbortedError("nothing came") from None
-            self._refuse(protocol, HTTPStatus.REQUEST_TIMEOUT, "half a PROXY header")
+                raise ConnectionAbortedError("no byte arrived") from None
+            self._refuse(protocol, HTTPStatus.REQUEST_TIMEOUT, "an incomplete PROXY header")
         else:
             protocol.stays = True
             if found.source is not None:

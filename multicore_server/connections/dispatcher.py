@@ -296,7 +296,7 @@ class Dispatcher:
         try:
             return self._inboxes.receive(slot)
         except OSError as exc:  # no descriptors left
-            self.complain("a connection could not be taken (%s) and waits on", exc)
+            self.complain("a connection could not be taken (%s) and keeps waiting", exc)
             return []
 
 

@@ -159,7 +159,7 @@ class Http2(MovableProtocol):
         self.conn.close()  # GOAWAY
         self.flush()
         if self.server_state.draining and linger(transport, self.loop, self.server_state.lingering):
-            self.connection_lost(ConnectionAbortedError("told to go elsewhere"))
+            self.connection_lost(ConnectionAbortedError("closed after GOAWAY"))
         else:
             transport.close()
 

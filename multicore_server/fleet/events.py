@@ -232,7 +232,7 @@ class Event:
 
     def __str__(self) -> str:
         who = identity(self.instance, self.generation, self.pid)
-        text = f"{self.text}; in hand: {self.in_hand}" if self.in_hand else self.text
+        text = f"{self.text}; in progress: {self.in_hand}" if self.in_hand else self.text
         return f"{who} {text}" if who else text
 
 

@@ -121,7 +121,7 @@ class Fleet:
     def _resize(self, workers: int) -> None:
         """Scale: the highest instance numbers go first, the lowest free ones come first."""
         if workers > self.capacity:
-            text = f"{workers} workers are more than the {self.capacity} that there is room for; not scaled"
+            text = f"there is no room for {workers} workers, only for {self.capacity}; not scaled"
             self._state.tell("refused", f"{text} (restart the server for more)", level="error")
             return
         active = self.slots.active()
@@ -218,7 +218,7 @@ class Fleet:
         slot, process = found
         if asked.draining:
             self._state.tell(
-                "draining", f"draining ({asked.reason}: it was told to)", process, reason=asked.reason
+                "draining", f"draining ({asked.reason}: it got a signal)", process, reason=asked.reason
             )
             self._state.count(slot, asked.reason)
             self._retiring.drain(slot, process, asked.reason)

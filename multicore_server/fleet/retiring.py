@@ -77,5 +77,5 @@ class Retiring:
             self.state.tell("timeout", f"not ready within {limit}; aborting it", process, "error", "boot")
             self.abort(process, "boot")
             return
-        self.state.tell("killed", "did not end in time; killing it", process, "warning")
+        self.state.tell("killed", "did not exit in time; killing it", process, "warning")
         self.kill(process)

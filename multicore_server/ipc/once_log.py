@@ -56,7 +56,7 @@ class OnceLog:
         """Raises TypeError where the value is no JSON, ValueError where it is too large."""
         text = json.dumps(outcome).encode()
         if len(text) > MAX_VALUE:
-            raise ValueError(f"the result of {outcome[1]!r} has {len(text)} bytes; {MAX_VALUE} are the most")
+            raise ValueError(f"the result of {outcome[1]!r} has {len(text)} bytes; the limit is {MAX_VALUE}")
         deadline = time.monotonic() + PATIENCE
         while not self._locks.take(_WRITING):
             if time.monotonic() > deadline:  # its holder was stopped

@@ -57,7 +57,9 @@ def _metric(name: str, kind: Kind, text: str, labels: Mapping[str, tuple[str, ..
 
 _METRICS = (
     _metric("workers", "gauge", "Workers by state.", {"state": STATES}),
-    _metric("workers_configured", "gauge", "Configured number of workers: the setting, or the result of scale."),
+    _metric(
+        "workers_configured", "gauge", "Configured number of workers: the setting, or the result of scale."
+    ),
     _metric("worker_restarts_total", "counter", "Ended or replaced workers by reason.", {"reason": REASONS}),
     _metric(
         "worker_start_time_seconds",

@@ -64,7 +64,7 @@ def idle_threads(cfg: Any) -> str:
     """A line for an app that is not WSGI; or nothing."""
     if cfg.threads <= 1:
         return ""
-    return f"threads = {cfg.threads} has no effect: the app is ASGI and brings its own concurrency"
+    return f"threads = {cfg.threads} has no effect: the app is ASGI and has its own concurrency"
 
 
 def not_rotated(cfg: Any, log_max_size: int | None) -> Iterator[str]:

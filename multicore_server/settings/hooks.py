@@ -68,4 +68,4 @@ def adopt(cfg: Any) -> None:
                 try:
                     cfg.set(name, found[name].value)
                 except (TypeError, ValueError) as exc:
-                    raise SettingError(f"{found[name].of(name)} is no hook: {exc}") from None
+                    raise SettingError(f"{found[name].of(name)} is not a hook: {exc}") from None

@@ -110,7 +110,7 @@ def unknown_environment(
 
 def _why_not_read(name: str, gunicorns: Mapping[str, str]) -> str:
     if name in gunicorns:
-        return f"{name} is read by multicore-server run alone and is ignored: use gunicorn's own option"
+        return f"only multicore-server run reads {name}; it is ignored here: use gunicorn's own option"
     return f"{name} is not a setting and is ignored{_hint(name, 'environment')}"
 
 

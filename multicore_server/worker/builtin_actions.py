@@ -59,7 +59,7 @@ async def trace_memory(do: str = "top") -> dict[str, Any]:
     elif do != "top":
         raise ValueError(f"give start, top or stop, not {do!r}")
     elif not tracemalloc.is_tracing():
-        raise ValueError("it does not run; start it first")
+        raise ValueError("it is not running; start it first")
     else:
         return await asyncio.to_thread(_top)
     return {"tracing": tracemalloc.is_tracing()}

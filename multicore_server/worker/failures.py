@@ -51,9 +51,9 @@ def about_addresses(exc: BaseException, metrics_bind: str) -> str:
     seen: BaseException | None = exc
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno == errno.EADDRINUSE:
-            other = "(set metrics_bind to another one, or to none)"
-            own = f"{metrics_bind} is the server's own {other}, and " if metrics_bind else ""
-            return f"; {own}every worker runs this code: only one of them can have an address"
+            other = "(set metrics_bind to another address, or to none)"
+            own = f"the server itself uses {metrics_bind} {other}, and " if metrics_bind else ""
+            return f"; {own}every worker runs this code: only one of them can listen on an address"
         seen = seen.__cause__ or seen.__context__
     return ""
 

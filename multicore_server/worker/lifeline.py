@@ -61,12 +61,12 @@ class Lifeline:
         except OSError:  # closed by somebody else: nothing can be told from it
             return
         if self._drain is None:
-            logger.warning("%s the arbiter is gone; ending", self._identity)
+            logger.warning("%s the arbiter is gone; exiting", self._identity)
             os._exit(1)
         logger.warning("%s the arbiter is gone; draining", self._identity)
         self._drain()
         if not self._heard.wait(HEARD):
-            text = "%s the app keeps the event loop; closing the listeners, and ending in %s s"
+            text = "%s the app blocks the event loop; closing the listeners, exiting in %s s"
             logger.warning(text, self._identity, self._grace)
             lead_nowhere(listener.fileno() for listener in self._listeners)
         time.sleep(self._grace)

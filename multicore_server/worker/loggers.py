@@ -118,8 +118,8 @@ class _Upgrades:
 
     FIRST, SECOND = "Unsupported upgrade request.", "No supported WebSocket library detected."
     TEXT = (
-        "a WSGI app has got a WebSocket request, and no socket for it (gunicorn.socket, which Flask-Sock "
-        "wants): serve these from an ASGI app (Quart, Starlette), or this app with gunicorn -k gthread"
+        "a WSGI app got a WebSocket request, but no socket for it (gunicorn.socket, which Flask-Sock needs): "
+        "serve WebSockets from an ASGI app (Quart, Starlette), or run this app with gunicorn -k gthread"
     )
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ SAID = 0.1  # seconds in the queue: less is not named
 TIMEOUT = HTTPStatus.GATEWAY_TIMEOUT
 UNLIMITED = (
     "request_timeout has no effect on a WSGI app that runs inline: timeout ends the worker with the request. "
-    "With more than one thread it has one"
+    "It works with more than one thread"
 )
 BODY = f"{TIMEOUT.phrase}\n".encode()
 ANSWER: tuple[dict[str, Any], ...] = (
@@ -180,7 +180,7 @@ class LongRequests:
             self.count(cycle, TIMEOUT.value)
         close = getattr(cycle, "abort_stream", cycle.transport.close)  # HTTP/2 has others in the connection
         close()
-        return "its connection is closed, as its client takes no answer"
+        return "its connection is closed, because its client takes no answer"
 
 
 async def _send(cycle: Any) -> None:

@@ -356,4 +356,4 @@ class WorkerServer(uvicorn.Server):
         try:
             await asyncio.wait_for(end, max(self._left(deadline), LIFESPAN_GRACE))
         except asyncio.TimeoutError:
-            logger.error("%s the app's %s took too long; ending without it", self.worker.identity, what)
+            logger.error("%s the app's %s took too long; exiting without it", self.worker.identity, what)

@@ -83,4 +83,4 @@ class Watcher:
         now = time.monotonic()
         if now >= self._complain_due:
             self._complain_due = now + QUIET
-            logger.warning("the watcher of this worker failed (%s) and goes on", exc, exc_info=exc)
+            logger.warning("the watcher of this worker failed (%s) and continues", exc, exc_info=exc)

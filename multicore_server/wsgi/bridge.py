@@ -119,7 +119,7 @@ class WSGIBridge:
         try:
             body = await self._body(env, scope, receive)
         except OSError as exc:
-            logger.error("no room for a request's body of %s %s: %s", scope["method"], scope["path"], exc)
+            logger.error("no room for the request body of %s %s: %s", scope["method"], scope["path"], exc)
             await refuse(send, HTTPStatus.INSUFFICIENT_STORAGE)
             return
         if body is None:  # the client disconnected before the request was complete

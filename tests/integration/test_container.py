@@ -37,7 +37,7 @@ def test_as_pid_1_it_reaps_strangers_and_obeys_term(server: Server) -> None:
     assert server.logged(r"Listening at: .* \(1\)")
     (arbiter,) = psutil.Process(server.pid).children()
     server.get("/stranger")
-    server.wait_logged(r"reaped a child that is no worker \(pid=\d+\)")
+    server.wait_logged(r"reaped a child that is not a worker \(pid=\d+\)")
     wait_for(lambda: len(workers_of(arbiter.pid)) == 2, "no zombies")
     arbiter.send_signal(signal.SIGTERM)
     assert server.wait_exit(2.0) == 0

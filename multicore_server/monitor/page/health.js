@@ -35,7 +35,7 @@ function ofStates({ workers, configured }) {
   if (!count("ready")) found.push(["bad", "no worker is ready"]);
   if (errored.length) {
     const who = `${errored.length === 1 ? "instance" : "instances"} ${errored.join(", ")}`;
-    found.push(["bad", `${who} errored: restarted too often, and left`]);
+    found.push(["bad", `${who} errored: exited too often, no longer restarted`]);
   }
   const missing = configured - count("ready") - count("stopped") - errored.length;
   if (count("ready") && missing > 0) {

@@ -220,6 +220,6 @@ preparePlots();
 prepareEvents();
 $("all-workers").addEventListener("click", showAllWorkers);
 run().catch((error) => {
-  showTrouble(`This page cannot show what the server says (${error}). Load it again.`);
+  showTrouble(`This page cannot show the server's answer (${error}). Load the page again.`);
   throw error; // to the console, with its place
 });
