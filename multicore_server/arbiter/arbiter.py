@@ -1,7 +1,7 @@
-"""The arbiter: gunicorn's, with the fleet's decisions in place of its own.
+"""The arbiter: gunicorn's arbiter with the decisions of the fleet.
 
-The shell around the fleet: it turns signals, messages and exits into observations and carries out the
-actions. Its one wait is `wait_for_signals`; nothing else in its loop waits, and it has no second thread.
+It is the shell around the fleet. It turns signals, messages and exits into observations, and carries out the
+actions. It waits only in `wait_for_signals`; nothing else in its loop waits, and it has no second thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What operators command through the command socket, carried out by the arbiter: one table."""
+"""Carries out the operators' commands from the command socket: one table."""
 
 from __future__ import annotations
 

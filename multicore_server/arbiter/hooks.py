@@ -1,4 +1,4 @@
-"""The user's hooks: a mistake in one is reported by name, and one that keeps the arbiter is named."""
+"""Calls the user's hooks. The log names a hook that raises and a hook that blocks the arbiter."""
 
 from __future__ import annotations
 

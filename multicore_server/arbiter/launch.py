@@ -1,4 +1,4 @@
-"""``--daemon``: whoever starts the server waits until it serves, or is told why it does not."""
+"""``--daemon``: the command that starts the server waits until it serves, or prints why it does not."""
 
 from __future__ import annotations
 

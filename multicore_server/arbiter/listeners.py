@@ -1,4 +1,4 @@
-"""Binding the addresses: at the start with patience, at a reload without, and with one line when it fails."""
+"""Binds the addresses: patiently at the start, at once in a reload, with one line if it fails."""
 
 from __future__ import annotations
 

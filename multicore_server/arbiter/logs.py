@@ -1,4 +1,4 @@
-"""gunicorn's logger: set up anew by a reload, reopened by USR1."""
+"""Sets up gunicorn's logger again in a reload, and reopens its files on USR1."""
 
 from __future__ import annotations
 

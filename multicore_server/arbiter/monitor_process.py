@@ -1,7 +1,7 @@
 """The arbiter's side of the monitor: forks it, watches it, answers its commands.
 
-A part of the arbiter's shell. Whatever happens to the monitor is logged and mended; serving never waits for
-it.
+A part of the arbiter's shell. Every failure of the monitor is logged and repaired, and serving never waits
+for the monitor.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class MonitorProcess:
 
     @property
     def due(self) -> float | None:
-        """When `tick` is to be called at the latest."""
+        """When `tick` must be called next."""
         moments = (self._start_at, self.addresses.due)
         return min((moment for moment in moments if moment is not None), default=None)
 

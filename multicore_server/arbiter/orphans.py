@@ -1,8 +1,8 @@
-"""What dead workers have left behind: processes that their apps had started.
+"""Ends the processes that an app started in a worker that has exited.
 
-The arbiter is the subreaper of its descendants, so they become its children when their worker is gone, and
-their pids are nobody else's until it has reaped them. What has a session of its own (``start_new_session``,
-a daemon) is meant to go on and is left alone.
+The arbiter is the subreaper of its descendants. So these processes become its children when their worker is
+gone, and no other process can get their pids until the arbiter has reaped them. A process with a session of
+its own (``start_new_session``, a daemon) is meant to continue and is left alone.
 """
 
 from __future__ import annotations

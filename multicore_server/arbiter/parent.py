@@ -1,4 +1,4 @@
-"""The arbiter as the parent of processes: what a child becomes, and what follows from its end.
+"""The arbiter as a parent: turns a fork into a child, and handles the exit of a child.
 
 A part of `multicore_server.arbiter.arbiter.Arbiter`.
 """

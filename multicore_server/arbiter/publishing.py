@@ -1,4 +1,4 @@
-"""What the arbiter publishes for the monitor: the shared report, with the last events."""
+"""Publishes the shared report, with the last events, for the monitor."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Carrying out a reload: the candidate is loaded beside what is in force, then committed or dropped.
+"""Carries out a reload: loads the candidate beside the deployment in force, then commits or drops it.
 
-A part of the arbiter's shell; what to do when is decided in `multicore_server.fleet.rollout`.
+A part of the arbiter's shell; `multicore_server.fleet.rollout` decides what happens when.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Reloader:
 
     @property
     def due(self) -> float | None:
-        """When `tick` is to be called at the latest."""
+        """When `tick` must be called next."""
         if self._resolved is not None:
             return 0.0
         return self._check.due if self._check else None

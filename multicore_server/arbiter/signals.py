@@ -1,4 +1,4 @@
-"""What signals do to the arbiter: they wake its loop, and become observations of the fleet.
+"""Handles the arbiter's signals: they wake its loop and become observations of the fleet.
 
 A part of `multicore_server.arbiter.arbiter.Arbiter`.
 """
@@ -122,7 +122,7 @@ class SignalledArbiter(StartingArbiter):
     handle_quit = handle_int
 
     def end(self, graceful: bool) -> None:
-        """Begin to end: with the requests in hand answered, or without."""
+        """Begin to end: with the requests in progress answered, or without."""
         systemd.notify("STOPPING=1", self.log)
         self.observe(ev.Stop(graceful))
 

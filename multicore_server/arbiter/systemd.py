@@ -1,6 +1,6 @@
-"""Telling systemd the truth: ready when a worker is, not when the arbiter is (sd_notify(3)); its sockets.
+"""Tells systemd when a worker is ready, not when the arbiter is (sd_notify(3)); takes systemd's sockets.
 
-gunicorn's ``start()`` says READY before any worker exists, so the address is taken out of the environment
+gunicorn's ``start()`` sends READY before any worker exists. So the address is removed from the environment
 before that. Workers do not inherit it either.
 """
 

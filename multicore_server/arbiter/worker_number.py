@@ -1,4 +1,4 @@
-"""How many workers there are, and why: said at the start, and tried where memory may not allow for all."""
+"""Decides how many workers run, logs why, and tries the number if memory may not be enough for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker processes, as the arbiter sees them: how one comes, what it says, how it goes.
+"""The worker processes as the arbiter sees them: their forks, their messages, their exits.
 
 A part of the arbiter's shell around the fleet.
 """
@@ -259,7 +259,7 @@ class WorkerProcesses:
         return ev.Exited(worker.pid, signal=_signal_name(number), oom=oom, **about)
 
     def _last_seen(self, worker: Worker) -> LastSeen:
-        """What it said, and what it had in hand."""
+        """What it said, and what it had in progress."""
         counted = whole(requests_in_progress(worker.context.row))
         total, now = max(counted, len(worker.in_hand)), self._context.system.monotonic()
         words, in_hand = worker.last_words, in_words(worker.in_hand, total, now)

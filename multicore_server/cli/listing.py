@@ -1,4 +1,4 @@
-"""What `ps`, `show` and `events` print."""
+"""Prints the output of `ps`, `show` and `events`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WORKERS = (
 
 
 def print_workers(servers: list[RunningServer]) -> list[Trouble]:
-    """Print a table of the servers' workers. Returns what keeps servers from being in it."""
+    """Print a table of the servers' workers. Return the servers that could not be shown, as Trouble."""
     before = _take_readings(servers)
     there = [server for server, it in before.items() if isinstance(it, Reading)]
     if there:
@@ -91,7 +91,7 @@ def _shown_or_trouble(
 
 
 def _take_readings(servers: list[RunningServer]) -> dict[RunningServer, Reading | Trouble]:
-    """All at once: one server that hangs delays the others by its own time limit, and no more."""
+    """Take all readings at once: a server that hangs delays the others only by its own time limit."""
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(servers, pool.map(_reading_or_trouble, servers), strict=True))
 
@@ -128,7 +128,7 @@ def _rows(now: Reading, before: Reading | Trouble) -> list[list[Cell]]:
 
 
 def state_of(worker: WorkerStatus, status: Status) -> Cell:
-    """What a worker does, or that it does nothing."""
+    """Return the state of a worker, or that it is blocked."""
     level = blocked(worker, status)
     if level:
         return Cell(f"blocked {duration(worker['blocked'])}", HEALTH[level])
@@ -151,7 +151,7 @@ def _row(status: Status, worker: WorkerStatus, its: Rates) -> list[Cell]:
 
 
 def print_server(server: RunningServer) -> None:
-    """Print all about one server. Raises Trouble."""
+    """Print one server in detail. Raises Trouble."""
     before = take_reading(server)
     time.sleep(BETWEEN)
     now = take_reading(server)
@@ -241,7 +241,7 @@ def _pairs(pairs: Mapping[str, str]) -> list[str]:
 
 
 def event_line(event: EventReport, *, color: bool | None = None) -> str:
-    """Without any control character; ``color`` None: as stdout can."""
+    """Return an event as a line without control characters. ``color`` None: as stdout supports it."""
     color = table.in_color() if color is None else color
     text = f"{plain(event['level']):8} {event_text(event)}"
     shown = LEVELS.get(event["level"])

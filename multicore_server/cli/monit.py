@@ -23,9 +23,9 @@ TICK = 0.1  # seconds that a key, a signal or an update waits at most
 
 
 def watch(server: RunningServer, interval: float) -> None:
-    """Show the server until somebody quits or it ends, with a reading every ``interval`` seconds.
+    """Show the server until somebody quits or it exits, with a reading every ``interval`` seconds.
 
-    The terminal is left as it was. Raises Trouble.
+    The terminal is restored at the end. Raises Trouble.
     """
     scene = Scene(now=take_reading(server))  # before the screen is taken: it may fail
     # Without the ways in which rich finds meaning in a text.

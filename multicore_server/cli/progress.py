@@ -15,7 +15,7 @@ WIDTH = 24
 
 
 class Progress:
-    """``silent``: show nothing."""
+    """Shows progress. ``silent``: shows nothing."""
 
     def __init__(self, what: str, stream: TextIO | None = None, *, silent: bool = False) -> None:
         self._what = what
@@ -86,7 +86,7 @@ def _follow(server: RunningServer, command: Wait, progress: Progress) -> Command
 
 
 def wait_for_end(server: RunningServer, *, silent: bool = False) -> CommandResult:
-    """Until the arbiter is gone. Raises LeftError as `wait`."""
+    """Wait until the arbiter is gone. Raises LeftError like `wait`."""
     progress = Progress("workers left to exit", silent=silent)
     try:
         _watch_end(server, progress)

@@ -1,4 +1,4 @@
-"""The operating verbs: what `pm2 list`, `reload`, `scale` and the rest do, through the command socket."""
+"""The operating verbs: do what `pm2 list`, `reload`, `scale` and others do, through the command socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How connections come to a worker: at its listeners and from its siblings."""
+"""Takes the connections of a worker: from its listeners and from its siblings."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _take(self) -> None:
-        """Take what lies in the inbox, some of it.
+        """Take what is in the inbox, some of it.
 
         Inline, what takes long would hold up what siblings could answer: new connections are taken only while
         no request of our own awaits its response, and one after the other.
@@ -253,7 +253,7 @@ class Acceptor:
             self._take_no_more()
 
     def _place_anew(self, some: Callable[[], Swept], turns: int = TURNS) -> None:
-        """Place what lies in inboxes, some in each turn of the loop. It may come to lie in one again."""
+        """Place what is in inboxes, some in each turn of the loop. It may get into one again."""
         swept = some()
         self._adopt_all(swept.kept)
         if swept.placed and turns and not self.state.draining:

@@ -1,6 +1,6 @@
-"""What follows from the end of a worker.
+"""Decides what follows from the exit of a worker.
 
-Pure, a part of the fleet. What follows is a value (`Aftermath`); one table says it in words for the log.
+Pure, a part of the fleet. The decision is a value (`Aftermath`); one table puts it into words for the log.
 """
 
 from __future__ import annotations

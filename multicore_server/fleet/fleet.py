@@ -1,8 +1,8 @@
-"""The fleet: which worker runs where, and what to do next.
+"""The fleet: decides which worker runs where, and what to do next.
 
-Pure: `Fleet.observe` takes what has happened, `Fleet.tick` gives the actions that follow and the moment at
-which the next one is due. The arbiter alone reads clocks, forks, signals and waits. The parts of the fleet
-share its state: starting, retiring, aftermath (of an exit), rollout (of a reload), shutdown.
+Pure: `Fleet.observe` takes what has happened. `Fleet.tick` returns the actions that follow, and the time when
+the next one is due. Only the arbiter reads clocks, forks, signals and waits. The parts of the fleet share its
+state: starting, retiring, aftermath (of an exit), rollout (of a reload), shutdown.
 """
 
 from __future__ import annotations

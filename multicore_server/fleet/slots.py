@@ -1,7 +1,7 @@
-"""Slots and their processes: the bookkeeping that the fleet decides on.
+"""Slots and their processes: the data on which the fleet decides.
 
-Pure. A slot is a place in the fleet with an instance number; its processes come and go, one generation after
-the other, and up to four of them are alive at a time (the one that serves, its replacement, draining ones).
+Pure. A slot is a place in the fleet with an instance number. Its processes follow each other, one generation
+after the other. Up to four of them are alive at a time (the one that serves, its replacement, draining ones).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Process:
 
     @property
     def ends_early(self) -> bool:
-        """Whether it was told to leave what it has in hand."""
+        """Whether it was told to leave what it has in progress."""
         return self.quit or self.aborted or self.killed
 
     def uptime(self, now: float) -> float | None:

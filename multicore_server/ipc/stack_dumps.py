@@ -1,8 +1,8 @@
-"""The stacks of a process that cannot be asked: by a signal, whose handler needs neither Python nor its lock.
+"""Shows the stacks of a process that does not answer, by a signal whose handler does not need Python's lock.
 
 The arbiter installs the handler and makes the file before its first fork, so every process of the server has
-them. The file is one in memory that all of them append to; who reads it locks it meanwhile. Whoever may send
-the arbiter a signal may read it, through /proc; nobody else can.
+both. The handler is in C. There is one file in memory, to which all processes append. A reader locks it while
+it reads. Everybody who may send the arbiter a signal may read it, through /proc; nobody else can.
 """
 
 from __future__ import annotations

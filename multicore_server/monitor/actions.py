@@ -1,4 +1,4 @@
-"""Asks the workers to carry out an action, each by its mailbox; the arbiter is not in the way."""
+"""Asks each worker, by its mailbox, to carry out an action; the arbiter is not involved."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where the monitor can be reached: its read-only address, and a command socket for each running server.
+"""The monitor's addresses: its read-only address, and a command socket for each running server.
 
-The arbiter binds them, before it gives up any privileges, and the monitor inherits them.
+The arbiter binds them before it gives up any privileges, and the monitor inherits them.
 """
 
 from __future__ import annotations

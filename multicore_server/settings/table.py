@@ -22,7 +22,7 @@ PREFIX = "MULTICORE_"
 
 
 class SettingError(Exception):
-    """A value that cannot be used. The message is one line: setting, value, source and what is accepted."""
+    """A value cannot be used. The message is one line: setting, value, source and what is accepted."""
 
 
 def setting(default: str, parse: Callable[[object], T], accepted: str, meaning: str) -> T:

@@ -1,4 +1,4 @@
-"""The actions that every worker has: what an operator asks a process that grows."""
+"""The actions that every worker has: what an operator asks a process whose memory grows."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _top() -> dict[str, Any]:
 
 
 async def show_stacks(tasks: bool = False) -> Stacks:
-    """``stacks``: of all threads, and of all tasks of the event loop. While that stands still, the watcher
+    """``stacks``: of all threads, and of all tasks of the event loop. While that is blocked, the watcher
     answers."""
     return stacks.take(asyncio.get_running_loop(), tasks=tasks)
 

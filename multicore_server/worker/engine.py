@@ -1,4 +1,4 @@
-"""The uvicorn configuration of a worker, made of gunicorn's settings and uvicorn's environment variables.
+"""Makes the uvicorn configuration of a worker from gunicorn's settings and uvicorn's environment variables.
 
 uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 """

@@ -1,7 +1,7 @@
-"""Why a worker could not boot, in words for the person who runs the server.
+"""Explains why a worker could not boot, in words for the person who runs the server.
 
-A mistake in the command line gets one line. An exception in the app gets one line and a traceback that begins
-at the app's first frame, below those of the server and of the import system.
+A mistake in the command line gets one line. An exception in the app gets one line and a traceback. The
+traceback begins at the app's first frame, below those of the server and of the import system.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A worker learns that its arbiter is gone, also while it boots or its event loop stands still.
+"""Tells a worker that its arbiter is gone, also while it boots or its event loop is blocked.
 
-The arbiter alone holds the writing end of a pipe, so its end, by whatever cause, is an end of file. A thread
-waits for it: asleep in a read, it holds no lock and costs nothing, and what the app forks is without it.
+Only the arbiter holds the writing end of a pipe, so its exit, whatever the cause, is an end of file. A thread
+waits for it. Asleep in a read, this thread holds no lock and costs nothing, and the app's forks do not have
+it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Requests that take long: named in the log with the place where they stand, and ended at a limit.
+"""Requests that take long: logs them with the place where they wait, and ends them at a limit.
 
-Those in progress are kept in the order in which they began, and looked at with the heartbeat, from the oldest
-to the first that is young enough: no request has a timer. A response that has begun is nobody's concern here:
-a stream may last as long as it likes.
+Requests in progress are kept in the order in which they began. Each heartbeat checks them, from the oldest to
+the first that is young enough, so no request has a timer. A response that has begun is not checked: a stream
+may last as long as it likes.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class LongRequests:
                 self._tell(cycle, age)
 
     def look(self) -> None:
-        """By a thread, while the event loop stands still: what stands in its way is told now. What the loop
+        """By a thread, while the event loop is blocked: what stands in its way is told now. What the loop
         changes meanwhile is left to the next look."""
         try:
             for cycle, age in self._begin_look():

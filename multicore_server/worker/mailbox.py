@@ -1,4 +1,4 @@
-"""A worker's messages: how they leave it, and what is done with those that come."""
+"""A worker's messages: sends them, and handles those that arrive."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Mailbox:
             return self._early.popleft() if self._early else self._boxes.receive(self._context.number)
 
     def read_beside(self) -> None:
-        """By another thread, while the loop stands still: show the stacks to who asks; the rest is the
+        """By another thread, while the loop is blocked: show the stacks to who asks; the rest is the
         loop's, and waits for it in its order. Not all is taken: senders are to see that nobody reads."""
         loop = self._loop
         if loop is None or not self._reading:

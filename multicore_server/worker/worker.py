@@ -1,4 +1,4 @@
-"""The gunicorn worker that runs uvicorn, from its fork to its end."""
+"""The gunicorn worker that runs uvicorn, from its fork to its exit."""
 
 from __future__ import annotations
 

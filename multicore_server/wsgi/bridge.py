@@ -1,8 +1,8 @@
 """Runs a WSGI app on uvicorn (PEP 3333 over ASGI 3).
 
-With one thread the app runs inline, in the event loop's thread, which is fastest. It then has one request at
-a time, from the call into the app to close(); none starts while a streamed response waits for its client.
-With more threads, each request has one of them from the call to close().
+With one thread, the app runs inline, in the event loop's thread, which is fastest. It then has one request at
+a time, from the call into the app to close(). No request starts while a streamed response waits for its
+client. With more threads, each request has one of them from the call to close().
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ function showAllWorkers() {
   $("all-workers").hidden = true;
 }
 
-// --- what they have in hand: only the server's owner, who comes over the command socket, is told ---
+// --- what they have in progress: only the server's owner, who comes over the command socket, is told ---
 
 function showRequests(status) {
   const told = status.workers.filter((worker) => worker.running);
