@@ -45,9 +45,7 @@ def _server(function: F) -> F:
 
 
 def _servers(function: F) -> F:
-    text = (
-        "SERVER is a name, port or pid, an ecosystem file or all. Leave it out if only one server runs."
-    )
+    text = "SERVER is a name, port or pid, an ecosystem file or all. Leave it out if only one server runs."
     function.__doc__ = f"{function.__doc__}\n\n{text}"
     return click.argument("servers", nargs=-1, metavar="[SERVER]...", shell_complete=complete)(function)
 
