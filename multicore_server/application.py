@@ -30,9 +30,9 @@ def run(app: str | Any, **options: Any) -> None:
     """Serve ``app``, an object or ``"module:name"``, until a signal stops the server. Then the process exits.
 
     ``options`` are gunicorn's settings, ours and uvicorn's options, by name. If gunicorn and uvicorn share a
-    name, gunicorn's meaning applies. Options are stronger than ``MULTICORE_*`` variables. The command line is
-    not read. A config file is read only if ``config`` names it. HUP loads the config file and a
-    ``"module:name"`` again. Raises TypeError for an option that does not exist.
+    name, gunicorn's meaning applies. Options override ``MULTICORE_*`` variables. The command line is not
+    read. A config file is read only if ``config`` names it. HUP loads the config file and a ``"module:name"``
+    again. Raises TypeError for an option that does not exist.
     """
     _check_names(options)
     of_uvicorn = {name: value for name, value in options.items() if name not in _gunicorns_and_ours()}
@@ -59,7 +59,7 @@ def _check_names(options: dict[str, Any]) -> None:
 
 
 def _refuse_logs(cfg: Any) -> None:
-    """Before stderr is given up: gunicorn says it there, and nobody would read it."""
+    """Refuse log files before stderr is gone: gunicorn reports this there, and nobody would read it."""
     for name in ("errorlog", "accesslog"):
         path = cfg.settings[name].get()
         try:
@@ -70,7 +70,7 @@ def _refuse_logs(cfg: Any) -> None:
 
 
 class Config(config.Config):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's configuration, with durations in the forms that the other settings take."""
+    """gunicorn's configuration, with durations in the formats that the other settings accept."""
 
     def set(self, name: str, value: object) -> None:
         super().set(name, whole_seconds(value) if name in DURATIONS else value)
@@ -79,8 +79,8 @@ class Config(config.Config):  # type: ignore[misc]  # gunicorn has no types
 class Application(base.Application):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's application, with options in place of a command line.
 
-    ``defaults`` are gunicorn settings that a config file can override. Every worker passes ``uvicorn`` to its
-    ``uvicorn.Config``.
+    A config file can override ``defaults``, which are gunicorn settings. Every worker passes ``uvicorn`` to
+    its ``uvicorn.Config``.
     """
 
     remarks: Sequence[str] = ()  # on options that have no effect
@@ -145,7 +145,7 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
             raise
 
     def _check(self) -> NoReturn:
-        """``--check-config``, as gunicorn has it: silent where nothing is wrong."""
+        """Check for ``--check-config`` as gunicorn does: silent if nothing is wrong."""
         from multicore_server.check.findings import find
         from multicore_server.check.unit import stop_timeout
 

@@ -1,7 +1,7 @@
-"""The contract with the hosts: what this package touches of gunicorn and uvicorn beyond their documentation.
+"""The contract with the hosts: what this package uses of gunicorn and uvicorn beyond their documentation.
 
-`CONTRACT` names every such member once. `check` refuses to start where one is missing that the server cannot
-do without; `lacks` tells the code that needs a member for one feature alone to do without the feature.
+`CONTRACT` names every such member once. `check` refuses to start if a member is missing that the server
+needs. `lacks` tells code that needs a member for only one feature to work without this feature.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Feature(Enum):
     """What the server does without where a member is missing; the value is what the log says."""
 
     TITLES = "processes keep the titles that the hosts give them"
-    RELOADER = "with --reload a worker ends before its replacement is ready"
+    RELOADER = "with --reload a worker exits before its replacement is ready"
     HTTPTOOLS_MOVES = "httptools connections are uvicorn's own: not placed, not moved, without our limits"
     HTTPTOOLS_JOINS = "the head and the body of a response are two packets, as under uvicorn"
     HTTPTOOLS_COUNTS = "requests on httptools connections are not counted in the metrics"
@@ -276,7 +276,7 @@ ZTTP: tuple[Row, ...] = (
          "flush timeout_keep_alive_handler _unset_keepalive_if_required _close_connection",
          "connections/http2.py", "wrapped, or called at the end of a connection"),
     _row(_HTTP2, "transport connections conn cycles app loop server_state timeout_keep_alive "
-         "timeout_keep_alive_task", "connections/http2.py", "requests in hand", set_by="__init__"),
+         "timeout_keep_alive_task", "connections/http2.py", "requests in progress", set_by="__init__"),
     _row("uvicorn.protocols.http.zttp_h2_impl:RequestResponseCycle", "abort_stream", "connections/http2.py",
          "bodies that are too long"),
     _row("uvicorn.protocols.http.zttp_h2_impl:RequestResponseCycle",

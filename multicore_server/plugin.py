@@ -1,4 +1,4 @@
-"""What gunicorn is given: ``gunicorn -k multicore_server.Worker app:app``."""
+"""The worker class for gunicorn: ``gunicorn -k multicore_server.Worker app:app``."""
 
 from __future__ import annotations
 
@@ -15,5 +15,6 @@ class Worker(ServingWorker):
 
     @classmethod
     def setup(cls) -> None:
-        """gunicorn calls this first of all: before the app is preloaded, before anything is bound."""
+        """Install our arbiter. gunicorn calls this first: before the app is preloaded, before anything is
+        bound."""
         takeover.install()

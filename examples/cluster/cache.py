@@ -1,4 +1,4 @@
-"""A cache in the memory of each worker. Whoever changes a value tells all workers to forget it.
+"""A cache in the memory of each worker. The worker that changes a value tells all others to forget it.
 
 ``gunicorn -k multicore_server.Worker -w 4 examples.cluster.cache:app``, or with one process
 ``uvicorn examples.cluster.cache:app``. Then:
@@ -76,6 +76,6 @@ async def read(key: str) -> dict[str, str | int]:
 
 @app.put("/settings/{key}")
 async def write(key: str, value: str) -> None:
-    await asyncio.to_thread(store, key, value)  # first the change, then the news of it
+    await asyncio.to_thread(store, key, value)  # first the change, then the message
     forget(key)
     await cluster.broadcast({"forget": key})

@@ -1,4 +1,4 @@
-"""A queue of jobs that one worker takes them from, while all workers put them in.
+"""A queue of jobs: all workers add jobs, and one worker takes them.
 
 ``gunicorn -k multicore_server.Worker -w 4 examples.cluster.consumer:app``, or with one process
 ``uvicorn examples.cluster.consumer:app``. Then:
@@ -6,10 +6,10 @@
     curl localhost:8000/jobs --json "[2, 3, 5, 7]"
     curl localhost:8000/jobs
 
-The queue is a table. A job leaves it in the same transaction that writes its result. So nothing is done twice
-and nothing is lost, also if the process is killed in the middle: then there is no result, and the next
-primary worker takes the job again. For what is outside of the database, such as an email or a payment, send
-the id of the job with it, and let the other side ignore an id that it has seen.
+The queue is a table. A job leaves it in the same transaction that writes its result. So no job is done twice,
+and no job is lost. If the process is killed in the middle, there is no result, and the next primary worker
+takes the job again. For anything outside of the database, such as an email or a payment, send the id of the
+job with it, and let the other side ignore an id that it has seen.
 """
 
 import os
@@ -40,7 +40,7 @@ cluster.once_sync("create the tables of jobs", create_tables)
 
 @cluster.run_on_primary
 def consume() -> None:
-    # A thread is not cancelled: it ends after the job that it does when the worker begins to drain.
+    # A thread is not cancelled: when the worker begins to drain, it finishes its current job.
     with closing(connect()) as db:
         while not cluster.draining:
             job = db.execute("select id, number from jobs order by id").fetchone()

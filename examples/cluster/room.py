@@ -3,14 +3,14 @@
 ``gunicorn -k multicore_server.Worker -w 4 examples.cluster.room:app``, or with one process
 ``uvicorn examples.cluster.room:app``. Then open http://localhost:8000 in two windows.
 
-Messages between workers need no broker. Take Redis instead
+Messages between workers need no broker. Use Redis instead
 
 - for more than one machine: a message reaches the workers of one server,
 - for more than about 100 kB/s to each worker,
-- if a client that comes later is to see what it missed: there is no history here.
+- if a client that comes later must see what it missed: there is no history here.
 
-When its worker is replaced, a client is told so at once (close code 1012, "service restart"), and it connects
-again.
+When its worker is replaced, a client is disconnected at once (close code 1012, "service restart"), and it
+connects again.
 """
 
 import asyncio

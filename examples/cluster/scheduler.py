@@ -1,4 +1,4 @@
-"""APScheduler in one worker alone: never in two at once, and in another one when that one ends.
+"""APScheduler in one worker only: never in two at once, and in another worker when this one exits.
 
 ``gunicorn -k multicore_server.Worker -w 4 examples.cluster.scheduler:app``, or with one process
 ``uvicorn examples.cluster.scheduler:app``. Needs ``apscheduler>=3.10,<4``.
@@ -49,7 +49,7 @@ async def schedule() -> None:
     try:
         await asyncio.Event().wait()  # until this worker drains
     finally:
-        # The next primary worker begins when this function has ended. `shutdown` would not wait for jobs.
+        # The next primary worker starts when this function has ended. `shutdown` would not wait for jobs.
         scheduler.pause()
         while running:
             await asyncio.sleep(0.05)

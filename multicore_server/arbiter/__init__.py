@@ -1,1 +1,1 @@
-"""The arbiter's process: signals and exits become observations, the fleet's actions become system calls."""
+"""The arbiter's process: turns signals and exits into observations, and actions into system calls."""

@@ -1,4 +1,4 @@
-"""What the arbiter does for the app's own metrics: their directory, and prometheus_client's values."""
+"""Prepares the app's own metrics in the arbiter: their directory, and prometheus_client's values."""
 
 from __future__ import annotations
 

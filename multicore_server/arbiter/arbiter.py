@@ -1,7 +1,7 @@
-"""The arbiter: gunicorn's, with the fleet's decisions in place of its own.
+"""The arbiter: gunicorn's arbiter with the decisions of the fleet.
 
-The shell around the fleet: it turns signals, messages and exits into observations and carries out the
-actions. Its one wait is `wait_for_signals`; nothing else in its loop waits, and it has no second thread.
+It is the shell around the fleet. It turns signals, messages and exits into observations, and carries out the
+actions. It waits only in `wait_for_signals`; nothing else in its loop waits, and it has no second thread.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Arbiter(ParentArbiter):
             return StackDumps()
         except OSError as exc:
             if not other_systems.missing():  # that line says it
-                self.log.warning("a process that does not answer shows no stacks: %s", exc)
+                self.log.warning("the stacks of a blocked process cannot be shown: %s", exc)
             return None
 
     def _make_parts(self) -> None:
@@ -166,7 +166,7 @@ class Arbiter(ParentArbiter):
     # --- the loop: gunicorn's run() calls these three ---
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        with self.guarded("what has happened"):
+        with self.guarded("an event"):
             self._wait()
         signals = []
         with contextlib.suppress(queue.Empty):
@@ -207,14 +207,14 @@ class Arbiter(ParentArbiter):
         """Hung workers are the inspection's and the fleet's."""
 
     def manage_workers(self) -> None:
-        with self.guarded("what workers say"):
+        with self.guarded("a message from a worker"):
             self._forgive(self._lateness.check(time.monotonic()))
             self.worker_processes.hear_all()
         with self.guarded("the number of workers"):
             self._start_the_others()
         with self.guarded("the reload"):
             self.reloader.tick(time.monotonic())
-        with self.guarded("what dead workers have left"):
+        with self.guarded("the processes that dead workers left"):
             self.orphans.tick(time.monotonic())
         with self.guarded("the size of the logs"):
             self.rotation.tick(time.monotonic())
@@ -228,7 +228,7 @@ class Arbiter(ParentArbiter):
                 with self.guarded(f"the action {type(action).__name__}"):
                     ACTIONS[type(action)](self, action)
         if self._changed:
-            with self.guarded("instances that are given up"):
+            with self.guarded("errored instances"):
                 self._tell_errored()
         with self.guarded("the report"):
             self._publish_serving()

@@ -1,4 +1,4 @@
-"""What operators command through the command socket, carried out by the arbiter: one table."""
+"""Carries out the operators' commands from the command socket: one table."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Commands:
         before, capacity = self._fleet.workers, self._fleet.capacity
         wanted = _number(before, command.workers)
         if not 1 <= wanted <= capacity:
-            raise RefusedError(f"{wanted} workers: from 1 to {capacity} can be run without a restart")
+            raise RefusedError(f"{wanted} workers: 1 to {capacity} are possible without a restart")
         self._observe(ev.Scale(wanted))
         return Answer(command.id, True, f"scaling from {before} to {wanted}", wanted)
 

@@ -1,6 +1,6 @@
-"""What workers are made from: an application, its configuration, settings and listeners.
+"""A deployment is what workers are made from: an app, its configuration, its settings and its listeners.
 
-A reload makes a new deployment beside the one in force and commits it, or drops it without a trace.
+A reload makes a new deployment beside the one in force. It commits the new one, or drops it without a trace.
 """
 
 from __future__ import annotations

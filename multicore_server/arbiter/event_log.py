@@ -1,4 +1,4 @@
-"""The last events of the fleet, for /status and /events."""
+"""Keeps the last events of the fleet, for /status and /events."""
 
 from __future__ import annotations
 

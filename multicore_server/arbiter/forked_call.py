@@ -1,7 +1,6 @@
-"""A question that may take long, answered by a forked child: the arbiter's loop does not wait for it.
+"""Runs slow code of the user's in a forked child, so that the arbiter's loop does not wait for it.
 
-Config files and names that have to be resolved are the user's: they may take a minute, never come to an end,
-or end the process.
+Config files and name lookups are the user's: they may take a minute, never return, or end the process.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ class ForkedCall:
         if found:
             self._done(found[:1] == YES, found[1:].decode(errors="replace"))
         else:
-            self._done(False, "the process that tries it has ended")
+            self._done(False, "the process that tries it has exited")
 
     def tick(self, now: float) -> None:
         """Give up when the time is over."""

@@ -1,4 +1,4 @@
-"""The user's hooks: a mistake in one is reported by name, and one that keeps the arbiter is named."""
+"""Calls the user's hooks. The log names a hook that raises and a hook that blocks the arbiter."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def _timed(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any]:
         finally:
             took = time.monotonic() - began
             if took > SLOW:
-                log.warning("the %s hook took %.1f s; the arbiter does nothing else meanwhile", name, took)
+                log.warning(
+                    "the %s hook took %.1f s; the arbiter does nothing else during a hook", name, took
+                )
 
     return call
 
@@ -68,7 +70,7 @@ def _rescued(name: str, hook: Callable[..., Any], log: Any) -> Callable[..., Any
         try:
             return hook(*args)
         except Exception:
-            log.exception("the %s hook failed; going on without it", name)
+            log.exception("the %s hook failed; continuing without it", name)
             return None
 
     return call

@@ -1,4 +1,4 @@
-"""What the arbiter looks at by itself, about once a second: heartbeats, memory, the cron expression."""
+"""Checks about once a second what no event reports: heartbeats, memory, the cron expression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that do not wait for the user's code: a configuration that takes long to load is broken off."""
+"""Lets urgent signals interrupt the user's code: a configuration that loads slowly is aborted."""
 
 from __future__ import annotations
 

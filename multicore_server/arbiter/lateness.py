@@ -1,8 +1,8 @@
-"""Whether the arbiter itself was late: stopped, frozen, or starved of CPU. Pure.
+"""Detects that the arbiter itself was late: stopped, frozen, or starved of CPU. Pure.
 
-An arbiter that was paused (docker pause, the freezer, SIGSTOP, Ctrl-Z) sees every deadline of its workers in
-the past, although they were paused with it or have sent what it has not read yet. So nobody is judged by the
-time of a pause.
+After a pause (docker pause, the freezer, SIGSTOP, Ctrl-Z), every deadline of the workers is in the past. But
+the workers were paused too, or have sent messages that the arbiter has not read yet. So the time of a pause
+does not count against them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Lateness:
     def check(self, now: float, wait: float = 0.0) -> float:
         """Seconds that the arbiter is late, 0 within `TOLERANCE`; the next check is due in ``wait`` seconds.
 
-        ``now`` is of the monotonic clock.
+        ``now`` is a time of the monotonic clock.
         """
         late = now - self._expected
         self._expected = now + wait

@@ -1,4 +1,4 @@
-"""``--daemon``: whoever starts the server waits until it serves, or is told why it does not."""
+"""``--daemon``: the command that starts the server waits until it serves, or prints why it does not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from typing import Any, NoReturn
 
 READY, ENDED = b"\0ready\n", b"\0ended "  # no line of a log begins so
-LOST = b"the server has ended while it started; see its error log\n"
+LOST = b"the server exited while it started; see its error log\n"
 
 
 class Launch(logging.Handler):

@@ -1,4 +1,4 @@
-"""Binding the addresses: at the start with patience, at a reload without, and with one line when it fails."""
+"""Binds the addresses: patiently at the start, at once in a reload, with one line if it fails."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _refuse_if_served(address: Any) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             if probe.connect_ex(address) in (0, errno.EAGAIN):
-                raise OSError(errno.EADDRINUSE, "somebody listens there")
+                raise OSError(errno.EADDRINUSE, "another process listens there")
 
 
 def inherit(fd: int, cfg: Any, log: Any) -> Any:

@@ -1,4 +1,4 @@
-"""gunicorn's logger: set up anew by a reload, reopened by USR1."""
+"""Sets up gunicorn's logger again in a reload, and reopens its files on USR1."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def reopen_log(log: Any, cfg: Any) -> None:
     try:
         log.reopen_files()
     except OSError as exc:
-        log.error("the log files cannot be reopened: %s", exc)
+        log.error("cannot reopen the log files: %s", exc)
     for path in (cfg.errorlog, cfg.accesslog):
         if path and path != "-":
             _give(path, cfg.uid, cfg.gid, log)
@@ -134,13 +134,13 @@ def _give(path: str, uid: int, gid: int, log: Any) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
-        log.warning("%s stays as it is: %s", path, exc.strerror)
+        log.warning("the owner of %s is not changed: %s", path, exc.strerror)
         return
     try:
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid in (os.geteuid(), uid):
             os.fchown(descriptor, uid, gid)
     except OSError as exc:
-        log.warning("%s cannot be given to user %s: %s", path, uid, exc.strerror)
+        log.warning("cannot change the owner of %s to user %s: %s", path, uid, exc.strerror)
     finally:
         os.close(descriptor)

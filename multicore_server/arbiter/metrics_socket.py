@@ -1,4 +1,4 @@
-"""Where workers ask the monitor for `metrics_path`: a unix socket that nobody else can reach."""
+"""The Unix socket where workers ask the monitor for `metrics_path`; no other process can reach it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where the monitor listens: bound by the arbiter, so that addresses survive the monitor and privileges.
+"""Binds the monitor's addresses in the arbiter, so that they survive the monitor and a change of user.
 
-A taken address is logged once and tried again; serving waits neither for it nor for a name server.
+A taken address is logged once and tried again. Serving waits neither for it nor for a name server.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MonitorAddresses:
             path = address.command_path(self._system.getpid())
             listener = address.bind_command(path)
         except OSError as exc:
-            self._log.error("%s; going on without commands", exc)
+            self._log.error("%s; continuing without commands", exc)
             return None
         self._command_path = path
         return listener

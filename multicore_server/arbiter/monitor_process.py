@@ -1,7 +1,7 @@
 """The arbiter's side of the monitor: forks it, watches it, answers its commands.
 
-A part of the arbiter's shell. Whatever happens to the monitor is logged and mended; serving never waits for
-it.
+A part of the arbiter's shell. Every failure of the monitor is logged and repaired, and serving never waits
+for the monitor.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class MonitorProcess:
 
     @property
     def due(self) -> float | None:
-        """When `tick` is to be called at the latest."""
+        """When `tick` must be called next."""
         moments = (self._start_at, self.addresses.due)
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -162,7 +162,7 @@ class MonitorProcess:
             return
         for message in channel.received():
             if isinstance(message, Unreadable):
-                text = "monitor pid=%s has sent something that is dropped: %s"
+                text = "a message of monitor pid=%s is dropped: %s"
                 self._context.log.warning(text, self.pid, message.why)
             else:
                 channel.answer(self._carry_out(message))
@@ -186,7 +186,7 @@ class MonitorProcess:
         # As with workers, a stable life clears what was before.
         self._history = verdict.history
         self._start_at = now + verdict.delay
-        text = "monitor pid=%s has ended (status %s); starting it again in %.1f s"
+        text = "monitor pid=%s exited (status %s); restarting it in %.1f s"
         self._context.log.warning(text, pid, os.waitstatus_to_exitcode(status), verdict.delay)
 
     def replace(self) -> None:
@@ -205,7 +205,7 @@ class MonitorProcess:
         except ProcessLookupError:
             return
         except OSError as exc:  # no CAP_KILL, say
-            self._context.log.error("monitor pid=%s cannot get %s: %s", self.pid, number.name, exc)
+            self._context.log.error("cannot send %s to monitor pid=%s: %s", number.name, self.pid, exc)
 
     def _hang_up(self) -> None:
         channel, self._channel = self._channel, None

@@ -1,8 +1,8 @@
-"""What dead workers have left behind: processes that their apps had started.
+"""Ends the processes that an app started in a worker that has exited.
 
-The arbiter is the subreaper of its descendants, so they become its children when their worker is gone, and
-their pids are nobody else's until it has reaped them. What has a session of its own (``start_new_session``,
-a daemon) is meant to go on and is left alone.
+The arbiter is the subreaper of its descendants. So these processes become its children when their worker is
+gone, and no other process can get their pids until the arbiter has reaped them. A process with a session of
+its own (``start_new_session``, a daemon) is meant to continue and is left alone.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Orphans:
             self._signal(left, signal.SIGTERM)
 
     def _name(self, left: Left) -> float:
-        text = "%s has left %d processes of its app behind (%s); they get SIGTERM in %g s"
+        text = "%s left %d processes of its app running (%s); they get SIGTERM in %g s"
         self._context.log.warning(text, left.worker, len(left.pids), self._names(left), self._grace())
         return self._grace()
 
@@ -126,10 +126,10 @@ class Orphans:
         return math.inf
 
     def _signal(self, left: Left, number: signal.Signals) -> None:
-        text = "%s to what %s has left behind (%s)"
+        text = "%s to the processes that %s left running (%s)"
         self._context.log.warning(text, number.name, left.worker, self._names(left))
         for pid in left.pids:
             try:
                 self._context.system.kill(pid, number)
             except OSError as exc:  # noqa: PERF203 - no right to: the others may still be reached
-                self._context.log.warning("pid %d cannot be sent %s: %s", pid, number.name, exc.strerror)
+                self._context.log.warning("cannot send %s to pid %d: %s", number.name, pid, exc.strerror)

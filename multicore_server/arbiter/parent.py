@@ -1,4 +1,4 @@
-"""The arbiter as the parent of processes: what a child becomes, and what follows from its end.
+"""The arbiter as a parent: turns a fork into a child, and handles the exit of a child.
 
 A part of `multicore_server.arbiter.arbiter.Arbiter`.
 """
@@ -72,7 +72,7 @@ class ParentArbiter(SignalledArbiter):
                 return
             if not pid:
                 return
-            with self.guarded("the end of a child"):
+            with self.guarded("the exit of a child"):
                 self._reaped(pid, status)
 
     def _reaped(self, pid: int, status: int) -> None:
@@ -86,14 +86,14 @@ class ParentArbiter(SignalledArbiter):
             self.monitor.reaped(status)
         elif pid == self.reexec_pid:
             self.reexec_pid = 0
-            self.log.warning("the arbiter that USR2 started has ended (pid=%s); this one goes on", pid)
+            self.log.warning("the arbiter that USR2 started has exited (pid=%s); this one keeps running", pid)
         elif pid == self.dirty_arbiter_pid:
             self.dirty_arbiter_pid = 0
             self.dirty_arbiter = None
         elif pid in self.context.helpers:
             self.context.helpers.pop(pid)()
         else:
-            self.log.debug("reaped a child that is no worker (pid=%s)", pid)
+            self.log.debug("reaped a child that is not a worker (pid=%s)", pid)
 
     def _is_known(self, pid: int) -> bool:
         """Whether this process is one that the arbiter has started, other than by a hook."""

@@ -1,4 +1,4 @@
-"""The pidfile, moved by a reload that names another one."""
+"""Moves the pidfile when a reload names another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the arbiter publishes for the monitor: the shared report, with the last events."""
+"""Publishes the shared report, with the last events, for the monitor."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Publisher:
             self._publish()
         except Exception:
             if self._published:
-                self._context.log.exception("the monitor could not be told what has changed")
+                self._context.log.exception("the monitor could not be told about a change")
             self._published = b""
 
     def _publish(self) -> None:

@@ -1,6 +1,6 @@
-"""Carrying out a reload: the candidate is loaded beside what is in force, then committed or dropped.
+"""Carries out a reload: loads the candidate beside the deployment in force, then commits or drops it.
 
-A part of the arbiter's shell; what to do when is decided in `multicore_server.fleet.rollout`.
+A part of the arbiter's shell; `multicore_server.fleet.rollout` decides what happens when.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reloader:
 
     @property
     def due(self) -> float | None:
-        """When `tick` is to be called at the latest."""
+        """When `tick` must be called next."""
         if self._resolved is not None:
             return 0.0
         return self._check.due if self._check else None
@@ -71,7 +71,7 @@ class Reloader:
         service.reloading()
         if current.cfg.preload_app or getattr(current.app, "app_uri", "") is None:
             why = "preload_app" if current.cfg.preload_app else "run() got the app as an object"
-            text = "the app's code stays as the arbiter has loaded it; USR2 loads new code"
+            text = "a reload does not load new app code; USR2 does"
             log.warning("%s: %s", why, text)
         self._cancel_check()
         try:
@@ -118,7 +118,7 @@ class Reloader:
         loaded = deployment.bind(deployment.load(current, log, breakable), current, log, resolved)
         took = clock() - began
         if took > SLOW:
-            text = "the configuration took %.1f s to load; the arbiter looks after signals alone meanwhile"
+            text = "the configuration took %.1f s to load; the arbiter handled only signals during this time"
             log.warning(text, took)
         self._number += 1
         return replace(loaded, number=self._number)
@@ -133,7 +133,7 @@ class Reloader:
         try:
             self._install(new, old)
         except BaseException as exc:  # also SystemExit: of a user's logger class, say
-            self._context.log.error("the new configuration cannot be put in force", exc_info=exc)
+            self._context.log.error("the new configuration cannot be applied", exc_info=exc)
             self._put_back(old, new)
             self._context.observe(ev.CommitFailed(f"{type(exc).__name__}: {exc}"))
             return
@@ -146,7 +146,7 @@ class Reloader:
         try:
             self._install(old, new)
         except BaseException as exc:  # as above
-            self._context.log.error("the old configuration could not be put back in whole", exc_info=exc)
+            self._context.log.error("the old configuration could not be restored completely", exc_info=exc)
         self._unbind(new)
 
     def drop(self) -> None:

@@ -1,4 +1,4 @@
-"""The fleet and the settings as operators see them: parts of the report, see ipc/report.py.
+"""Describes the fleet and the settings for operators: parts of the report, see ipc/report.py.
 
 Pure.
 """

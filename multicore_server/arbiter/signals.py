@@ -1,4 +1,4 @@
-"""What signals do to the arbiter: they wake its loop, and become observations of the fleet.
+"""Handles the arbiter's signals: they wake its loop and become observations of the fleet.
 
 A part of `multicore_server.arbiter.arbiter.Arbiter`.
 """
@@ -63,7 +63,7 @@ class SignalledArbiter(StartingArbiter):
             if now >= self._quiet_until.get(part, 0.0):
                 self._quiet_until[part] = now + QUIET
                 with contextlib.suppress(Exception):  # no memory for this either
-                    self.log.exception("%s could not be handled; the arbiter goes on", part)
+                    self.log.exception("%s could not be handled; the arbiter keeps running", part)
 
     def signal(self, sig: int, frame: Any) -> None:
         """Queue it and wake the loop. A child that has no handlers of its own yet ends, as by default."""
@@ -100,7 +100,7 @@ class SignalledArbiter(StartingArbiter):
         except ProcessLookupError:  # it has ended meanwhile
             return
         except OSError as exc:  # an arbiter without CAP_KILL, and workers of another user
-            self.log.error("pid=%s cannot get %s: %s", pid, signal.Signals(sig).name, exc.strerror)
+            self.log.error("cannot send %s to pid=%s: %s", signal.Signals(sig).name, pid, exc.strerror)
 
     @_guarded
     def handle_usr2(self) -> None:
@@ -125,7 +125,7 @@ class SignalledArbiter(StartingArbiter):
     handle_quit = handle_int
 
     def end(self, graceful: bool) -> None:
-        """Begin to end: with the requests in hand answered, or without."""
+        """Begin to end: with the requests in progress answered, or without."""
         if not self.reexec_pid:  # with a successor, the service goes on
             service.stopping()
         self.observe(ev.Stop(graceful))

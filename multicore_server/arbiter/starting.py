@@ -1,4 +1,4 @@
-"""How the arbiter starts: settings, pidfile, listeners; a mistake of the user's ends it in one line.
+"""Starts the arbiter: settings, pidfile, listeners. A mistake of the user ends the start in one line.
 
 A part of `multicore_server.arbiter.arbiter.Arbiter`.
 """

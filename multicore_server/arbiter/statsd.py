@@ -1,4 +1,4 @@
-"""What gunicorn's arbiter tells a logger that sends metrics on, such as its own for statsd."""
+"""Sends the metrics of gunicorn's arbiter to a logger that forwards them, such as gunicorn's for statsd."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Statsd:
         self._due = 0.0
 
     def tell(self, log: Any, cfg: Any, workers: int, listeners: Iterable[Any], now: float) -> None:
-        """``workers`` serve; ``now`` is of the monotonic clock, in seconds. As in gunicorn, their number is
-        told when it changes, and the backlog about once a second where it is wanted."""
+        """``workers`` serve; ``now`` is a time of the monotonic clock, in seconds. As in gunicorn, their
+        number is told when it changes, and the backlog about once a second where it is wanted."""
         if workers != self._workers:
             self._workers = workers
             _tell(log, f"{workers} workers", "gunicorn.workers", workers, "gauge")

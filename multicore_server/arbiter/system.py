@@ -1,4 +1,4 @@
-"""The arbiter's system calls and clocks, behind one object: tests put a simulated system there."""
+"""The arbiter's system calls and clocks in one object: tests use a simulated system instead."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""This server as a service of systemd's (sd_notify(3)), and systemd's sockets.
+"""This server as a service of systemd (sd_notify(3)), and systemd's sockets.
 
-gunicorn's ``start()`` says READY before any worker exists, so the variables are taken out of the environment
+gunicorn's ``start()`` sends READY before any worker exists. So the variables are removed from the environment
 before that. Workers do not inherit them either.
 """
 

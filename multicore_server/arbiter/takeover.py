@@ -1,9 +1,9 @@
-"""How the arbiter of this package takes the place of gunicorn's.
+"""Puts this package's arbiter in the place of gunicorn's.
 
-gunicorn asks a worker class for ``setup()`` while it constructs its arbiter, and shows it the arbiter only
-after it has written the pidfile and bound its addresses: too late to refuse a bad setting without a trace,
-or to say in one line that a port is taken. So ``Arbiter.start`` is wrapped, once: it gives an arbiter whose
-worker class is ours the class of ours, and leaves every other one alone.
+gunicorn calls the worker class's ``setup()`` while it constructs its arbiter. It gives the worker class the
+arbiter itself only after it has written the pidfile and bound its addresses. This is too late to refuse a bad
+setting without a trace, or to report a taken port in one line. So ``Arbiter.start`` is wrapped once. The
+wrapper gives our class to an arbiter whose worker class is ours, and leaves all other arbiters alone.
 """
 
 from __future__ import annotations

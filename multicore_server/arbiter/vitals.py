@@ -1,4 +1,4 @@
-"""What the arbiter measures of itself and of its listeners, about once a second, for the monitor to show."""
+"""Measures the arbiter and its listeners about once a second, for the monitor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Vitals:
         self._due = 0.0
 
     def sample(self, listeners: Iterable[Any], now: float) -> None:
-        """Measure, if it is time to; ``now`` is of the monotonic clock, in seconds."""
+        """Measure, if it is time to; ``now`` is a time of the monotonic clock, in seconds."""
         if now < self._due:
             return
         self._due = now + INTERVAL

@@ -1,4 +1,4 @@
-"""How many workers there are, and why: said at the start, and tried where memory may not allow for all."""
+"""Decides how many workers run, logs why, and tries the number if memory may not be enough for all."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WorkerNumber:
             why = "no CPU quota" if quota is None else f"a CPU quota of {quota:g}"
             text += f"; {cpus} usable CPU{'s' * (cpus != 1)}, {why}"
         if self.tries and self._limit is not None:
-            text += f", {self._limit // MB} MiB of memory: the first worker shows how many have room"
+            text += f", {self._limit // MB} MiB of memory: the first worker shows how many fit"
         return text
 
     def learn(self, need: int, others: int) -> tuple[int, str]:
@@ -50,8 +50,8 @@ class WorkerNumber:
             return number, ""
         need_and_limit = f"one uses {need // MB} MiB after its boot, of {self._limit // MB} MiB in all"
         return number, (
-            f"workers: {number} instead of {self._wanted}: {need_and_limit}; set workers to a number to have "
-            "as many, or give more memory"
+            f"workers: {number} instead of {self._wanted}: {need_and_limit}; set workers to a number to get "
+            "that many, or give more memory"
         )
 
 

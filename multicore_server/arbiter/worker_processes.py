@@ -1,4 +1,4 @@
-"""The worker processes, as the arbiter sees them: how one comes, what it says, how it goes.
+"""The worker processes as the arbiter sees them: their forks, their messages, their exits.
 
 A part of the arbiter's shell around the fleet.
 """
@@ -205,7 +205,7 @@ class WorkerProcesses:
             worker.cfg.on_message(self._server, worker, said)
             self._has_called = True
         else:
-            text = "%s has sent something that is dropped: %s"
+            text = "a message of %s is dropped: %s"
             self._context.log.warning(text, worker.identity, message.why)
 
     def _show(self, worker: Worker, trace: str) -> None:
@@ -260,7 +260,7 @@ class WorkerProcesses:
         return ev.Exited(worker.pid, signal=_signal_name(number), oom=oom, **about)
 
     def _last_seen(self, worker: Worker) -> LastSeen:
-        """What it said, and what it had in hand."""
+        """What it said, and what it had in progress."""
         counted = whole(requests_in_progress(worker.context.row))
         total, now = max(counted, len(worker.in_hand)), self._context.system.monotonic()
         words, in_hand = worker.last_words, in_words(worker.in_hand, total, now)

@@ -1,6 +1,6 @@
-"""What people give for APP that is no ``module:attribute``, answered before anything is started.
+"""Explains an APP that is not ``module:attribute``, before anything starts.
 
-Nothing is imported: the module's source is read, as far as it can be found.
+It imports nothing. It reads the module's source, as far as it can find it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ USUAL = ("app", "application", "api", "asgi", "wsgi", "create_app", "make_app", 
 
 
 def mistake_in(app: str) -> str:
-    """What is wrong with APP, and what it should be; empty where it may be right."""
+    """Return what is wrong with APP and what it should be; empty if it may be right."""
     path, _, attribute = app.partition(":")
     if path.endswith(".py") or "/" in path:
         module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
@@ -42,7 +42,7 @@ def _source_of(module: str) -> Path:
 
 
 def _names(path: Path) -> set[str]:
-    """What a module binds; nothing where its source cannot be read, or says it by ``import *``."""
+    """Return the names that a module binds; none if its source cannot be read or has ``import *``."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""What several verbs read from the command line."""
+"""Reads the arguments that several verbs have in common."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ def is_number(text: str) -> bool:
 def server_and_instances(
     verb: str, arguments: Sequence[str], server: str | None
 ) -> tuple[str | None, list[int] | None]:
-    """What ``[SERVER] [INSTANCE]...`` names; ``server`` is that of --server. Raises Trouble."""
+    """Return the server and the instances in ``[SERVER] [INSTANCE]...``.
+
+    ``server`` is the value of --server. Raises Trouble.
+    """
     if server is None and arguments and not is_number(arguments[0]):
         server, *arguments = arguments
     return server, instances_of(verb, arguments)
 
 
 def instances_of(verb: str, named: Sequence[str]) -> list[int] | None:
-    """None for all, where none is named. Raises Trouble."""
+    """Return the instances, or None for all if none is named. Raises Trouble."""
     for text in named:
         if not is_number(text) or len(text) > LONGEST:
-            raise Trouble(f"{verb}: {text!r} is no instance number such as `ps` shows")
+            raise Trouble(f"{verb}: {text!r} is not an instance number; `ps` shows them")
     return [int(text) for text in named] or None
 
 
@@ -63,7 +66,7 @@ def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[str
 
 
 def answer_timeout(text: str) -> float:
-    """Seconds that workers have to answer. Raises Trouble."""
+    """Return the seconds that workers have to answer. Raises Trouble."""
     seconds = seconds_of("--timeout", text)
     if not 0 < seconds <= LONGEST_ACTION:
         raise Trouble(f"--timeout: {text!r} is not between 0 and {LONGEST_ACTION:g} seconds")
@@ -71,7 +74,7 @@ def answer_timeout(text: str) -> float:
 
 
 def seconds_of(option: str, text: str) -> float:
-    """Raises Trouble."""
+    """Return a duration in seconds. Raises Trouble."""
     from multicore_server.settings.quantities import duration  # few verbs have a time
 
     try:

@@ -1,4 +1,4 @@
-"""Figures that take two readings: CPU, requests and errors a second, quantiles of the durations."""
+"""Calculates figures from two readings: CPU, requests and errors a second, quantiles of the durations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUEUED = 0.95  # the share of the requests whose wait is shown
 
 @dataclass(frozen=True)
 class Reading:
-    """A server's /status at a moment of the monotonic clock, and its workers' CPU seconds by pid."""
+    """A server's /status at a time of the monotonic clock, and its workers' CPU seconds by pid."""
 
     at: float
     status: Status
@@ -34,9 +34,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one worker: CPU in percent of one CPU, requests a second, the duration in seconds that half of them
-    and 99 of 100 did not exceed, how they ended, and the wait for the app that 95 of 100 did not exceed;
-    None where there is nothing to compare."""
+    """The rates of one worker between two readings.
+
+    CPU is in percent of one CPU, requests are per second. The p50 and p99 durations and the p95 wait for the
+    app are in seconds. A value is None if there is nothing to compare.
+    """
 
     cpu: float | None = None
     requests: float | None = None
@@ -47,7 +49,7 @@ class Rates:
 
 
 def take_reading(server: RunningServer) -> Reading:
-    """Raises Trouble."""
+    """Take a reading of a server. Raises Trouble."""
     status = server.status()
     return Reading(time.monotonic(), status, _cpu(status))
 
@@ -62,7 +64,7 @@ def _cpu(status: Status) -> dict[int, float]:
 
 
 def _used(pid: int, started: float) -> float | None:
-    """Ask the kernel: the server's own figure may be a second old, too old between two readings."""
+    """Ask the kernel: the server's own figure may be a second old, which is too old between two readings."""
     try:
         process = psutil.Process(pid)
         # In another container the pid is somebody else's.
@@ -75,7 +77,7 @@ def _used(pid: int, started: float) -> float | None:
 
 
 def rates(before: Reading | None, after: Reading) -> dict[int, Rates]:
-    """By instance, between two readings."""
+    """Return the rates between two readings, by instance."""
     if before is None:
         return {}
     seconds = max(1e-3, after.at - before.at)
@@ -120,7 +122,7 @@ def _answered(old: WorkerStatus | None, worker: WorkerStatus, seconds: float) ->
 
 
 def answered(before: Reading | None, after: Reading) -> Answered | None:
-    """Of all workers that both readings have, together."""
+    """Count the answers of all workers that both readings have."""
     known = [it.answered for it in rates(before, after).values() if it.answered is not None]
     if not known:
         return None
@@ -136,7 +138,8 @@ def answered(before: Reading | None, after: Reading) -> Answered | None:
 
 
 def _buckets(worker: WorkerStatus | None, of: Histogram = "durations") -> Buckets:
-    """The cumulative buckets of a worker's histogram; none of a server of a version that did not have it."""
+    """Return the cumulative buckets of a worker's histogram; none if the server's version does not have
+    it."""
     found: Mapping[str, int] = worker["requests"].get(of, {}) if worker else {}
     return {float(bound): float(count) for bound, count in found.items()}
 
@@ -144,7 +147,7 @@ def _buckets(worker: WorkerStatus | None, of: Histogram = "durations") -> Bucket
 def quantiles(
     shares: Iterable[float], before: Reading | None, after: Reading, of: Histogram = "durations"
 ) -> list[float | None]:
-    """Of all workers that both readings have, together."""
+    """Return quantiles over all workers that both readings have."""
     if before is None:
         return [None for _ in shares]
     there = _instances(before) & _instances(after)
@@ -165,7 +168,9 @@ def _all_buckets(reading: Reading, instances: AbstractSet[int], of: Histogram) -
 
 
 def quantile(share: float, before: Buckets, after: Buckets) -> float | None:
-    """The duration in seconds that this share of the requests between two readings did not exceed; None if
-    there were no requests."""
+    """Return the duration in seconds that this share of the requests between two readings did not exceed.
+
+    None if there were no requests.
+    """
     grown = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
     return histogram_quantile(share, grown)

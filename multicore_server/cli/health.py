@@ -1,6 +1,6 @@
-"""How a server is: one decision, in a level and in words. Pure.
+"""Judges the health of a server: one level, and the reasons in words. Pure.
 
-`monit`, `show` and `ps` ask it. docs/monitoring.md has the rules, for other readers of /status.
+`monit`, `show` and `ps` use it. docs/monitoring.md has the rules, for other readers of /status.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from multicore_server.ipc.report import Status, WorkerStatus
 MANY_ERRORS = (0.01, 0.05)  # shares of the responses that are 5xx, above which it is amber, red
 LEAST_REQUESTS = 20  # between two readings: below, and with fewer errors, a share says nothing
 LEAST_ERRORS = 3
-BLOCKED = 1.0  # seconds that an event loop stands still
+BLOCKED = 1.0  # seconds that an event loop is blocked
 TIMEOUT = 30.0  # seconds: of a server that has none, or does not say it
 
 
@@ -28,8 +28,8 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Answered:
-    """What was answered between two readings: all requests, those with a 5xx status, and those whose client
-    left without its response."""
+    """The answers between two readings: all requests, those with a 5xx status, and those whose client left
+    without its response."""
 
     seconds: float
     requests: float = 0
@@ -38,7 +38,7 @@ class Answered:
 
     @property
     def share(self) -> float | None:
-        """Of the requests, those with a 5xx status; None where there were no requests."""
+        """The share of requests with a 5xx status; None if there were no requests."""
         return self.errors / self.requests if self.requests else None
 
 
@@ -48,7 +48,7 @@ class Reason(NamedTuple):
 
 
 class Health(NamedTuple):
-    """``reasons``: the worst first; none where all is well."""
+    """``reasons``: the worst first; none if all is well."""
 
     level: Level
     reasons: list[str]
@@ -61,7 +61,7 @@ Reasons: TypeAlias = Iterator[Reason]
 
 
 def health(status: Status, answered: Answered | None = None) -> Health:
-    """``answered``: between two readings of a server, a few seconds apart."""
+    """Judge a server. ``answered`` covers the time between two readings, a few seconds apart."""
     if status["stopping"]:
         return Health(Level.AMBER, ["stopping"])
     found = [*_states(status), *_standing_still(status), *_errors(answered)]
@@ -70,13 +70,13 @@ def health(status: Status, answered: Answered | None = None) -> Health:
 
 
 def _states(status: Status) -> Reasons:
-    """Workers that were stopped, by settings that say so, are not missing."""
+    """Judge the states of the workers. Workers that the settings have stopped are not missing."""
     states = Counter(worker["state"] for worker in status["workers"])
     errored = [worker["instance"] for worker in status["workers"] if worker["state"] == "errored"]
     if not states["ready"]:
         yield Reason(Level.RED, "no worker is ready")
     if errored:
-        yield Reason(Level.RED, f"{_instances(errored)} errored: restarted too often, and left")
+        yield Reason(Level.RED, f"{_instances(errored)} errored: exited too often, no longer restarted")
     missing = status["configured"] - states["ready"] - states["stopped"] - states["errored"]
     if states["ready"] and missing > 0:
         others = [f"{states[it]} {it}" for it in ("starting", "backoff", "draining") if states[it]]
@@ -96,8 +96,10 @@ def _standing_still(status: Status) -> Reasons:
 
 
 def blocked(worker: WorkerStatus, status: Status) -> Level:
-    """How bad it is that a worker's event loop stands still now, if it does. Where requests run in its
-    thread, one that takes its time is no fault yet."""
+    """Judge how bad it is that a worker's event loop is blocked now, if it is.
+
+    If requests run in its thread, a long request is not a fault yet.
+    """
     half = (status.get("timeout") or TIMEOUT) / 2  # servers of older versions do not say it
     seconds, inline = worker.get("blocked", 0.0), worker.get("inline", False)
     if seconds > half:
@@ -126,15 +128,15 @@ def _rules() -> Iterator[tuple[str, str, str]]:
     yield "fewer workers are ready than configured; `stopped` ones do not count", "always", ""
     yield "the server is stopping", "always", ""
     yield "a worker is blocked", f"for more than {BLOCKED:g} s", "for more than half of `timeout`"
-    yield "the same, where requests run in the event loop's thread", "for more than half of `timeout`", ""
+    yield "the same, if requests run in the event loop's thread", "for more than half of `timeout`", ""
     yield (
-        f"5xx among the responses, if there are at least {LEAST_ERRORS}, and {LEAST_REQUESTS} requests",
+        f"5xx responses, if there are at least {LEAST_ERRORS} of them and {LEAST_REQUESTS} requests",
         f"more than {amber}",
         f"more than {red}",
     )
 
 
 def reference() -> str:
-    """The rules in Markdown, for the docs."""
+    """Return the rules in Markdown, for the docs."""
     rows = [f"| {what} | {amber} | {red} |" for what, amber, red in _rules()]
     return "\n".join(["| what | amber | red |", "| --- | --- | --- |", *rows])

@@ -1,4 +1,4 @@
-"""The requests in progress, as /status names them over the command socket."""
+"""Reads the requests in progress from /status, which has them only over the command socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Running(RequestReport):
 
 
 def running(status: Status, instances: list[int] | None) -> list[Running]:
-    """The requests of these instances (None: of all), the oldest first."""
+    """Return the requests of these instances (None: of all), the oldest first."""
     found: list[Running] = [
         {"instance": worker["instance"], **request}
         for worker in status["workers"]
@@ -21,7 +21,7 @@ def running(status: Status, instances: list[int] | None) -> list[Running]:
 
 
 def in_progress(status: Status, instances: list[int] | None) -> int:
-    """How many there are, with those that no worker has noted."""
+    """Return how many requests there are, including those that no worker has noted."""
     return sum(
         worker["requests"]["in_progress"]
         for worker in status["workers"]

@@ -1,4 +1,4 @@
-"""Reads single keys from the terminal, and restores it afterwards."""
+"""Reads single keys from the terminal, and restores the terminal afterwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Keys:
-    """A context manager. ``ended`` is the signal that has asked us to end, if any.
+    """A context manager. ``ended`` is the signal that has asked this program to exit, if any.
 
-    The handlers only take note of it: nothing interrupts the way out.
+    The handlers only store it, so nothing interrupts the exit.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,8 @@ class Keys:
         self.ended = number
 
     def wait(self, seconds: float) -> list[str]:
-        """The keys of the next ``seconds``, as soon as there is one: characters, and names of arrows."""
+        """Return the keys of the next ``seconds``, as soon as there is one: characters, and names of
+        arrows."""
         found, _, _ = select.select([self._fd], [], [], seconds)
         if not found:
             return []

@@ -1,4 +1,4 @@
-"""What `ps`, `show` and `events` print."""
+"""Prints the output of `ps`, `show` and `events`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WORKERS = (
     Column("uptime", drop=4, right=True), Column("restarts", drop=2, right=True), Column("status"),
     Column("cpu", drop=1, right=True), Column("mem", drop=1, right=True), Column("req/s", drop=6, right=True),
     Column("5xx/s", drop=5, right=True), Column("499/s", drop=9, right=True),
-    Column("in hand", drop=7, right=True), Column("conns", drop=8, right=True),
+    Column("in progress", drop=7, right=True), Column("conns", drop=8, right=True),
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ WORKERS = (
 
 
 def print_workers(servers: list[RunningServer]) -> list[Trouble]:
-    """Print a table of the servers' workers. Returns what keeps servers from being in it."""
+    """Print a table of the servers' workers. Return the servers that could not be shown, as Trouble."""
     before = _take_readings(servers)
     there = [server for server, it in before.items() if isinstance(it, Reading)]
     if there:
@@ -91,7 +91,7 @@ def _shown_or_trouble(
 
 
 def _take_readings(servers: list[RunningServer]) -> dict[RunningServer, Reading | Trouble]:
-    """All at once: one server that hangs delays the others by its own time limit, and no more."""
+    """Take all readings at once: a server that hangs delays the others only by its own time limit."""
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(servers, pool.map(_reading_or_trouble, servers), strict=True))
 
@@ -128,7 +128,7 @@ def _rows(now: Reading, before: Reading | Trouble) -> list[list[Cell]]:
 
 
 def state_of(worker: WorkerStatus, status: Status) -> Cell:
-    """What a worker does, or that it does nothing."""
+    """Return the state of a worker, or that it is blocked."""
     level = blocked(worker, status)
     if level:
         return Cell(f"blocked {duration(worker['blocked'])}", HEALTH[level])
@@ -151,7 +151,7 @@ def _row(status: Status, worker: WorkerStatus, its: Rates) -> list[Cell]:
 
 
 def print_server(server: RunningServer) -> None:
-    """Print all about one server. Raises Trouble."""
+    """Print one server in detail. Raises Trouble."""
     before = take_reading(server)
     time.sleep(BETWEEN)
     now = take_reading(server)
@@ -204,7 +204,7 @@ def _about_worker(worker: WorkerStatus, its: Rates) -> dict[str, str]:
         "restarts": f"{_counts(worker['restarts'])}; {worker['unstable']} unstable",
         "cpu": f"{percent(its.cpu)}, {worker['cpu_seconds']:.1f} s in all",
         "memory": _memory(worker["memory"]),
-        "requests": f"{rate(its.requests)}/s, {worker['in_hand']} in hand, {requests['total']} in all",
+        "requests": f"{rate(its.requests)}/s, {worker['in_hand']} in progress, {requests['total']} in all",
         "errors": f"5xx/s {errors(its.answered)}, 499/s {left(its.answered)}; {_errors_in_all(worker)}",
         "queue": f"p95 {milliseconds(its.queue)}",
         "connections": f"{worker['connections']}, {worker['websockets']} WebSockets, "
@@ -241,7 +241,7 @@ def _pairs(pairs: Mapping[str, str]) -> list[str]:
 
 
 def event_line(event: EventReport, *, color: bool | None = None) -> str:
-    """Without any control character; ``color`` None: as stdout can."""
+    """Return an event as a line without control characters. ``color`` None: as stdout supports it."""
     color = table.in_color() if color is None else color
     text = f"{plain(event['level']):8} {event_text(event)}"
     shown = LEVELS.get(event["level"])

@@ -1,4 +1,4 @@
-"""``multicore-server``: the group of commands. A command's module loads when the command is used."""
+"""``multicore-server``: the group of commands. The module of a command is loaded when the command is used."""
 
 from __future__ import annotations
 
@@ -73,4 +73,4 @@ def _check_hosts() -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(multicore_server.__version__, prog_name="multicore-server")
 def main() -> None:
-    """Run Python web apps on every CPU, and operate the servers that run."""
+    """Run Python web apps on every CPU, and operate the running servers."""

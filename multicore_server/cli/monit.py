@@ -23,9 +23,9 @@ TICK = 0.1  # seconds that a key, a signal or an update waits at most
 
 
 def watch(server: RunningServer, interval: float) -> None:
-    """Show the server until somebody quits or it ends, with a reading every ``interval`` seconds.
+    """Show the server until somebody quits or it exits, with a reading every ``interval`` seconds.
 
-    The terminal is left as it was. Raises Trouble.
+    The terminal is restored at the end. Raises Trouble.
     """
     scene = Scene(now=take_reading(server))  # before the screen is taken: it may fail
     # Without the ways in which rich finds meaning in a text.
@@ -34,7 +34,7 @@ def watch(server: RunningServer, interval: float) -> None:
     with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         watching.run(keys, live)
     if watching.gone:
-        click.echo(f"{server} has ended", err=True)
+        click.echo(f"{server} has exited", err=True)
     elif keys.ended:
         sys.exit(128 + keys.ended)
 

@@ -1,4 +1,4 @@
-"""What `monit` shows, drawn with rich: pure, a scene and a size to something that rich prints."""
+"""Draws what `monit` shows with rich. Pure: it turns a scene and a size into something that rich prints."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ LEAST_EVENTS = 4  # lines of events that stay where there are many workers
 # Title, and from which width of the terminal on it is there.
 COLUMNS = (
     ("id", 0), ("pid", 60), ("status", 0), ("up", 74), ("restarts", 68), ("cpu", 24), ("memory", 36),
-    ("req/s", 46), ("5xx/s", 54), ("499/s", 128), ("p50", 104), ("p99", 80), ("in hand", 88), ("conns", 94),
-    ("queue", 112), ("lag", 120),
+    ("req/s", 46), ("5xx/s", 54), ("499/s", 132), ("p50", 108), ("p99", 80), ("in progress", 92),
+    ("conns", 98), ("queue", 116), ("lag", 124),
 )  # fmt: skip
 ERRORS_FOR = 10.0  # seconds over which the share of errors is taken
 LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
@@ -45,7 +45,7 @@ LAG = (0.05, 0.25)  # seconds: yellow, red (as the alert)
 
 @dataclass
 class Scene:
-    """What is shown: the last two readings, the selected instance, and the answer to the last key."""
+    """What the screen shows: the last two readings, the selected instance, and the answer to the last key."""
 
     now: Reading
     before: Reading | None = None
@@ -66,7 +66,7 @@ class Scene:
         self._keep_selected()
 
     def select(self, step: int) -> None:
-        """The instance above or below."""
+        """Select the instance above or below."""
         there = self._instances()
         if self.selected is not None and there:
             place = there.index(self.selected) + step
@@ -95,7 +95,7 @@ def draw(scene: Scene, size: terminal_size) -> Group:
 
 
 def _visible(scene: Scene, room: int) -> list[WorkerStatus]:
-    """The workers that there is room for, around the selected one."""
+    """Return the workers that fit on the screen, around the selected one."""
     workers = scene.now.status["workers"]
     place = next((at for at, it in enumerate(workers) if it["instance"] == scene.selected), 0)
     first = max(0, min(place - room // 2, len(workers) - room))
@@ -129,7 +129,7 @@ def _totals(scene: Scene) -> str:
         f"cpu {percent(_sum(it.cpu for it in found))}  {rate(_sum(it.requests for it in found))} req/s  "
         f"5xx {errors(ends)}  "
         f"p50 {p50}  p99 {p99}  queue {milliseconds(waited)}  "
-        f"{sum(it['in_hand'] for it in status['workers'])} in hand  "
+        f"{sum(it['in_hand'] for it in status['workers'])} in progress  "
         f"{sum(it['connections'] for it in status['workers'])} conns  "
         f"499 {left(ends)}"
     )
@@ -203,7 +203,7 @@ def _memory(amounts: MemoryStatus, metric: str | None) -> Text:
 
 
 def _events(scene: Scene, room: int) -> list[Text]:
-    """The last ones, oldest first, and empty lines for those that there are not."""
+    """Return the last events, oldest first, with empty lines if there are too few."""
     events = scene.now.status["events"]
     last = events[max(0, len(events) - max(0, room - 1)) :]
     lines = [_line(f"{clock(it['at'])} {event_text(it)}", LEVELS.get(it["level"], "")) for it in last]
@@ -211,7 +211,7 @@ def _events(scene: Scene, room: int) -> list[Text]:
 
 
 def _requests(scene: Scene, room: int) -> list[Text]:
-    """Those in progress, the oldest first."""
+    """Return the requests in progress, the oldest first."""
     found = running(scene.now.status, None)
     lines = [
         _line(f"{milliseconds(it['seconds']):>7}  {it['instance']:>3}  {asked(it)}  {it['client']}")

@@ -1,7 +1,7 @@
-"""``uvicorn app:app --loop multicore_server:prefork``: uvicorn's command line, our server.
+"""``uvicorn app:app --loop multicore_server:prefork``: uvicorn's command line with our server.
 
-uvicorn asks for its loop after it has read its options and before it has bound anything: the moment to let
-``multicore-server run`` take the place of the process.
+uvicorn asks for its loop after it has read its options and before it binds anything. At this moment,
+``multicore-server run`` replaces the process.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ PASSWORD = "ssl_keyfile_password"  # noqa: S105 - the option's name
 
 
 def prefork() -> NoReturn:
-    """The loop factory that makes no loop: the process becomes ``multicore-server run``, with the same pid.
+    """A loop factory that makes no loop: the process becomes ``multicore-server run``, with the same pid.
 
-    Raises RuntimeError where it was not uvicorn's command that asked; in one of its children, ends uvicorn.
+    Raises RuntimeError if the caller is not uvicorn's command. In one of its child processes, it ends
+    uvicorn.
     """
     if _in_child_of_uvicorn():
         _end_uvicorn()
@@ -60,7 +61,7 @@ def _is_uvicorns(ctx: click.Context) -> bool:
 
 
 def _in_child_of_uvicorn() -> bool:
-    """Only uvicorn's own: a program's multiprocessing children may call uvicorn as well."""
+    """Detect only uvicorn's own children: a program's multiprocessing children may call uvicorn as well."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
@@ -73,7 +74,8 @@ def _in_child_of_uvicorn() -> bool:
 
 
 def _end_uvicorn() -> NoReturn:
-    """Its reloader, and older versions' supervisor, would go on without children, or with ever new ones."""
+    """End uvicorn. Its reloader, and the supervisor of older versions, would continue without children, or
+    would start new ones again and again."""
     import multiprocessing
     import signal
 
@@ -89,7 +91,7 @@ def _end_uvicorn() -> NoReturn:
 
 
 def command(ctx: click.Context) -> list[str]:
-    """What to execute: this interpreter with its flags, and the options as click has resolved them."""
+    """Return what to execute: this interpreter with its flags, and the options as click has resolved them."""
     options = [word for param in ctx.command.params for word in _words(param, ctx)]
     return [sys.executable, *interpreter_flags(sys.orig_argv), "-m", "multicore_server", "run", *options]
 
@@ -104,7 +106,7 @@ def _words(param: click.Parameter, ctx: click.Context) -> Iterator[str]:
 
 
 def _is_said(param: click.Option, value: object, ctx: click.Context) -> bool:
-    """Whether the option has to be repeated: it was given, and the environment does not say it again."""
+    """Return whether an option must be repeated: it was given, and the environment does not give it again."""
     if param.name in _dropped(ctx) or param.name == PASSWORD:  # anyone may read a command line
         return False
     source = ctx.get_parameter_source(str(param.name))
@@ -129,12 +131,12 @@ def option_words(param: click.Option, value: Any) -> list[str]:
 
 
 def _dropped(ctx: click.Context) -> set[str]:
-    """What must not take effect again: this factory, and the environment file, which has been read."""
+    """Return what must not take effect again: this factory, and the environment file, which has been read."""
     return {"env_file"} | ({"loop"} if ctx.params.get("loop") in PREFORK else set())
 
 
 def _hand_over_environment(ctx: click.Context) -> None:
-    """Of uvicorn's variables, only those count that click has seen."""
+    """Keep only those of uvicorn's variables that click has seen."""
     if ctx.params.get(PASSWORD) is not None:
         os.environ[f"UVICORN_{PASSWORD.upper()}"] = ctx.params[PASSWORD]
     for param in ctx.command.params:
@@ -145,7 +147,7 @@ def _hand_over_environment(ctx: click.Context) -> None:
 
 
 def interpreter_flags(argv: list[str]) -> list[str]:
-    """The flags between the interpreter and its script or ``-m`` in ``sys.orig_argv``."""
+    """Return the flags between the interpreter and its script or ``-m`` in ``sys.orig_argv``."""
     flags: list[str] = []
     words = iter(argv[1:])
     for word in words:
@@ -166,7 +168,8 @@ def interpreter_flags(argv: list[str]) -> list[str]:
 
 
 def _short_flags(word: str) -> tuple[str, bool, bool]:
-    """The flags of a word such as ``-Bm``; whether ``-c`` or ``-m`` ends them; whether a value follows."""
+    """Return the flags of a word such as ``-Bm``; whether ``-c`` or ``-m`` ends them; whether a value
+    follows."""
     for place, letter in enumerate(word[1:], 1):
         if letter in "cm":
             return word[1:place], True, False

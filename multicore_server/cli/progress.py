@@ -15,7 +15,7 @@ WIDTH = 24
 
 
 class Progress:
-    """``silent``: show nothing."""
+    """Shows progress. ``silent``: shows nothing."""
 
     def __init__(self, what: str, stream: TextIO | None = None, *, silent: bool = False) -> None:
         self._what = what
@@ -59,7 +59,7 @@ def wait(server: RunningServer, command: Wait, *, silent: bool = False) -> Comma
     try:
         return _follow(server, command, progress)
     except KeyboardInterrupt:
-        raise LeftError("no longer watching; the server goes on with it") from None
+        raise LeftError("no longer waiting; the server continues") from None
     finally:
         progress.end()
 
@@ -70,7 +70,7 @@ def _follow(server: RunningServer, command: Wait, progress: Progress) -> Command
         try:
             status = server.status()
         except GoneError:
-            return CommandResult(False, "the server has ended")
+            return CommandResult(False, "the server has exited")
         except NoAnswerError as exc:
             if time.monotonic() - heard > PATIENCE:
                 return CommandResult(False, exc.message)
@@ -86,12 +86,12 @@ def _follow(server: RunningServer, command: Wait, progress: Progress) -> Command
 
 
 def wait_for_end(server: RunningServer, *, silent: bool = False) -> CommandResult:
-    """Until the arbiter is gone. Raises LeftError as `wait`."""
-    progress = Progress("workers left to end", silent=silent)
+    """Wait until the arbiter is gone. Raises LeftError like `wait`."""
+    progress = Progress("workers left to exit", silent=silent)
     try:
         _watch_end(server, progress)
     except KeyboardInterrupt:
-        raise LeftError("no longer watching; the server goes on stopping (--now hurries it)") from None
+        raise LeftError("no longer waiting; the server continues to stop (--now stops it at once)") from None
     finally:
         progress.end()
     return CommandResult(True, "stopped")

@@ -1,4 +1,4 @@
-"""``multicore-server requests``: what a server's workers have in hand now."""
+"""``multicore-server requests``: lists the requests in progress of a server's workers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COLUMNS = (
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVER] [INSTANCE]...")
-@click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
+@click.option("-s", "--server", help="Name, port or pid of the server; all arguments are then instances.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def requests(arguments: tuple[str, ...], server: str | None, as_json: bool) -> None:
     """List the requests in progress, the oldest first, of all workers or of some instances.
 
-    A number is an INSTANCE as `ps` shows it, anything else before it the server's name. A worker notes up to
-    32 of its requests; where it has more in hand, a line says how many.
+    A number is an INSTANCE, as `ps` shows it. A name before it is the server. A worker notes up to 32 of its
+    requests. If it has more, a line says how many.
     """
     server, wanted = server_and_instances("requests", arguments, server)
     status = choose(server).status()

@@ -1,4 +1,4 @@
-"""``multicore-server run``: uvicorn's own options, the settings of `settings.TABLE`, some of gunicorn's."""
+"""``multicore-server run``: uvicorn's options, the settings of `settings.TABLE`, and some of gunicorn's."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ EXPLICIT = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT})
 
 
 class Section(click.Option):
-    """An option that --help shows under a heading of its own."""
+    """An option that --help shows under its own heading."""
 
     def __init__(
         self, flags: list[str], *, heading: str, allow_from_autoenv: bool = False, **attrs: Any
@@ -189,7 +189,7 @@ def _is_for_here(ctx: click.Context, name: str) -> bool:
 
 
 def _is_outranked(ctx: click.Context, name: str) -> bool:
-    """Whether a UVICORN_* variable says what a MULTICORE_* variable says of gunicorn's setting."""
+    """Return whether a UVICORN_* variable sets what a MULTICORE_* variable sets in gunicorn's settings."""
     variable = PREFIX + GUNICORNS_NAMES.get(name, "").upper()
     return ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT and variable in os.environ
 
@@ -207,7 +207,7 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
 
 
 def _ours(given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the table that flags (or UVICORN_WORKERS) give."""
+    """Return the settings of the table that flags (or UVICORN_WORKERS) give."""
     found = {name: value for name, value in given.items() if name in TABLE}
     if given.get("reload"):
         found["workers"] = "1"
@@ -233,7 +233,7 @@ def _check_app(app: str, given: dict[str, Any]) -> None:
 
 
 def _prepare(ctx: click.Context) -> None:
-    """The environment file and the import path, as uvicorn has them."""
+    """Load the environment file and set the import path, as uvicorn does."""
     if ctx.params["env_file"] is not None:
         from dotenv import load_dotenv
 
@@ -247,7 +247,8 @@ def _prepare(ctx: click.Context) -> None:
 
 
 def forget_later_variables(ctx: click.Context) -> None:
-    """UVICORN_* variables that came after the command line was read, from an --env-file, do not count."""
+    """Remove UVICORN_* variables that an --env-file set after the command line was read: they do not
+    count."""
     for param in uvicorn_command.params:
         if param.name and ctx.get_parameter_source(param.name) not in EXPLICIT:
             os.environ.pop(f"UVICORN_{param.name.upper()}", None)

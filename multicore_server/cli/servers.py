@@ -1,4 +1,4 @@
-"""Finds the running servers of this user by their command sockets, and asks them."""
+"""Finds this user's running servers by their command sockets, and sends them requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PORT = re.compile(r":(\d{1,5})/?$")
 
 
 class Trouble(click.ClickException):
-    """A command of the command line cannot do its work: one line on stderr, exit status 2."""
+    """A command cannot do its work: one line on stderr, exit status 2."""
 
     exit_code = 2
 
@@ -43,7 +43,7 @@ class Trouble(click.ClickException):
 
 
 class FailedError(Trouble):
-    """The command was begun, and its result is not the one that was asked for."""
+    """The command was started, and its result is not the requested one."""
 
     exit_code = 1
 
@@ -59,7 +59,7 @@ class NoAnswerError(Trouble):
 
 
 class GoneError(Trouble):
-    """Nobody listens at the command socket."""
+    """No process listens on the command socket."""
 
 
 class UnknownServerError(Trouble):
@@ -67,7 +67,7 @@ class UnknownServerError(Trouble):
 
 
 class Begun(NamedTuple):
-    """The server's answer to a command that it has begun. ``workers``: the number that it scales to."""
+    """The server's answer to a command that it has started. ``workers``: the number that it scales to."""
 
     text: str
     workers: int | None
@@ -140,7 +140,7 @@ class RunningServer:
         return checked
 
     def _checked(self, document: dict[str, object]) -> Status:
-        """Raises NoAnswerError for the /status of another version that has other parts."""
+        """Return the document. Raises NoAnswerError if another version's /status lacks parts."""
         if missing := sorted(Status.__required_keys__ - document.keys()):
             runs = document.get("version", "an unknown version")
             raise NoAnswerError(f"{self} runs multicore_server {runs}: its /status has no {missing[0]!r}")
@@ -167,7 +167,8 @@ class RunningServer:
     def act(
         self, action: str | None, instances: list[int] | None, arguments: object, timeout: float
     ) -> list[ActionAnswer]:
-        """What each worker says to an action; to None, which ones there are. Raises Trouble."""
+        """Return each worker's answer to an action. If the action is None, return the names of all. Raises
+        Trouble."""
         asked = {"action": action, "instances": instances, "arguments": arguments, "timeout": timeout}
         code, answer = self._ask("POST", "/actions", json.dumps(asked).encode(), timeout + PATIENCE)
         document = _parsed(answer)
@@ -176,7 +177,7 @@ class RunningServer:
         return cast("list[ActionAnswer]", document.get("workers", []))
 
     def events(self, last: int) -> Iterator[EventReport]:
-        """The last events that there were, then each new one until the connection ends."""
+        """Yield the last events, then each new one until the connection ends."""
         with self._connected(f"/events?last={last}", timeout=60.0) as response:
             while line := response.readline():
                 if line.startswith(b"data: "):
@@ -185,13 +186,13 @@ class RunningServer:
     # --- whether it is there ---
 
     def listens(self) -> bool:
-        """Whether anybody accepts connections at its socket."""
+        """Return whether a process accepts connections at its socket."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(PATIENCE)
             return probe.connect_ex(str(self.path)) == 0
 
     def lives(self) -> bool:
-        """Whether its arbiter still runs."""
+        """Return whether its arbiter still runs."""
         if self.listens():
             return True
         arbiter = self._arbiter
@@ -228,7 +229,7 @@ class RunningServer:
             with connection.getresponse() as response:
                 yield response
         except (FileNotFoundError, ConnectionRefusedError):
-            raise GoneError(f"{self} has ended; only its command socket is left") from None
+            raise GoneError(f"{self} has exited; only its command socket is left") from None
         except TimeoutError:
             raise NoAnswerError(f"{self} has not answered within {timeout:g} s") from None
         except (OSError, http.client.HTTPException) as exc:
@@ -239,7 +240,7 @@ class RunningServer:
 
 
 def _process(pid: int) -> psutil.Process | None:
-    """None where there is no such process (any more), as for a pid of another container."""
+    """Return None if there is no such process (any more), as for a pid of another container."""
     try:
         return psutil.Process(pid)
     except psutil.Error:
@@ -258,7 +259,7 @@ def _parsed(body: bytes) -> dict[str, object]:
 
 
 def running() -> list[RunningServer]:
-    """The servers that listen, in the order of their pids. Raises Trouble on a directory that is not safe."""
+    """Return the servers that listen, ordered by pid. Raises Trouble for an unsafe directory."""
     return [server for server in _known() if server.listens()]
 
 
@@ -276,7 +277,7 @@ def command_sockets(directory: Path) -> Iterator[Path]:
 
 
 def ask_all(servers: list[RunningServer]) -> dict[RunningServer, Status | Trouble]:
-    """The status of each, all asked at once; or what keeps it from answering."""
+    """Ask all servers at once. Return the status of each, or why it does not answer."""
     if not servers:
         return {}
     with ThreadPoolExecutor(min(8, len(servers))) as pool:
@@ -294,7 +295,7 @@ def _status_or_trouble(server: RunningServer) -> Status | Trouble:
 
 
 def choose(wanted: str | None) -> RunningServer:
-    """The server with this name, port or pid; without one, the only one there is. Raises Trouble."""
+    """Return the server with this name, port or pid; without one, the only server. Raises Trouble."""
     answers = ask_all(running())
     if wanted is None:
         return _only(answers)
@@ -302,9 +303,9 @@ def choose(wanted: str | None) -> RunningServer:
     if len(found) == 1:
         return found[0]
     if found:
-        raise Trouble(f"{wanted!r} is not one server alone; give a pid: {_listed(found, answers)}")
+        raise Trouble(f"{wanted!r} names several servers; give a pid: {_listed(found, answers)}")
     if any(str(server.pid) == wanted for server in _known()):
-        raise Trouble(f"the server with pid {wanted} has ended; only its command socket is left")
+        raise Trouble(f"the server with pid {wanted} has exited; only its command socket is left")
     if not answers:
         raise _none()
     raise UnknownServerError(f"no server {wanted!r} is running; there are {_listed(answers, answers)}")
@@ -320,7 +321,7 @@ def _only(answers: dict[RunningServer, Status | Trouble]) -> RunningServer:
     if not answers:
         raise _none()
     if len(answers) > 1:
-        raise Trouble(f"several servers are running; say which: {_listed(answers, answers)}")
+        raise Trouble(f"several servers are running; name one of them: {_listed(answers, answers)}")
     return next(iter(answers))
 
 
@@ -333,7 +334,7 @@ def _is_meant(server: RunningServer, status: Status | Trouble, wanted: str) -> b
 
 
 def ports(status: Status) -> list[str]:
-    """The ports at which a server answers requests."""
+    """Return the ports on which a server answers requests."""
     found = (_PORT.search(address) for address in status["addresses"])
     return [match[1] for match in found if match]
 
@@ -350,7 +351,8 @@ def _described(server: RunningServer, status: Status | Trouble) -> str:
 
 
 def names() -> list[str]:
-    """What shell completion offers: the names of the servers, or their pids where a name is not enough."""
+    """Return what shell completion offers: the names of the servers, or their pids if names are not
+    unique."""
     try:
         answers = ask_all(running())
     except Trouble:

@@ -1,4 +1,4 @@
-"""``multicore-server stacks``: what the threads and tasks of a server's processes are doing now."""
+"""``multicore-server stacks``: shows what the threads and tasks of a server's processes are doing now."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from multicore_server.ipc.stack_dumps import NoStackError, dump
 
 
 class ProcessStacks(TypedDict):
-    """``value`` is that of the action ``stacks``; ``by_signal``: the process has not told it itself, so tasks
-    and lines of source are not known."""
+    """``value`` is the answer of the action ``stacks``. ``by_signal``: the stacks come from the process's
+    signal handler, so tasks and source lines are not known."""
 
     process: Literal["arbiter", "monitor", "worker"]
     instance: int | None
@@ -30,16 +30,20 @@ class ProcessStacks(TypedDict):
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVER] [INSTANCE]...")
-@click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
-@click.option("--tasks", is_flag=True, help="Each asyncio task of the workers too, with what it waits for.")
-@click.option("--timeout", metavar="TIME", default="3", help="For the answer of each process; 3 s.")
+@click.option("-s", "--server", help="Name, port or pid of the server; all arguments are then instances.")
+@click.option(
+    "--tasks", is_flag=True, help="Also show each asyncio task of the workers and what it waits for."
+)
+@click.option(
+    "--timeout", metavar="TIME", default="3", help="Time for each process to answer; 3 s by default."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stacks(arguments: tuple[str, ...], server: str | None, tasks: bool, timeout: str, as_json: bool) -> None:
     """Show the stack of every thread of arbiter, monitor and workers, the innermost line last.
 
-    With instances, of their workers alone. The processes go on meanwhile. A worker whose event loop is
-    blocked answers too. One that runs C code that keeps Python's lock is asked by a signal after --timeout.
-    Exit status 1 when a process shows nothing.
+    With instances, only those workers are shown. All processes keep running. A worker whose event loop is
+    blocked answers too. If its C code keeps Python's lock, it is asked by a signal after --timeout.
+    The exit status is 1 if a process shows no stack.
     """
     server, numbers = server_and_instances("stacks", arguments, server)
     found = _all_stacks(choose(server), numbers, answer_timeout(timeout), tasks=tasks)
@@ -49,7 +53,7 @@ def stacks(arguments: tuple[str, ...], server: str | None, tasks: bool, timeout:
         for each in found:
             _print(each, tasks=tasks)
     if not any(it["process"] == "worker" for it in found):
-        raise Trouble("stacks: no worker runs")
+        raise Trouble("stacks: no worker is running")
     if not all(it["ok"] for it in found):
         sys.exit(1)
 
@@ -86,7 +90,7 @@ def _of_worker(answer: ActionAnswer, status: Status) -> ProcessStacks:
 
 
 def _by_signal(asked: ProcessStacks, seconds: float) -> ProcessStacks:
-    """``asked`` with the stacks that the process shows when it gets a signal."""
+    """Return ``asked`` with the stacks that the process shows when it gets a signal."""
     pid = asked["pid"]
     assert pid is not None
     try:
@@ -103,7 +107,7 @@ def _print(found: ProcessStacks, *, tasks: bool) -> None:
         click.echo(f"{who}: {plain(found['error'])}", err=True)
         return
     if is_worker and found["by_signal"] and tasks:
-        click.echo(f"{who}: it has not answered, so its tasks are not known", err=True)
+        click.echo(f"{who}: it did not answer, so its tasks are not known", err=True)
     for kind in ("threads", "tasks"):
         for stack in value.get(kind) or ():
             click.echo(f"{who}, {kind[:-1]} {plain(stack['name'])}")

@@ -1,4 +1,4 @@
-"""Tables in a terminal. If it is too narrow, the least important columns are left out."""
+"""Prints tables in a terminal. If the terminal is too narrow, the least important columns are left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ GAP = 2  # columns between two columns
 
 
 class Column(NamedTuple):
-    """On a narrow terminal, the columns with the highest ``drop`` are left out first; those with 0 stay."""
+    """A column. On a narrow terminal, columns with the highest ``drop`` are left out first; those with 0
+    stay."""
 
     title: str
     drop: int = 0
@@ -30,7 +31,7 @@ class Cell(NamedTuple):
 
 
 def fit(table: Sequence[Column], rows: Iterable[Sequence[Cell]], room: int | None) -> list[int]:
-    """The numbers of the columns that there is room for (None: no end of it)."""
+    """Return the numbers of the columns that fit (None: there is no limit)."""
     rows = list(rows)
     widths = _widths(table, rows)
     kept = list(range(len(table)))
@@ -45,7 +46,7 @@ def fit(table: Sequence[Column], rows: Iterable[Sequence[Cell]], room: int | Non
 def lines(
     table: Sequence[Column], rows: Sequence[Sequence[Cell]], *, room: int | None, color: bool
 ) -> list[str]:
-    """The title line and a line for each row, without what there is no room for."""
+    """Return the title line and a line for each row, without the columns that do not fit."""
     kept = fit(table, rows, room)
     widths = _widths(table, rows)
     title = [Cell(column.title) for column in table]
@@ -79,12 +80,12 @@ def _padded(cell: Cell, column: Column, width: int, color: bool) -> str:
 
 
 def in_color(stream: object = None) -> bool:
-    """Whether a stream (stdout) is a terminal that shows colours: https://no-color.org."""
+    """Return whether a stream (stdout) is a terminal that shows colours: https://no-color.org."""
     stream = stream or sys.stdout
     isatty = getattr(stream, "isatty", lambda: False)
     return bool(isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def room() -> int | None:
-    """The columns of the terminal; None where stdout is none."""
+    """Return the width of the terminal in columns; None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

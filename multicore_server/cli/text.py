@@ -1,4 +1,4 @@
-"""Text for terminals: names without control characters, amounts in readable units."""
+"""Formats text for terminals: names without control characters, amounts in readable units."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cut(text: str, width: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """As `pm2 list` has it: the biggest unit, ``43s``, ``2h``, ``12D``."""
+    """Format like `pm2 list`: the biggest unit, ``43s``, ``2h``, ``12D``."""
     if seconds is None:
         return NOTHING
     for unit, length in (("D", 86400), ("h", 3600), ("m", 60)):
@@ -54,7 +54,7 @@ def duration(seconds: float | None) -> str:
 
 
 def memory(amount: float | None) -> str:
-    """Bytes, 1024-based: ``63.2mb``."""
+    """Format bytes, 1024-based: ``63.2mb``."""
     if amount is None:
         return NOTHING
     for unit, size in (("gb", 2**30), ("mb", 2**20), ("kb", 2**10)):
@@ -68,14 +68,14 @@ def percent(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A number a second: with one decimal where it is small."""
+    """Format a number per second: with one decimal if it is small."""
     if value is None:
         return NOTHING
     return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"
 
 
 def errors(answered: Answered | None) -> str:
-    """5xx responses a second and their share: ``0.4 1.2%``; ``0`` where there are none."""
+    """Format 5xx responses a second and their share: ``0.4 1.2%``; ``0`` if there are none."""
     if answered is None:
         return NOTHING
     if not answered.errors:
@@ -84,12 +84,12 @@ def errors(answered: Answered | None) -> str:
 
 
 def left(answered: Answered | None) -> str:
-    """Requests a second whose client left without its response."""
+    """Format the requests a second whose client left without its response."""
     return NOTHING if answered is None else rate(answered.left / answered.seconds)
 
 
 def milliseconds(seconds: float | None) -> str:
-    """``3.1ms``; ``2.50s`` from a second on."""
+    """Format ``3.1ms``; from a second on, ``2.50s``."""
     if seconds is None:
         return NOTHING
     if seconds >= 1:
@@ -98,7 +98,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def moment(at: float | None) -> str:
-    """Seconds since the epoch, as local time."""
+    """Format seconds since the epoch as local time."""
     if at is None:
         return NOTHING
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -109,8 +109,8 @@ def clock(at: float) -> str:
 
 
 def event_text(event: EventReport) -> str:
-    """An event's text with its worker before it."""
+    """Return an event's text with its worker in front."""
     who = identity(event["instance"], event["generation"], event["pid"])
     in_hand = event.get("in_hand")  # servers of older versions do not say it
-    text = f"{event['text']}; in hand: {in_hand}" if in_hand else event["text"]
+    text = f"{event['text']}; in progress: {in_hand}" if in_hand else event["text"]
     return plain(f"{who} {text}" if who else text)

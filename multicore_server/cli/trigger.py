@@ -16,21 +16,23 @@ from multicore_server.ipc.report import ActionAnswer
 @click.command()
 @click.argument("name", required=False)
 @click.argument("instances", nargs=-1, metavar="[INSTANCE]...")
-@click.option("-s", "--server", help="The server's name, port or pid; not needed where one server runs.")
+@click.option("-s", "--server", help="Name, port or pid of the server. Leave it out if only one server runs.")
 @click.option(
     "--json",
     "given",
     metavar="ARGS",
-    help="Arguments: an object has them by name, a list by position; anything else is the only one.",
+    help="Arguments: an object gives them by name, a list by position; any other value is the only argument.",
 )
-@click.option("--timeout", metavar="TIME", default="10", help="For the answer of each worker; 10 s.")
+@click.option(
+    "--timeout", metavar="TIME", default="10", help="Time for each worker to answer; 10 s by default."
+)
 def trigger(
     name: str | None, instances: tuple[str, ...], server: str | None, given: str | None, timeout: str
 ) -> None:
-    """Call an action in all workers, or in those of some instances, and print what each answers.
+    """Call an action in all workers, or in the workers of some instances, and print the answers.
 
     Without NAME, list the actions. Built in: gc, memory, stacks, tracemalloc (start, top, stop).
-    Exit status 1 when it has failed in one of them.
+    The exit status is 1 if the action fails in a worker.
     """
     numbers = instances_of("trigger", instances)
     answers = choose(server).act(name, numbers, _arguments(given), answer_timeout(timeout))
@@ -40,7 +42,7 @@ def trigger(
         for answer in answers:
             click.echo(f"instance {answer['instance']}: {_shown(answer)}", err=not answer["ok"])
     if not answers:
-        raise Trouble("trigger: no worker runs")
+        raise Trouble("trigger: no worker is running")
     if not all(answer["ok"] for answer in answers):
         sys.exit(1)
 
@@ -49,7 +51,7 @@ def _arguments(given: str | None) -> object:
     try:
         return None if given is None else json.loads(given)
     except (ValueError, RecursionError) as exc:
-        raise Trouble(f"--json: {given!r} is no JSON: {exc}") from None
+        raise Trouble(f"--json: {given!r} is not JSON: {exc}") from None
 
 
 def _shown(answer: ActionAnswer) -> str:
@@ -57,7 +59,7 @@ def _shown(answer: ActionAnswer) -> str:
 
 
 def _list(answers: list[ActionAnswer]) -> None:
-    """Each name, with the instances that have it where not all have."""
+    """Print each name, with its instances if not all have it."""
     having: dict[str, list[int]] = {}
     for answer in answers:
         for name in answer["value"] if isinstance(answer["value"], list) else ():

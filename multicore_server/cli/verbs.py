@@ -1,4 +1,4 @@
-"""The operating verbs: what `pm2 list`, `reload`, `scale` and the rest do, through the command socket."""
+"""The operating verbs: do what `pm2 list`, `reload`, `scale` and others do, through the command socket."""
 
 from __future__ import annotations
 
@@ -35,19 +35,17 @@ from multicore_server.ipc.report import EventReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LAST = 20  # events that are shown where nobody says how many
+LAST = 20  # events that are shown without --last
 
 
 def _server(function: F) -> F:
-    text = "SERVER is a name, a port or a pid; it can be left out where one server runs."
+    text = "SERVER is a name, a port or a pid. Leave it out if only one server runs."
     function.__doc__ = f"{function.__doc__}\n\n{text}"
     return click.argument("server", required=False, shell_complete=complete)(function)
 
 
 def _servers(function: F) -> F:
-    text = (
-        "SERVER is a name, port or pid, an ecosystem file or all; it can be left out where one server runs."
-    )
+    text = "SERVER is a name, port or pid, an ecosystem file or all. Leave it out if only one server runs."
     function.__doc__ = f"{function.__doc__}\n\n{text}"
     return click.argument("servers", nargs=-1, metavar="[SERVER]...", shell_complete=complete)(function)
 
@@ -88,7 +86,7 @@ def _names_here() -> list[str]:
 def _each(
     servers: Sequence[RunningServer], act: Callable[[RunningServer], None], *, named: bool = True
 ) -> int:
-    """One after the other: one that fails keeps none of the others from its turn. The exit status."""
+    """Act on one server after the other, also after a failure. Return the exit status."""
     worst = 0
     for server in servers:
         if named and len(servers) > 1:
@@ -104,7 +102,7 @@ def _each(
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_no_wait = click.option("--no-wait", is_flag=True, help="Return when it has begun.")
+_no_wait = click.option("--no-wait", is_flag=True, help="Return as soon as the server has started the work.")
 
 
 # --- looking ---
@@ -147,7 +145,7 @@ def _list_json(servers: list[RunningServer]) -> list[Trouble]:
 @_server
 @_as_json
 def show(server: str | None, as_json: bool) -> None:
-    """Show all about one server: its workers, the settings in force, what happened lately."""
+    """Show one server in detail: its workers, the settings in force, the last events."""
     chosen = choose(server)
     if as_json:
         _print_json(chosen.status())
@@ -169,9 +167,9 @@ def metrics(server: str | None) -> None:
 
 @click.command()
 @_server
-@click.option("-f", "--follow", is_flag=True, help="Go on with each new one, until the server ends.")
-@click.option("--last", metavar="N", help=f"How many of those that there were: {LAST}, or 0 with --follow.")
-@click.option("--json", "as_json", is_flag=True, help="Print each as one line of JSON.")
+@click.option("-f", "--follow", is_flag=True, help="Also print each new event, until the server exits.")
+@click.option("--last", metavar="N", help=f"Number of past events: {LAST}, or 0 with --follow.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
 def events(server: str | None, follow: bool, last: str | None, as_json: bool) -> None:
     """Print what happened to a server's workers."""
     number = number_of("--last", last, 0 if follow else LAST)
@@ -185,20 +183,20 @@ def events(server: str | None, follow: bool, last: str | None, as_json: bool) ->
 
 
 def _follow(server: RunningServer, last: int, as_json: bool) -> None:
-    """Until the server ends or the reader leaves; a monitor that is replaced costs no event."""
+    """Until the server exits or the reader leaves. If the monitor is replaced, no event is lost."""
     there = server.status()["events"]
     seen = max((event["id"] for event in there[: max(0, len(there) - last)]), default=0)
     try:
         while server.lives():
             seen = _follow_once(server, seen, as_json)
             time.sleep(0.2)
-        click.echo(f"{server} has ended", err=True)
+        click.echo(f"{server} has exited", err=True)
     except KeyboardInterrupt:
         pass
 
 
 def _follow_once(server: RunningServer, seen: int, as_json: bool) -> int:
-    """The number of the last event that was printed."""
+    """Return the number of the last event that was printed."""
     try:
         for event in server.events(last=999_999):
             if event["id"] > seen:
@@ -226,9 +224,9 @@ def _print_json(document: object) -> None:
 @_no_wait
 @_as_json
 def reload(servers: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
-    """Load the configuration and the app afresh and replace every worker; no request is lost.
+    """Load the configuration and the app again and replace every worker; no request is lost.
 
-    Exit status 1 when it was rolled back or has failed: the old workers go on.
+    The exit status is 1 if the reload fails or is rolled back: the old workers keep serving.
     """
 
     def begin(server: RunningServer) -> None:
@@ -240,14 +238,14 @@ def reload(servers: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVER]... [INSTANCE]...", shell_complete=complete)
-@click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
+@click.option("-s", "--server", help="Name, port or pid of the server; all arguments are then instances.")
 @_no_wait
 @_as_json
 def restart(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_json: bool) -> None:
-    """Replace all workers, or those of some instances, one after the other; revives errored ones.
+    """Replace all workers, or the workers of some instances, one after the other; start errored ones again.
 
-    A number is an INSTANCE as `ps` shows it, anything else before it a server's name, or all.
-    Exit status 1 when a replacement does not become ready: the old worker goes on.
+    A number is an INSTANCE, as `ps` shows it. Names before it are servers, or all.
+    The exit status is 1 if a replacement does not become ready: the old worker keeps serving.
     """
     named, instances = servers_and_instances("restart", arguments, server)
 
@@ -258,22 +256,22 @@ def restart(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_js
     sys.exit(_each(_choose_all(named), begin))
 
 
-# A number such as -1 is no option.
+# A number such as -1 is not an option.
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, metavar="[SERVER] N|+N|-N|max", shell_complete=complete)
-@click.option("-s", "--server", help="The server's name, port or pid.")
+@click.option("-s", "--server", help="Name, port or pid of the server.")
 @_no_wait
 @_as_json
 def scale(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_json: bool) -> None:
-    """Run N workers from now on, N more or fewer, or one for each CPU (max).
+    """Change the number of workers: to N, by +N or -N, or to one for each CPU (max).
 
-    Exit status 1 when a new worker does not become ready.
+    The exit status is 1 if a new worker does not become ready.
     """
     *named, wanted = arguments or ("",)
     if len(named) > (server is None):
         raise Trouble("scale: give a server and a number of workers, such as `scale api +2`")
     if not re.fullmatch(r"max|[+-]?\d{1,6}", wanted, re.ASCII | re.IGNORECASE):
-        raise Trouble(f"scale: {wanted!r} is no number of workers; give 4, +1, -1 or max")
+        raise Trouble(f"scale: {wanted!r} is not a number of workers; give 4, +1, -1 or max")
     chosen = choose(named[0] if named else server)
     before = chosen.status()
     begun = chosen.command("scale", workers=wanted)
@@ -283,11 +281,11 @@ def scale(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_json
 
 @click.command()
 @_servers
-@click.option("--now", is_flag=True, help="Do not wait for the requests in hand.")
+@click.option("--now", is_flag=True, help="Do not wait for the requests in progress.")
 @_no_wait
 @_as_json
 def stop(servers: tuple[str, ...], now: bool, no_wait: bool, as_json: bool) -> None:
-    """End a server: it answers the requests in hand, then its processes end."""
+    """Stop a server: it answers the requests in progress, then its processes exit."""
     told: dict[RunningServer, str] = {}
 
     def tell(server: RunningServer) -> None:
@@ -305,7 +303,7 @@ def stop(servers: tuple[str, ...], now: bool, no_wait: bool, as_json: bool) -> N
 @_servers
 @_as_json
 def reset(servers: tuple[str, ...], as_json: bool) -> None:
-    """Forget the workers' unstable exits and start errored ones again."""
+    """Set the workers' counts of unstable exits to 0 and start errored workers again."""
 
     def begin(server: RunningServer) -> None:
         _print_outcome(server, CommandResult(True, server.command("reset").text), as_json)
@@ -314,7 +312,7 @@ def reset(servers: tuple[str, ...], as_json: bool) -> None:
 
 
 def _conclude(server: RunningServer, begun: Begun, waiting: Wait | None, as_json: bool) -> None:
-    """Wait, if that is wanted, and say what came of it."""
+    """Wait, unless --no-wait is given, and print the result."""
     outcome = CommandResult(True, begun.text) if waiting is None else wait(server, waiting, silent=as_json)
     _print_outcome(server, outcome, as_json)
 
@@ -333,9 +331,9 @@ def _print_outcome(server: RunningServer, outcome: CommandResult, as_json: bool)
 
 @click.command()
 @_server
-@click.option("--interval", metavar="SECONDS", default="1", help="Time between two looks; 1 by default.")
+@click.option("--interval", metavar="SECONDS", default="1", help="Time between two updates; 1 by default.")
 def monit(server: str | None, interval: str) -> None:
-    """Watch a server live: its workers, requests and events; keys reload, restart and scale it."""
+    """Watch a server live: its workers, requests and events. Keys reload, restart and scale it."""
     seconds = _seconds(interval)
     try:
         from multicore_server.cli.monit import watch

@@ -1,6 +1,6 @@
-"""When a command is done, and what came of it: told from one /status to the next.
+"""Decides from successive /status documents when a command is done and what its result is.
 
-Pure. Each takes the status from before the command, then those from after it.
+Pure. Each class gets the status from before the command, then the statuses after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class CommandResult(NamedTuple):
 
 
 class Step(NamedTuple):
-    """How far it is; ``outcome`` once it is done."""
+    """How far the command is; ``outcome`` when it is done."""
 
     done: int
     total: int
@@ -32,7 +32,7 @@ class Wait(Protocol):
 
 
 class Reloading:
-    """Until the reload that was asked for has its result; one that was in progress before does not count."""
+    """Waits for the result of the requested reload; a reload that was in progress before does not count."""
 
     what = "workers replaced"
 
@@ -56,7 +56,7 @@ class Reloading:
 
 
 class Restarting:
-    """Until each of the instances has a worker that is newer than the one it had."""
+    """Waits until each instance has a newer worker than before."""
 
     what = "workers replaced"
 
@@ -80,7 +80,7 @@ class Restarting:
 
 
 class Scaling:
-    """Until as many workers are ready as were asked for, and those that were too many have ended."""
+    """Waits until the requested number of workers is ready and the surplus ones have exited."""
 
     what = "workers ready"
 
@@ -108,12 +108,12 @@ class Scaling:
 
 
 def last_event(status: Status) -> int:
-    """The number of its newest event."""
+    """Return the number of the newest event."""
     return max((it["id"] for it in status["events"]), default=0)
 
 
 def events_after(status: Status, mark: int) -> list[EventReport]:
-    """The events after the one with this number."""
+    """Return the events after the one with this number."""
     return [it for it in status["events"] if it["id"] > mark]
 
 
@@ -122,7 +122,7 @@ def boots_failed(status: Status, mark: int) -> list[EventReport]:
 
 
 def ready(status: Status) -> dict[int, int]:
-    """The generation of each instance's worker that is ready."""
+    """Return the generation of each instance's ready worker."""
     return {
         slot["instance"]: process["generation"]
         for slot in status["workers"]
@@ -132,14 +132,14 @@ def ready(status: Status) -> dict[int, int]:
 
 
 def _next_generation(slot: WorkerStatus) -> int:
-    """What a restart leads to: one that is starting already will do."""
+    """Return the generation that a restart leads to: one that is starting already counts."""
     states = {process["generation"]: process["state"] for process in slot["processes"]}
     starting = [generation for generation, state in states.items() if state == "starting"]
     return max(starting) if starting else max(states, default=0) + 1
 
 
 def _rests(slot: WorkerStatus) -> bool:
-    """Whether nothing is started there before somebody asks for it."""
+    """Return whether the slot stays without a worker until somebody asks for one."""
     return slot["state"] in ("errored", "stopped")
 
 

@@ -1,8 +1,7 @@
-"""The interface of the server to the app: ``from multicore_server import cluster``.
+"""The interface between the server and the app: ``from multicore_server import cluster``.
 
-Outside of a worker (plain uvicorn, a test, a REPL) the app is the only instance, number 0, primary, and never
-drains.
-So an app that uses this runs anywhere.
+Outside of a worker (plain uvicorn, a test, a REPL) the app is the only instance. It has number 0, is the
+primary worker, and never drains. So an app that uses this module runs anywhere.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def __dir__() -> list[str]:
 def ready() -> None:
     """Tell the server that this worker is ready.
 
-    With ``wait_ready`` a worker becomes ready only by this call. Any thread can call it, more than once. It
+    With ``wait_ready``, a worker becomes ready only by this call. Any thread can call it, more than once. It
     is PM2's ``process.send('ready')``.
     """
     if (on_ready := here().on_ready) is not None:
@@ -84,41 +83,49 @@ def ready() -> None:
 
 
 async def wait_draining() -> None:
-    """Return when this worker begins to drain: for responses and WebSockets that would not end by
-    themselves. In any event loop, of any thread."""
+    """Return when this worker begins to drain. Use it in responses and WebSockets that do not end by
+    themselves. It works in any event loop, in any thread."""
     await here().wait_draining()
 
 
 def on_drain(callback: Callback) -> Callback:
-    """Call this when the worker begins to drain, in the event loop's thread; a coroutine function runs as a
-    task, and the worker waits for it as for a request. A decorator. Node: ``worker.on('disconnect')``."""
+    """Decorate a function that is called when the worker begins to drain, in the event loop's thread.
+
+    A coroutine function runs as a task, and the worker waits for it as for a request. Node:
+    ``worker.on('disconnect')``.
+    """
     here().on_drain.append(callback)
     return callback
 
 
 def on_shutdown(callback: Callback) -> Callback:
-    """Call this when the worker has drained, before the app's lifespan shutdown; a coroutine function is
-    awaited, for what is left of ``graceful_timeout``. A decorator."""
+    """Decorate a function that is called when the worker has drained, before the app's lifespan shutdown.
+
+    A coroutine function is awaited for the rest of ``graceful_timeout``.
+    """
     here().on_shutdown.append(callback)
     return callback
 
 
 def run_on_primary(function: Callback) -> Callback:
-    """Run this in one worker alone, the primary one: a scheduler, a consumer of a queue. A decorator.
+    """Decorate a function that runs only in the primary worker: a scheduler, a queue consumer.
 
-    A coroutine function runs as a task from the moment when the worker is ready and primary, and is cancelled
-    when the worker drains; the next primary worker runs it then, not before it has ended here. What is no
-    coroutine function gets a thread, and is to return soon after ``cluster.draining``. If it raises, it is
-    logged, and starts again after a delay that grows from 0.1 to 15 s; if it returns, it is done.
+    A coroutine function runs as a task as soon as the worker is ready and primary. It is cancelled when the
+    worker drains. When it has ended here, the next primary worker runs it. A function that is not a coroutine
+    function runs in a thread and must return soon after ``cluster.draining`` becomes true. If it raises, the
+    log names it, and it starts again after a delay that grows from 0.1 to 15 s. If it returns, it does not
+    start again.
     """
     here().jobs.add(function)
     return function
 
 
 def start() -> None:
-    """Run what is registered by `run_on_primary` in the running event loop: for plain uvicorn, in the app's
-    lifespan, and for tests. In a worker it does nothing: the server starts it. Raises RuntimeError where no
-    loop runs."""
+    """Run the functions that `run_on_primary` has registered in the running event loop.
+
+    This is for tests, and for plain uvicorn, where the app's lifespan calls it. In a worker it does nothing,
+    because the server starts them. Raises RuntimeError if no loop runs.
+    """
     place = here()
     if place.is_primary and not place.is_worker:
         place.jobs.start()
@@ -128,62 +135,63 @@ def start() -> None:
 
 
 async def send(instance: Address, message: Any, fds: Iterable[Any] = ()) -> None:
-    """Send what JSON can say to the worker with this instance number, or to the hooks of the ``"arbiter"``.
+    """Send a JSON value to the worker with this instance number, or to the hooks of the ``"arbiter"``.
 
-    Up to 64 KiB as JSON; with it up to 16 open file descriptors, or sockets, which stay open here. Messages
-    of one sender to one worker arrive in order, each once at most. It never waits for the receiver. Node:
-    ``worker.send(message, sendHandle)``.
+    The message has up to 64 KiB as JSON. It can carry up to 16 open file descriptors or sockets, which stay
+    open here. Messages from one sender to one worker arrive in order, each at most once. It never waits for
+    the receiver. Node: ``worker.send(message, sendHandle)``.
 
-    Raises NotDelivered where that worker does not run or its queue is full; TypeError and ValueError for
-    what cannot be sent.
+    Raises NotDelivered if that worker does not run or its mailbox is full, and TypeError or ValueError for a
+    value that cannot be sent.
     """
     send_sync(instance, message, fds)
 
 
 def send_sync(instance: Address, message: Any, fds: Iterable[Any] = ()) -> None:
-    """As `send`, for threads and WSGI apps. It does not wait either."""
+    """Send like `send`, for threads and WSGI apps. It does not wait either."""
     if instance != "arbiter" and type(instance) is not int:
-        raise TypeError(f"{instance!r} is no instance number, and not 'arbiter'")
+        raise TypeError(f"{instance!r} is neither an instance number nor 'arbiter'")
     here().post.send(instance, encoded(message), descriptors_of(fds))
 
 
 async def broadcast(message: Any, include_self: bool = False, fds: Iterable[Any] = ()) -> int:
-    """Send a message, as `send` does, to every worker, those that drain included; return how many took it.
+    """Send a message, like `send`, to every worker, also to draining ones. Return how many took it.
 
-    For whom it was lost, it is counted in the metric ``multicore_messages_not_delivered_total``.
+    The metric ``multicore_messages_not_delivered_total`` counts the workers that did not take it.
     """
     return broadcast_sync(message, include_self, fds)
 
 
 def broadcast_sync(message: Any, include_self: bool = False, fds: Iterable[Any] = ()) -> int:
-    """As `broadcast`, for threads and WSGI apps."""
+    """Send like `broadcast`, for threads and WSGI apps."""
     return here().post.broadcast(encoded(message), descriptors_of(fds), include_self=include_self)
 
 
 def on_message(handler: Handler) -> Handler:
-    """Call this with each message that comes, and its sender: ``handler(message, sender)``. A decorator.
+    """Decorate a function that is called with each message and its sender: ``handler(message, sender)``.
 
-    It runs in the event loop's thread; a coroutine function runs as a task. In an inline WSGI app it runs
-    between two requests, with more threads in a thread of its own. If it raises, that is logged by name.
-    Node: ``process.on('message')``.
+    It runs in the event loop's thread; a coroutine function runs as a task. In an inline WSGI app, it runs
+    between two requests. In a WSGI app with more threads, it runs in its own thread. If it raises, the log
+    names it. Node: ``process.on('message')``.
     """
     here().receivers.add(handler)
     return handler
 
 
 def messages() -> Stream:
-    """Messages as they come: ``async with cluster.messages() as stream: async for message in stream: ...``
+    """Return a stream: ``async with cluster.messages() as stream: async for message in stream: ...``
 
-    From when the block is entered until the worker has drained, in any event loop. 1,000 messages may wait.
+    It has the messages from the moment when the block is entered until the worker has drained, in any event
+    loop. Up to 1,000 messages may wait.
     """
     return Stream(here().receivers)
 
 
 def action(name: str) -> Callable[[Action], Action]:
-    """Let operators call this in each worker: ``multicore-server trigger NAME``. A decorator.
+    """Decorate a function that operators call in each worker with ``multicore-server trigger NAME``.
 
-    Its arguments and its result are what JSON can say. It runs where message handlers run. PM2:
-    ``tx2.action``. Raises TypeError, and ValueError for a name that is built in.
+    Its arguments and its result are JSON. It runs where message handlers run. PM2: ``tx2.action``. Raises
+    TypeError, and ValueError for a name that is built in.
     """
 
     def register(function: Action) -> Action:
@@ -198,8 +206,8 @@ def action(name: str) -> Callable[[Action], Action]:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What makes a process a worker. ``on_ready`` is called for `ready`, ``once_log`` is of `once`, and by
-    ``post`` messages leave it."""
+    """What makes a process a worker. `ready` calls ``on_ready``, `once` uses ``once_log``, and messages leave
+    by ``post``."""
 
     instance: int
     instances: int
@@ -211,7 +219,7 @@ class Membership:
 
 
 def join(membership: Membership) -> None:
-    """This process is a worker now. Called once, after the fork."""
+    """Make this process a worker. Called once, after the fork."""
     place = here()
     place.instance, place.instances = membership.instance, membership.instances
     place.generation, place.is_worker, place.is_primary = membership.generation, True, False
@@ -220,14 +228,15 @@ def join(membership: Membership) -> None:
 
 
 def open_receivers(loop: asyncio.AbstractEventLoop, apart: Apart | None) -> tuple[Receivers, Actions]:
-    """This worker listens: its app's handlers and actions are called in this loop, or by ``apart``."""
+    """Take messages from now on: the app's handlers and actions are called in this loop, or by ``apart``."""
     place = here()
     place.calls.open(loop, apart)
     return place.receivers, place.actions
 
 
 def stand_for_primary(lock: Lock, changed: Callable[[bool], None]) -> Election:
-    """This worker is ready: from now on it may be primary. ``changed`` is told whether it is."""
+    """Make this worker, which is ready, a candidate. ``changed`` is called with whether it is the primary
+    worker."""
     place = here()
 
     def set_primary(primary: bool) -> None:
@@ -238,15 +247,15 @@ def stand_for_primary(lock: Lock, changed: Callable[[bool], None]) -> Election:
 
 
 def begin_to_drain() -> None:
-    """Idempotent. May run inside a signal handler."""
+    """Start the drain. Idempotent. May run inside a signal handler."""
     here().begin_to_drain()
 
 
 def call_on_drain() -> list[Coroutine[Any, Any, None]]:
-    """Call the callbacks; what is left to be awaited."""
+    """Call the callbacks. Return the coroutines to await."""
     return here().call_on_drain()
 
 
 def call_on_shutdown() -> list[Coroutine[Any, Any, None]]:
-    """Call the callbacks; what is left to be awaited."""
+    """Call the callbacks. Return the coroutines to await."""
     return here().call_on_shutdown()

@@ -11,26 +11,26 @@ BUILT_IN = frozenset({"gc", "memory", "stacks", "tracemalloc"})  # names that ev
 
 
 class NoActionError(LookupError):
-    """There is none of that name: one line."""
+    """No action has this name. The message is one line."""
 
 
 class Actions:
-    """By name. PM2: ``pmx.action`` and ``pm2 trigger``."""
+    """The actions by name. PM2: ``pmx.action`` and ``pm2 trigger``."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._actions: dict[str, Function] = {}
 
     def add(self, name: str, function: Callable[..., Any]) -> None:
-        """Raises TypeError, and ValueError for the name of an action that is built in."""
+        """Add an action of the app. Raises TypeError, and ValueError for the name of a built-in action."""
         if not isinstance(name, str) or not name.strip():
-            raise TypeError(f"the name of an action is a text, not {name!r}")
+            raise TypeError(f"the name of an action must be a string, not {name!r}")
         if name in BUILT_IN:
             raise ValueError(f"the action {name!r} is built in; give yours another name")
         self._register(name, function)
 
     def build_in(self, functions: Iterable[tuple[str, Callable[..., Any]]]) -> None:
-        """Those with the names of `BUILT_IN`."""
+        """Add the actions with the names of `BUILT_IN`."""
         for name, function in functions:
             self._register(name, function)
 
@@ -41,8 +41,11 @@ class Actions:
         return sorted(self._actions)
 
     def start(self, name: str, given: Any, done: Done) -> None:
-        """``given``: an object has the arguments by name, a list by position; what is neither is the only
-        one, and None is none. In the loop's thread; never raises."""
+        """Start an action, in the loop's thread; never raises.
+
+        ``given`` has the arguments: an object by name, a list by position. None means no argument; any other
+        value is the only argument.
+        """
         function = self._actions.get(name)
         if function is None:
             done(None, NoActionError(f"there is no action {name!r}; there are {', '.join(self.names())}"))

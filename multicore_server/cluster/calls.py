@@ -1,4 +1,4 @@
-"""How the app's functions are called that answer messages: in order, rescued, named when they do not end."""
+"""Calls the app's functions for messages: in order, safe from exceptions, with a log line for slow ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("gunicorn.error")
 
 
 class Function(NamedTuple):
-    """``what`` it is, for the log: "the message handler clear"."""
+    """A function of the app. ``what`` names it in the log: "the message handler clear"."""
 
     what: str
     call: Callable[..., Any]
@@ -48,7 +48,7 @@ class Waiting(NamedTuple):
 
 
 class Calls:
-    """Calls in progress, and those that wait for their turn."""
+    """Calls in progress, and calls that wait for their turn."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -62,7 +62,8 @@ class Calls:
         self.spent: Callable[[float], None] = lambda _: None  # seconds in a call; in any thread
 
     def open(self, loop: asyncio.AbstractEventLoop, apart: Apart | None = None) -> None:
-        """Call in this loop; what is no coroutine function by ``apart``, where it is given."""
+        """Call in this loop. If ``apart`` is given, it calls the functions that are not coroutine
+        functions."""
         self._loop, self._apart = loop, apart
 
     @property
@@ -74,7 +75,8 @@ class Calls:
         return bool(self._tasks or self._waiting)
 
     def start(self, function: Function, *arguments: Any, done: Done | None = None) -> None:
-        """In the loop's thread. What the function raises is logged; ``done`` may be called in any thread."""
+        """Call a function, in the loop's thread. An exception is logged. ``done`` may be called in any
+        thread."""
         if function.is_async or self._apart is None:
             self._call(function, arguments, done)
             return
@@ -137,7 +139,7 @@ class Calls:
             self._call(*self._waiting.popleft())
 
     def look(self) -> None:
-        """Name those that do not end, once each."""
+        """Name the calls that do not end, once each."""
         late = time.monotonic() - SLOW
         for token, running in tuple(self._running.items()):
             if running.began <= late and running.counts and token not in self._named:
@@ -145,7 +147,8 @@ class Calls:
                 logger.warning("%s has not ended after %.0f s", running.what, SLOW)
 
     async def settle(self, patience: float) -> bool:
-        """Wait so many seconds for those in progress, and cancel what is left then; whether there was any."""
+        """Wait this many seconds for the calls in progress, then cancel the rest. Return whether there were
+        any."""
         deadline = time.monotonic() + patience
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Messages between the workers: what a message is, who is told of one, and the way of one process alone."""
+"""Messages between the workers: what a message is, who receives it, and how a single process handles one."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 class NotDelivered(Exception):  # noqa: N818 - it says what happened to the message
-    """The receiver does not run, or its queue is full; the text says which."""
+    """The receiver does not run, or its mailbox is full; the text says which."""
 
 
 class Message:
-    """What a handler is given.
+    """What a handler gets.
 
-    ``value`` is what JSON made of what was sent. ``sender`` is the number of an instance, or ``"arbiter"``.
-    ``fds`` are open file descriptors, which no subprocess inherits: whoever takes one out of this list
-    (``message.fds.pop()``) has it and closes it. What is left is closed when the message is gone.
+    ``value`` is the JSON value that was sent. ``sender`` is an instance number or ``"arbiter"``. ``fds`` are
+    open file descriptors; no subprocess inherits them. Code that takes one out of this list
+    (``message.fds.pop()``) owns it and closes it. The others are closed with the message.
     """
 
     __slots__ = ("__weakref__", "fds", "sender", "value")
@@ -59,7 +59,8 @@ def _close(fds: list[int]) -> None:
 
 
 def encoded(value: Any) -> bytes:
-    """Raises TypeError for what is no JSON, ValueError for what is too large or no number of JSON's."""
+    """Return the message as JSON. Raises TypeError for a value that is not JSON, ValueError for one that is
+    too large or for a number that JSON does not have."""
     try:
         body = _encode(value).encode()
     except RecursionError:
@@ -67,12 +68,12 @@ def encoded(value: Any) -> bytes:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise ValueError("the message is nested too deeply")
     if len(body) > MAX_MESSAGE:
-        raise ValueError(f"the message has {len(body)} bytes; {MAX_MESSAGE} are the most")
+        raise ValueError(f"the message has {len(body)} bytes; the limit is {MAX_MESSAGE}")
     return body
 
 
 def _depth(value: Any) -> int:
-    """Without recursion; a value that JSON has taken holds no circle."""
+    """Calculate without recursion; a value that JSON has accepted has no cycle."""
     depth, level = 0, [value]
     while level := [it for it in level if isinstance(it, (list, tuple, dict))]:
         depth += 1
@@ -81,10 +82,11 @@ def _depth(value: Any) -> int:
 
 
 def descriptors_of(fds: Iterable[Any]) -> list[int]:
-    """Numbers, or objects with a ``fileno()``, as numbers. Raises TypeError, ValueError for too many."""
+    """Return numbers, or objects with a ``fileno()``, as numbers. Raises TypeError, ValueError for too
+    many."""
     numbers = [_number(fd) for fd in fds]
     if len(numbers) > MAX_FDS:
-        raise ValueError(f"{len(numbers)} descriptors; {MAX_FDS} are the most")
+        raise ValueError(f"{len(numbers)} descriptors; the limit is {MAX_FDS}")
     return numbers
 
 
@@ -94,27 +96,28 @@ def _number(fd: Any) -> int:
     except io.UnsupportedOperation:
         number = None
     if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{fd!r} is no file descriptor, and has none")
+        raise TypeError(f"{fd!r} is not a file descriptor and has none")
     if number < 0:
         raise ValueError(f"{fd!r} is closed")
     if number >= 2**31:
-        raise ValueError(f"{fd!r} is no file descriptor")
+        raise ValueError(f"{fd!r} is not a file descriptor")
     return number
 
 
 class Post(Protocol):
-    """How a message leaves this process, or comes back to it. From any thread; nothing waits."""
+    """Carries messages from this process, or back to it. Any thread can use it; nothing waits."""
 
     def send(self, to: Address, body: bytes, fds: Sequence[int]) -> None:
-        """Raises NotDelivered, ValueError for descriptors that are not open."""
+        """Raises NotDelivered, and ValueError for descriptors that are not open."""
 
     def broadcast(self, body: bytes, fds: Sequence[int], *, include_self: bool) -> int:
-        """Return how many processes took it. Raises as `send`, but for those that did not take it."""
+        """Return how many processes took it. Raises like `send`, except for processes that did not take
+        it."""
         ...
 
 
 class Receivers:
-    """The handlers and the streams of this process's app."""
+    """The message handlers and streams of this process's app."""
 
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
@@ -135,7 +138,7 @@ class Receivers:
         self._streams.discard(stream)
 
     def deliver(self, message: Message) -> None:
-        """In the loop's thread."""
+        """Deliver a message, in the loop's thread."""
         for stream in tuple(self._streams):
             if not stream.put(message):
                 self.on_lost()
@@ -143,14 +146,14 @@ class Receivers:
             self.calls.start(handler, message, message.sender)
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """End the streams: no more messages come."""
         self._ended = True
         for stream in tuple(self._streams):
             stream.end()
 
 
 class Stream:
-    """Messages as an asynchronous iterator, for as long as its block is open."""
+    """Messages as an asynchronous iterator, as long as its block is open."""
 
     def __init__(self, receivers: Receivers) -> None:
         self._receivers = receivers
@@ -181,18 +184,20 @@ class Stream:
         return self._messages.popleft()
 
     def put(self, message: Message) -> bool:
-        """Whether there was room."""
+        """Add a message. Return whether there was room."""
         if len(self._messages) >= MOST_WAITING:
             if not self._complained:
                 self._complained = True
-                logger.warning("a stream of messages is not read: %d wait, more are lost", MOST_WAITING)
+                logger.warning(
+                    "nobody reads a message stream: %d messages wait, further ones are lost", MOST_WAITING
+                )
             return False
         self._messages.append(message)
         self._wake()
         return True
 
     def end(self) -> None:
-        """What has come is still to be read."""
+        """End the stream. Messages that have come can still be read."""
         self._ended = True
         self._wake()
 
@@ -212,9 +217,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class LocalPost:
-    """Where there is one process: its messages are delivered to itself, and to the other instances in it.
+    """Delivers messages within one process: to itself, and to the other instances in it.
 
-    ``everyone`` are the receivers by the number of their instance; ``own`` is whose post this is.
+    ``everyone`` has the receivers by instance number; ``own`` is the instance that this object belongs to.
     """
 
     def __init__(self, own: int, everyone: Mapping[int, Receivers]) -> None:
@@ -225,7 +230,7 @@ class LocalPost:
 
     def send(self, to: Address, body: bytes, fds: Sequence[int]) -> None:
         if to == "arbiter":
-            raise NotDelivered("there is no arbiter: this process is no worker of the server")
+            raise NotDelivered("there is no arbiter: this process is not a worker of the server")
         if to not in self._everyone:
             raise NotDelivered(f"there is no instance {to}; there are {', '.join(map(str, self._everyone))}")
         self._deliver(self._everyone[to], Message(json.loads(body), self._own, _duplicates(fds)))
@@ -237,7 +242,7 @@ class LocalPost:
         return len(to)
 
     def _deliver(self, receivers: Receivers, message: Message) -> None:
-        """In the running loop, later; where none runs, at once."""
+        """Deliver later in the running loop; at once if no loop runs."""
         loop = _running_loop() or self._loop
         if loop is None or not loop.is_running():
             asyncio.run(self._deliver_and_wait(receivers, message))
@@ -260,7 +265,7 @@ class LocalPost:
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:
-    """As the kernel gives them to another process."""
+    """Duplicate descriptors, as the kernel does for another process."""
     made: list[int] = []
     try:
         made.extend(map(os.dup, fds))

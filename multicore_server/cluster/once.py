@@ -1,4 +1,4 @@
-"""What one worker does for all workers of a deployment: `once` and `once_sync`."""
+"""`once` and `once_sync`: one worker does something for all workers of a deployment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LOOK = 0.02  # seconds between two looks at what another worker does
 
 
 class OnceError(Exception):
-    """The function has failed in another worker; the text names its exception."""
+    """The function failed in another worker; the text names its exception."""
 
 
 class Log(Protocol):
-    """Of what has been done, by name; see `multicore_server.ipc.once_log`."""
+    """The results by name; see `multicore_server.ipc.once_log`."""
 
     def begin(self, deployment: int, name: str) -> bool: ...
 
@@ -31,7 +31,7 @@ class Log(Protocol):
 
 
 class LocalLog:
-    """Where there is one process, and so nobody else."""
+    """The log if there is only one process."""
 
     def __init__(self) -> None:
         self._outcomes: list[Any] = []
@@ -40,7 +40,7 @@ class LocalLog:
         return True
 
     def end(self, deployment: int, name: str) -> None:
-        """Nobody waits."""
+        """Do nothing: no other process waits."""
 
     def outcomes(self, deployment: int, name: str) -> list[Any]:
         return [outcome for outcome in self._outcomes if outcome[1] == name]
@@ -51,7 +51,8 @@ class LocalLog:
 
 
 class Attempt:
-    """One caller's way to the result: it calls the function itself, or waits for whoever does."""
+    """One caller's attempt to get the result: it calls the function itself, or waits for the worker that
+    does."""
 
     _log: ClassVar[Log] = LocalLog()
     _deployment: ClassVar[int] = 0
@@ -71,19 +72,19 @@ class Attempt:
         return self._log.outcomes(self._deployment, self.name)
 
     def is_done(self) -> bool:
-        """Whether `value` is there. Raises OnceError where another worker has failed meanwhile."""
+        """Return whether `value` is there. Raises OnceError if another worker has failed meanwhile."""
         outcomes = self._outcomes()
         if not outcomes:
             return False
         _, _, value, error = outcomes[-1]
         if not error:
             self.value = value
-        elif len(outcomes) > self._seen:  # what failed earlier was told to others, and may be mended
+        elif len(outcomes) > self._seen:  # what failed earlier was told to others, and may be repaired
             raise OnceError(f"{self.name}: {error}")
         return not error
 
     def _begin(self) -> bool:
-        """One step: threads of this process may be here at the same time."""
+        """Claim the call in one step: several threads of this process may be here at the same time."""
         with self._guard:
             if self.name in self._running or not self._log.begin(self._deployment, self.name):
                 return False
@@ -92,8 +93,11 @@ class Attempt:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[bool]:
-        """Whether it is this caller who calls the function, in the block. What that raises is told to those
-        who wait; where it is cancelled, another one calls it."""
+        """Yield whether this caller calls the function, in the block.
+
+        If the function raises, the waiting workers get the exception's text. If it is cancelled, another
+        caller calls it.
+        """
         if not self._begin():
             yield False
             return
@@ -109,7 +113,7 @@ class Attempt:
             self._log.end(self._deployment, self.name)
 
     def succeed(self, value: Any) -> None:
-        """Raises TypeError or ValueError where the others cannot be given that value."""
+        """Store the result. Raises TypeError or ValueError if it cannot be passed to the other workers."""
         self._log.add((self._deployment, self.name, value, ""))
         self.value = value
 
@@ -118,11 +122,11 @@ async def once(name: str, function: Callable[[], Any]) -> Any:
     """Call a function, or a coroutine function, in one worker; return its result in all of them.
 
     It is called once in each deployment: a reload calls it again, the replacement of a worker does not. A
-    function that is no coroutine function runs in a thread. If its worker dies, another one calls it. The
-    result is what JSON can say, up to 64 KiB.
+    function that is not a coroutine function runs in a thread. If its worker crashes, another worker calls
+    it. The result is JSON, up to 64 KiB.
 
-    Raises what the function raises, and OnceError in the workers that have waited; TypeError and ValueError
-    for a result that cannot be passed on.
+    Raises what the function raises, OnceError in the workers that waited, and TypeError or ValueError for a
+    result that cannot be passed on.
     """
     attempt = Attempt(name)
     while not attempt.is_done():
@@ -141,7 +145,8 @@ async def _called(function: Callable[[], Any]) -> Any:
 
 
 def once_sync(name: str, function: Callable[[], Any]) -> Any:
-    """As `once`, for code that is not in an event loop: at import, or in a WSGI app. It waits."""
+    """Call like `once`, for code outside of an event loop: at import, or in a WSGI app. It blocks while it
+    waits."""
     attempt = Attempt(name)
     while not attempt.is_done():
         with attempt.turn() as ours:

@@ -1,4 +1,4 @@
-"""What this process is to its app: its number, and all that the app has registered."""
+"""What the app knows of this process: its number, and everything that the app has registered."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ logger = logging.getLogger("gunicorn.error")
 
 
 class Place:
-    """Of this process; or, in a test, of one of several instances in it. As long as nobody says otherwise,
-    the app is the only instance."""
+    """The state of this process; in a test, of one of several instances in it.
+
+    By default, the app is the only instance.
+    """
 
     def __init__(self) -> None:
         self.instance = 0
@@ -52,23 +54,23 @@ class Place:
             self.waiting.discard(waiter)
 
     def begin_to_drain(self) -> None:
-        """Idempotent. May run inside a signal handler."""
+        """Start the drain. Idempotent. May run inside a signal handler."""
         self.draining = True
         for loop, waiter in list(self.waiting):
             with contextlib.suppress(RuntimeError):  # that loop is closed
                 loop.call_soon_threadsafe(_wake, waiter)
 
     def call_on_drain(self) -> list[Coroutine[Any, Any, None]]:
-        """Call the callbacks; what is left to be awaited."""
+        """Call the callbacks. Return the coroutines to await."""
         return _call("on_drain", self.on_drain)
 
     def call_on_shutdown(self) -> list[Coroutine[Any, Any, None]]:
-        """Call the callbacks; what is left to be awaited."""
+        """Call the callbacks. Return the coroutines to await."""
         return _call("on_shutdown", self.on_shutdown)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """What runs in the block, and the tasks that it starts, are of this instance: for tests."""
+        """Run the block, and the tasks that it starts, in this instance. For tests."""
         token = _here.set(self)
         try:
             yield

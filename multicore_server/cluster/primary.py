@@ -1,4 +1,4 @@
-"""Exactly one: the worker that is primary, and what runs in it alone."""
+"""Elects the primary worker, and runs functions only there."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ logger = logging.getLogger("gunicorn.error")
 
 
 class Lock(Protocol):
-    """What one process has at most; it loses it with its life."""
+    """A lock that at most one process holds; the kernel releases it when the process exits."""
 
     def take(self) -> bool: ...
 
     def free(self) -> None:
-        """Give it up, and wake those who want it."""
+        """Release the lock, and wake the candidates."""
 
 
 class Jobs:
-    """What is to run in one worker, and runs in this one while it is primary."""
+    """The functions that run only in the primary worker; they run here while this worker is primary."""
 
     def __init__(self) -> None:
         self._functions: list[Callable[[], Any]] = []
@@ -36,13 +36,13 @@ class Jobs:
         self._loop: asyncio.AbstractEventLoop | None = None  # while they run
 
     def add(self, function: Callable[[], Any]) -> None:
-        """From any thread."""
+        """Add a function, from any thread."""
         self._functions.append(function)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._start, function)
 
     def start(self) -> None:
-        """In a running event loop. Raises RuntimeError where there is none. Idempotent."""
+        """Start the functions in the running event loop. Idempotent. Raises RuntimeError if no loop runs."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
@@ -57,7 +57,7 @@ class Jobs:
             task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
-        """Cancel them, and return when none runs any more."""
+        """Cancel the functions, and return when none runs any more."""
         self._loop = None
         tasks = list(self._tasks)
         for task in tasks:
@@ -67,7 +67,7 @@ class Jobs:
 
 
 async def _keep_running(function: Callable[[], Any]) -> None:
-    """Until it returns; start it again when it raises."""
+    """Run a function until it returns; start it again if it raises."""
     name = getattr(function, "__qualname__", repr(function))
     loop = asyncio.get_running_loop()
     delay = FIRST_DELAY
@@ -78,7 +78,7 @@ async def _keep_running(function: Callable[[], Any]) -> None:
         except Exception:
             if loop.time() - began >= STABLE:
                 delay = FIRST_DELAY
-            logger.exception("%s failed on the primary; it starts again in %.1f s", name, delay)
+            logger.exception("%s failed on the primary worker; it starts again in %.1f s", name, delay)
         else:
             return
         await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
@@ -86,7 +86,7 @@ async def _keep_running(function: Callable[[], Any]) -> None:
 
 
 async def _in_thread(function: Callable[[], Any]) -> None:
-    """A thread cannot be cancelled: what waits for it goes on waiting."""
+    """Run a function in a thread. A thread cannot be cancelled, so a cancelled waiter keeps waiting."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
@@ -120,7 +120,7 @@ def _settle(ended: asyncio.Future[None], error: BaseException | None) -> None:
 
 
 class Election:
-    """Whether this worker is the primary one. All of it runs in the worker's event loop.
+    """Decides whether this worker is the primary worker. All of it runs in the worker's event loop.
 
     ``changed`` is called with the answer whenever it changes.
     """
@@ -133,14 +133,14 @@ class Election:
         self._stands = True
 
     def look(self) -> None:
-        """Become primary, if nobody is. To be called at each heartbeat, and when the lock was freed."""
+        """Become primary if no worker is. Called at each heartbeat, and when the lock was released."""
         if self._stands and not self._is_primary and self._lock.take():
             self._is_primary = True
             self._changed(True)
             self._jobs.start()
 
     async def give_up(self) -> None:
-        """The worker drains. The lock is free when all that was to run once has ended, and not before."""
+        """Give up the lock, because the worker drains. It is released only when all functions have ended."""
         self._stands = False
         if self._is_primary:
             self._is_primary = False

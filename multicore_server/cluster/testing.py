@@ -1,11 +1,12 @@
-"""Several instances of an app in one process, for the tests of apps that use `multicore_server.cluster`.
+"""Runs several instances of an app in one process, for the tests of apps that use `multicore_server.cluster`.
 
 >>> from multicore_server.cluster.testing import Instances
 >>> with Instances(2) as instances:
 ...     first, second = (instance.load("shop.cache") for instance in instances)
 
-With pytest, ``from multicore_server.cluster.testing import instances`` in a test module or in ``conftest.py``
-makes this a fixture: a test that has the argument ``instances`` gets a function that makes so many.
+For pytest, write ``from multicore_server.cluster.testing import instances`` in a test module or in
+``conftest.py``. This makes it a fixture: a test with the argument ``instances`` gets a function that makes
+the number of instances that the test asks for.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 
 class _Receivers(Receivers):
-    """Handlers are called in the place of their instance."""
+    """Calls the handlers in the place of their instance."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.calls)
@@ -40,7 +41,7 @@ class _Receivers(Receivers):
 
 
 class Instance:
-    """One worker: in a block of `active`, `multicore_server.cluster` is what it is there."""
+    """One worker: in a block of `active`, `multicore_server.cluster` is that of this worker."""
 
     def __init__(self, number: int, instances: int) -> None:
         place = Place()
@@ -51,13 +52,14 @@ class Instance:
         self.place = place
 
     def active(self) -> contextlib.AbstractContextManager[None]:
-        """What is called in the block is called in this instance, and so are the tasks that it starts."""
+        """Run the block, and the tasks that it starts, in this instance."""
         return self.place.active()
 
     def load(self, name: str) -> ModuleType:
-        """Import a module once more, for this instance: with globals and handlers of its own.
+        """Import a module again for this instance, with its own globals and handlers.
 
-        The modules that it imports are shared with the others, as for any import. Raises ModuleNotFoundError.
+        The modules that it imports are shared with the other instances, as in any import. Raises
+        ModuleNotFoundError.
         """
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
@@ -80,7 +82,8 @@ class Instance:
             return await asyncio.ensure_future(coroutine)
 
     async def drain(self) -> None:
-        """This instance begins to drain: its callbacks are called, and what runs in the primary one ends."""
+        """Begin to drain: call this instance's callbacks, and end the functions that run only in the primary
+        worker."""
         self.place.begin_to_drain()
         self.place.is_primary = False
         with self.active():
@@ -89,7 +92,7 @@ class Instance:
 
 
 class Instances:
-    """As many instances, of which the first is the primary one. A context manager, and a sequence."""
+    """Several instances; the first one is the primary worker. A context manager and a sequence."""
 
     def __init__(self, count: int) -> None:
         self._instances = [Instance(number, count) for number in range(count)]
@@ -116,12 +119,13 @@ class Instances:
         return len(self._instances)
 
     async def delivered(self) -> None:
-        """Return when every message has come, and every handler has ended."""
+        """Return when every message has arrived and every handler has ended."""
         while any(post.on_their_way for post in self._posts) or any(it.place.calls.is_busy for it in self):
             await asyncio.sleep(0)
 
     async def drain(self, number: int) -> None:
-        """An instance drains; where it was the primary one, the next one that does not drain is."""
+        """Drain an instance. If it was the primary worker, the next instance that does not drain becomes
+        primary."""
         was_primary = self[number].place.is_primary
         await self[number].drain()
         heirs = [instance for instance in self if not instance.place.draining]

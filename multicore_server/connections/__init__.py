@@ -1,1 +1,1 @@
-"""Placing and moving connections: processes come and go, connections stay."""
+"""Places and moves connections: processes come and go, connections stay."""

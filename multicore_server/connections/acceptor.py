@@ -1,4 +1,4 @@
-"""How connections come to a worker: at its listeners and from its siblings."""
+"""Takes the connections of a worker: from its listeners and from its siblings."""
 
 from __future__ import annotations
 
@@ -207,9 +207,9 @@ class Acceptor:
             try:
                 os.close(os.dup(self._probe.fileno()))
             except OSError as exc:
-                self._complain(exc, "they are closed as they come")
+                self._complain(exc, "new ones are closed at once")
 
-    def _complain(self, exc: OSError, meanwhile: str = "they wait, and are tried again") -> None:
+    def _complain(self, exc: OSError, meanwhile: str = "they wait for the next try") -> None:
         now = time.monotonic()
         if now - self._complained > QUIET:
             self._complained = now
@@ -238,7 +238,7 @@ class Acceptor:
             self._loop.remove_reader(listener)
 
     def _take(self) -> None:
-        """Take what lies in the inbox, some of it.
+        """Take what is in the inbox, some of it.
 
         Inline, what takes long would hold up what siblings could answer: new connections are taken only while
         no request of our own awaits its response, and one after the other.
@@ -253,7 +253,7 @@ class Acceptor:
             self._take_no_more()
 
     def _place_anew(self, some: Callable[[], Swept], turns: int = TURNS) -> None:
-        """Place what lies in inboxes, some in each turn of the loop. It may come to lie in one again."""
+        """Place what is in inboxes, some in each turn of the loop. It may get into one again."""
         swept = some()
         self._adopt_all(swept.kept)
         if swept.placed and turns and not self.state.draining:
@@ -284,7 +284,7 @@ class Acceptor:
                 await self._announcements.read(connection, protocol)
             await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self.config.ssl)
         except OSError as exc:  # a failed TLS handshake, or it is closed already
-            logger.debug("a connection came to nothing: %s", exc)
+            logger.debug("a connection ended before it was adopted: %s", exc)
             connection.close()
             if not protocol.transport:
                 self._uncount(kind)
@@ -336,7 +336,7 @@ class Acceptor:
             except BlockingIOError:
                 return
             except OSError as exc:  # no descriptors
-                self._complain(exc, "those in the backlog are closed, as this worker is the last")
+                self._complain(exc, "those in the backlog are closed, because this worker is the last")
                 return
             self.row[ACCEPTED] += 1
             self._count()

@@ -1,4 +1,4 @@
-"""Where a connection came to, and from."""
+"""The two addresses of a connection: the server's and the client's."""
 
 from __future__ import annotations
 

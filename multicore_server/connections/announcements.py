@@ -1,7 +1,8 @@
-"""Clients that a proxy announces by the PROXY protocol, before the first byte of HTTP or TLS.
+"""Reads the client that a proxy announces by the PROXY protocol, before the first byte of HTTP or TLS.
 
-The header is read off the socket before that has a transport, to its last byte and no further: so TLS begins
-behind it as it would without. Where the first byte says that there is no header, nothing is taken.
+The header is read from the socket before the socket has a transport, and only up to the header's last byte.
+So TLS begins behind the header as it would without one. If the first byte shows that there is no header,
+nothing is read.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Announcements:
             self._refuse(protocol, HTTPStatus.FORBIDDEN, str(exc))
         except asyncio.TimeoutError:
             if not _peek(connection):
-                raise ConnectionAbortedError("nothing came") from None
-            self._refuse(protocol, HTTPStatus.REQUEST_TIMEOUT, "half a PROXY header")
+                raise ConnectionAbortedError("no byte arrived") from None
+            self._refuse(protocol, HTTPStatus.REQUEST_TIMEOUT, "an incomplete PROXY header")
         else:
             protocol.stays = True
             if found.source is not None:

@@ -1,4 +1,4 @@
-"""A request begins, on httptools: its scope is filled, and its cycle runs the app in a task."""
+"""Begins a request on httptools: fills its scope, and runs the app in a task."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The framing of chunks, with h11: what RFC 9112 7.1 does not allow is refused, as llhttp refuses it.
+"""Checks the framing of chunks with h11: refuses what RFC 9112 7.1 does not allow, as llhttp does.
 
-h11 lets every byte but a line feed stand in a chunk extension, also a carriage return alone, and lets line
-feeds alone end trailers. Who reads such a message otherwise, a proxy say, sees its end in another place.
+h11 accepts every byte but a line feed in a chunk extension, even a lone carriage return. It also accepts lone
+line feeds at the end of trailers. Another reader, a proxy for example, may see the end of such a message
+elsewhere.
 """
 
 from __future__ import annotations

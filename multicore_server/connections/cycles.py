@@ -1,4 +1,4 @@
-"""Makes uvicorn's cycles, one for each request, without what is the same for all of them."""
+"""Makes uvicorn's cycle for each request, without repeating what is the same for all requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places the connections that arrive at a worker, takes what is in inboxes, hands over what it leaves."""
+"""Places the connections that arrive at a worker, takes those in inboxes, hands over those that leave."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome(Enum):
     """What became of a connection."""
 
     KEPT = "kept"  # it stays with this worker
-    SENT = "sent"  # its descriptor lies in an inbox: this worker closes its own
+    SENT = "sent"  # its descriptor is in an inbox: this worker closes its own
 
 
 KEPT, SENT = Outcome.KEPT, Outcome.SENT
@@ -51,8 +51,8 @@ class Swept(NamedTuple):
 class Dispatcher:
     """Belongs to the worker that has ``slot`` and ``row``.
 
-    ``inline``: the worker does one thing at a time. What stays with it while something is in hand waits in
-    its inbox, where siblings can take it: what is in hand may take long.
+    ``inline``: the worker does one thing at a time. What stays with it while something is in progress waits
+    in its inbox, where siblings can take it: what is in progress may take long.
 
     The connections that `take`, `empty`, `sweep` and `place_inbox_anew` return are counted as this worker's,
     which adopts them.
@@ -90,8 +90,8 @@ class Dispatcher:
     def beat(self, connections: int, answered: int, *, free: bool = True) -> None:
         """At each heartbeat: how many connections are open, and how many requests have been answered.
 
-        Not ``free``: nothing else is answered before what is in hand. If that was so for a whole beat while
-        the loop ran, a client is slow, and others are not to wait for it: siblings take what comes.
+        Not ``free``: nothing else is answered before what is in progress. If that was so for a whole beat
+        while the loop ran, a client is slow, and others are not to wait for it: siblings take what comes.
         """
         self.row[CONNECTIONS] = connections
         if self._open:
@@ -237,12 +237,12 @@ class Dispatcher:
 
     @property
     def inbox(self) -> int:
-        """The descriptor that is readable when something lies in this slot's inbox."""
+        """The descriptor that is readable when something is in this slot's inbox."""
         return self._inboxes.reader(self.slot).fileno()
 
     @property
     def waiting(self) -> int:
-        """How many connections lie in this slot's inbox."""
+        """How many connections are in this slot's inbox."""
         return self._inboxes.waiting(self.slot)
 
     def take(self) -> list[Handed]:
@@ -265,11 +265,11 @@ class Dispatcher:
         return kept
 
     def place_inbox_anew(self) -> Swept:
-        """Place anew what lies in this slot's own inbox, some of it."""
+        """Place anew what is in this slot's own inbox, some of it."""
         return self._place_anew([self.slot])
 
     def sweep(self) -> Swept:
-        """Place anew what lies in the inboxes that nobody looks after, some of it."""
+        """Place anew what is in the inboxes that nobody looks after, some of it."""
         looked_at = self.siblings.unattended(SAMPLE if self.wake is not None else None)
         return self._place_anew([slot for slot in looked_at if self._inboxes.waiting(slot)])
 
@@ -296,7 +296,7 @@ class Dispatcher:
         try:
             return self._inboxes.receive(slot)
         except OSError as exc:  # no descriptors left
-            self.complain("a connection could not be taken (%s) and waits on", exc)
+            self.complain("a connection could not be taken (%s) and keeps waiting", exc)
             return []
 
 

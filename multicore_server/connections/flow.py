@@ -1,4 +1,4 @@
-"""Back-pressure, for clients most of which never cause any."""
+"""Back-pressure that costs nothing for the many clients that never cause any."""
 
 from __future__ import annotations
 

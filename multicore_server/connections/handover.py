@@ -1,4 +1,4 @@
-"""What the workers share to hand connections over, and the lock that makes choosing and sending one step."""
+"""What the workers share for a hand-over, and the lock that makes choosing and sending one step."""
 
 from __future__ import annotations
 

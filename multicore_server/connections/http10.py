@@ -1,4 +1,4 @@
-"""HTTP/1.0 clients: they know no chunks, and ask for keep-alive by name."""
+"""Serves HTTP/1.0 clients: they do not know chunks, and they ask for keep-alive by name."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""uvicorn's HTTP/2, on zttp: its connections cannot move, and end gently.
+"""uvicorn's HTTP/2, on zttp: its connections cannot move, but they end gently.
 
-At the first moment without a stream in progress a client is told, with GOAWAY, which stream was the last.
-What it has begun since is not read, and it asks for that again in another connection. One that has streams in
-progress for long is told to begin no more of them (RFC 9113 6.8), and all that is on its way is answered. Not
-at once: clients made with hyper-h2, httpx for instance, then give up the streams that are in progress.
+At the first moment without a stream in progress, GOAWAY tells the client which stream was the last. Streams
+that the client has begun since then are not read, and the client repeats them in another connection. If
+streams are in progress for long, the client is told to begin no more of them (RFC 9113 6.8), and all streams
+that are on their way are answered. This does not happen at once, because clients made with hyper-h2 (httpx,
+for example) then give up their streams in progress.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Head(StrictProtocol):
 
 
 class Http2(MovableProtocol):
-    """Mixed into uvicorn's protocol. Its requests count as in hand one by one, by their cycles."""
+    """Mixed into uvicorn's protocol. Its requests count as in progress one by one, by their cycles."""
 
     cycle = None
     told = False  # that it is to open no further streams
@@ -159,7 +160,7 @@ class Http2(MovableProtocol):
         self.conn.close()  # GOAWAY
         self.flush()
         if self.server_state.draining and linger(transport, self.loop, self.server_state.lingering):
-            self.connection_lost(ConnectionAbortedError("told to go elsewhere"))
+            self.connection_lost(ConnectionAbortedError("closed after GOAWAY"))
         else:
             transport.close()
 

@@ -1,9 +1,9 @@
-"""Inboxes: how a connection's descriptor gets from one worker to another.
+"""Inboxes: carry a connection's descriptor from one worker to another.
 
-One socket pair a slot, made before the first fork and inherited by all, so nothing in an inbox is lost with
-a worker: its successor or any sibling can take it. A sequenced-packet socket, because a datagram socket's
-queue holds 10 (``net.unix.max_dgram_qlen``). Descriptors travel as SCM_RIGHTS, see unix(7). A message has
-one byte for each of its descriptors, so the bytes in an inbox are the connections in it.
+Each slot has one socket pair, made before the first fork and inherited by all. So nothing in an inbox is lost
+with a worker: its successor or any sibling can take it. It is a sequenced-packet socket, because a datagram
+socket's queue holds 10 messages (``net.unix.max_dgram_qlen``). Descriptors travel as SCM_RIGHTS, see unix(7).
+A message has one byte for each of its descriptors, so the bytes in an inbox are the connections in it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Inboxes:
         self._size = array.array("i", [0])
 
     def reader(self, slot: int) -> socket.socket:
-        """The end that becomes readable when something lies in the inbox."""
+        """The end that becomes readable when something is in the inbox."""
         return self._pairs[slot][0]
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The rule for apps that run inline, in the event loop's thread, one request at a time.
 
-A request that the app has, or gets next, may take long, and nobody knows how long. Until its response is
-complete the worker takes no connection, and the connections of which nothing has been read go to inboxes,
-where siblings can take them.
+The app's request in progress, or its next one, may take long, and nobody knows how long. Until its response
+is complete, the worker takes no connection. Connections that nobody has read from go to inboxes, where
+siblings can take them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""uvicorn's own httptools protocol, movable, with less to do for each connection and request."""
+"""uvicorn's own httptools protocol, movable, with less work for each connection and request."""
 
 from __future__ import annotations
 

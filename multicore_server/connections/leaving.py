@@ -1,4 +1,4 @@
-"""How idle connections leave a worker: several at once, in one message to one sibling."""
+"""Sends a worker's idle connections away: several at once, in one message to one sibling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of what a client may send and how long it may take, from the settings.
+"""The limits, from the settings, on what a client may send and how long it may take.
 
 One set of limits serves httptools and h11.
 """

@@ -1,7 +1,7 @@
-"""The end of a connection whose client still sends.
+"""Ends a connection whose client still sends.
 
-Closed at once, with bytes unread, the kernel resets the connection, and the client may never read its answer.
-So ours is ended, and what still comes is thrown away for a moment. (nginx: lingering_close.)
+If a connection is closed at once with unread bytes, the kernel resets it, and the client may never read its
+answer. So this side sends its end, and for a moment it discards what still arrives. (nginx: lingering_close.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An event that most requests never wait for."""
+"""An event that costs little if nobody waits for it: most requests never wait."""
 
 from __future__ import annotations
 

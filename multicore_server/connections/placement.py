@@ -1,7 +1,8 @@
-"""Which worker gets a connection: the least loaded one that can take it, the one that asks on a tie.
+"""Decides which worker gets a connection: the least loaded one that can take it, on a tie the one that asks.
 
-Pure: the standard library alone. Load is what is in hand (a connection that waits for its first request
-counts as one), then the connections that are open; what lies in an inbox counts as both.
+Pure: the standard library alone. The load is the number of requests in progress (a connection that waits for
+its first request counts as one), then the number of open connections. A connection in an inbox counts as
+both.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from multicore_server.ipc.heartbeat import LATE
 
 
 class Load(NamedTuple):
-    """Compared item by item: what is in hand decides, connections where that is equal."""
+    """Compared item by item: what is in progress decides, connections where that is equal."""
 
     in_hand: float
     connections: float

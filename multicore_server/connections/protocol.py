@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocols, with connections that can move between workers.
 
-A connection that arrives is placed with the least loaded worker. One that is idle can move to another
-worker; where it cannot, a request that has begun to arrive is answered, and the response says that it is
-the last. (uvicorn's own ``shutdown()`` closes a connection whose request has arrived in part, and says
-nothing to a client whose response is the last.)
+A connection that arrives goes to the least loaded worker. An idle connection can move to another worker. If
+it cannot, a request that has begun to arrive is answered, and the response says that it is the last.
+(uvicorn's own ``shutdown()`` closes a connection whose request has arrived in part, and says nothing to a
+client whose response is the last.)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MovableProtocol(SpoolingProtocol):
     settled_at: float = math.inf
     claimed = False  # a thread hands it to another worker: this one leaves it alone
     stays = False  # a proxy has said here who its client is: a sibling would not know
-    phase = RESTING  # in the other phases it is counted as in hand
+    phase = RESTING  # in the other phases it is counted as in progress
     answered_at = 0.0  # while the worker drains
     row: Row
     server_state: ConnectionsState
@@ -195,7 +195,7 @@ class MovableProtocol(SpoolingProtocol):
         type(self)._answered(self, state)
 
     def finish(self) -> None:
-        """Nothing is in hand here any more."""
+        """Nothing is in progress here any more."""
         if self.phase == WAITING:
             self._is_read()
         if self.phase != RESTING:

@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, versions 1 and 2: who a proxy says has opened a connection.
+"""Parses the header of the PROXY protocol, versions 1 and 2: which client opened a connection to the proxy.
 
 Pure: the standard library alone. Source: "The PROXY protocol", sections 2.1, 2.2 and 3, by HAProxy's author.
 """

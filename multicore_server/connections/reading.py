@@ -1,7 +1,7 @@
 """Keeps an event loop from reading a connection, from another thread than the loop's.
 
-The loop stands still meanwhile, in a call of the app's; but it may go on at any moment, close the connection
-and open something else under the same number. So nothing is done to a number alone.
+The loop is blocked at this time, in a call of the app. But it may continue at any moment, close the
+connection and open something else under the same descriptor number. So no step relies on a number alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The answer to a request that is refused before the app is asked."""
+"""The answer to a request that is refused before the app is called."""
 
 from __future__ import annotations
 

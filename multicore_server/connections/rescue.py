@@ -1,10 +1,10 @@
-"""Idle connections of a worker whose event loop stands still go to siblings, by a thread of the worker.
+"""Hands idle connections of a worker with a blocked event loop to siblings, by a thread of the worker.
 
-The loop's thread may go on at any moment. So a connection is taken in an order in which every step is either
-harmless or undone: it is claimed (an operation that one thread alone can win), its descriptor is duplicated,
-the loop is kept from reading it. If the loop's thread is within the app's code then, as it was before, and
-nothing has come on the connection, then nobody has read from it and nobody will: it is sent. The loop lets go
-of what is left here when it runs again.
+The loop's thread may continue at any moment. So every step is either harmless or can be undone. The thread
+claims the connection (only one thread can win this), duplicates its descriptor, and keeps the loop from
+reading it. If the loop's thread is still within the app's code then, and nothing has arrived on the
+connection, then nobody has read from it and nobody will: the thread sends it. The loop drops its own side of
+the connection when it runs again.
 """
 
 from __future__ import annotations

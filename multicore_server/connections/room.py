@@ -1,4 +1,4 @@
-"""Room for the attributes of many instances of a class."""
+"""Reserves room for the attributes of many instances of a class."""
 
 from __future__ import annotations
 

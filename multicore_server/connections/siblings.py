@@ -1,4 +1,4 @@
-"""The other workers, as one of them sees them: who serves, who is least loaded, who looks after its inbox."""
+"""The other workers, as one worker sees them: who serves, who is least loaded, whose inbox nobody empties."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Siblings:
         """The slot that gets the next connection: its own on a tie, and where nobody can take it.
 
         As `placement.least_loaded` has it. It is asked under the lock, for each connection: so it makes no
-        objects, and does not look into the inboxes of those that have more in hand already.
+        objects, and does not look into the inboxes of those that have more in progress already.
         """
         row, waiting, chosen = self._row, self._waiting, self._slot
         in_hand = connections = math.inf

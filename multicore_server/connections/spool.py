@@ -1,8 +1,9 @@
-"""What slow clients have not taken of the responses of WSGI apps.
+"""Keeps the parts of WSGI responses that slow clients have not taken yet.
 
-A WSGI app has the event loop's thread, or one of a few, until its response is sent: it must not wait for a
-client. What a client does not take at once goes into a spool, first in memory, then in a temporary file, and
-the app goes on at its own pace, until the spool is full. (nginx: proxy_buffering, proxy_max_temp_file_size.)
+A WSGI app holds the event loop's thread, or one of a few threads, until its response is sent. So it must not
+wait for a client. What a client does not take at once goes into a spool, first in memory, then in a temporary
+file. The app continues at its own pace until the spool is full. (nginx: proxy_buffering,
+proxy_max_temp_file_size.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocols made strict: what a client may send, by RFC 9112 and by the settings' limits.
+"""Makes uvicorn's HTTP protocols strict: they enforce RFC 9112 and the limits in the settings.
 
-Sizes are checked as the bytes arrive. Where uvicorn and the RFC differ in what a request means, the RFC
-counts: trailers are never headers, only what uvicorn upgrades is an upgrade, one Host.
+Sizes are checked as the bytes arrive. If uvicorn and the RFC read a request differently, the RFC counts:
+trailers are never headers, only what uvicorn upgrades is an upgrade, and there is one Host.
 """
 
 from __future__ import annotations

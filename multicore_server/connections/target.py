@@ -1,4 +1,4 @@
-"""The four forms of a request target, and which method has which: RFC 9112 3.2."""
+"""The four forms of a request target, and which methods may use which form: RFC 9112 3.2."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Clients that take too long with a head, with a body, or in reading a response.
+"""Ends connections whose clients take too long to send a head, to send a body, or to read a response.
 
-One sweep a second looks at all connections of a worker, so that a request pays for no timer.
+One sweep a second checks all connections of a worker, so no request pays for a timer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """uvicorn's zttp protocol for HTTP/1.1, strict and movable.
 
-zttp does not say whether bytes lie in its buffer behind the request that it has reported, so that is worked
-out here. A connection of which it is not known stays where it is until its next request.
+zttp does not say whether its buffer has bytes behind the request that it has reported, so this module works
+it out. If it does not know, the connection stays where it is until its next request.
 """
 
 from __future__ import annotations

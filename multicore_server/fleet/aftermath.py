@@ -1,6 +1,6 @@
-"""What follows from the end of a worker.
+"""Decides what follows from the exit of a worker.
 
-Pure, a part of the fleet. What follows is a value (`Aftermath`); one table says it in words for the log.
+Pure, a part of the fleet. The decision is a value (`Aftermath`); one table puts it into words for the log.
 """
 
 from __future__ import annotations
@@ -48,15 +48,14 @@ class Aftermath(NamedTuple):
 WORDS = {
     Next.RESTART: "restarting in {delay:.2f} s",
     Next.WAIT_FOR_PROOF: "waiting for the other workers' first boot",
-    Next.STOP: "stopped (autorestart, stop_exit_codes) and left until HUP or restart",
-    Next.GIVE_UP: "errored after {unstable} unstable exits (max_restarts) "
-    "and left until HUP, reset or restart",
+    Next.STOP: "stopped (autorestart, stop_exit_codes) until HUP or restart",
+    Next.GIVE_UP: "errored after {unstable} unstable exits (max_restarts) until HUP, reset or restart",
     Next.REPLACEMENT_STARTS: "its replacement is starting",
     Next.RELOAD_STARTS_IT: "the reload in progress starts it again",
     Next.SERVER_STOPS: "the server is stopping",
-    Next.OLD_WORKER_STAYS: "the old worker goes on",
-    Next.REPLACE_LATER: "the old worker goes on, next attempt in {delay:.1f} s",
-    Next.KEEP_OLD_WORKER: "the old worker goes on, its replacement is given up",
+    Next.OLD_WORKER_STAYS: "the old worker keeps serving",
+    Next.REPLACE_LATER: "the old worker keeps serving, next attempt in {delay:.1f} s",
+    Next.KEEP_OLD_WORKER: "the old worker keeps serving, its replacement is given up",
 }
 
 
@@ -172,7 +171,7 @@ def left(exited: ev.Exited) -> str:
     """How many requests it did not answer."""
     if not exited.requests:
         return ""
-    return f" with {exited.requests} request{'s' * (exited.requests != 1)} in hand"
+    return f" with {exited.requests} request{'s' * (exited.requests != 1)} in progress"
 
 
 def why_ended(process: Process, exited: ev.Exited) -> Reason:

@@ -1,4 +1,4 @@
-"""What the fleet is told (observations), what it asks for (actions), and what it tells (events).
+"""The fleet's input (observations), its orders (actions), and its news (events).
 
 Pure data. The arbiter turns signals, messages and exits into observations, and carries out the actions.
 """
@@ -55,8 +55,8 @@ class AskedToRetire:
 @dataclass(frozen=True, slots=True)
 class Exited:
     """A worker is gone: by exit ``code``, or by ``signal`` (its name, ``oom`` if the kernel's OOM killer sent
-    it). ``words`` is what it said of the cause; ``requests`` is how many it had in hand, ``in_hand`` names
-    some of them."""
+    it). ``words`` is what it said of the cause; ``requests`` is how many it had in progress, ``in_hand``
+    names some of them."""
 
     pid: int
     code: int | None = None
@@ -232,7 +232,7 @@ class Event:
 
     def __str__(self) -> str:
         who = identity(self.instance, self.generation, self.pid)
-        text = f"{self.text}; in hand: {self.in_hand}" if self.in_hand else self.text
+        text = f"{self.text}; in progress: {self.in_hand}" if self.in_hand else self.text
         return f"{who} {text}" if who else text
 
 

@@ -1,8 +1,8 @@
-"""The fleet: which worker runs where, and what to do next.
+"""The fleet: decides which worker runs where, and what to do next.
 
-Pure: `Fleet.observe` takes what has happened, `Fleet.tick` gives the actions that follow and the moment at
-which the next one is due. The arbiter alone reads clocks, forks, signals and waits. The parts of the fleet
-share its state: starting, retiring, aftermath (of an exit), rollout (of a reload), shutdown.
+Pure: `Fleet.observe` takes what has happened. `Fleet.tick` returns the actions that follow, and the time when
+the next one is due. Only the arbiter reads clocks, forks, signals and waits. The parts of the fleet share its
+state: starting, retiring, aftermath (of an exit), rollout (of a reload), shutdown.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Fleet:
     def _resize(self, workers: int) -> None:
         """Scale: the highest instance numbers go first, the lowest free ones come first."""
         if workers > self.capacity:
-            text = f"{workers} workers are more than the {self.capacity} that there is room for; not scaled"
+            text = f"there is no room for {workers} workers, only for {self.capacity}; not scaled"
             self._state.tell("refused", f"{text} (restart the server for more)", level="error")
             return
         active = self.slots.active()
@@ -218,7 +218,7 @@ class Fleet:
         slot, process = found
         if asked.draining:
             self._state.tell(
-                "draining", f"draining ({asked.reason}: it was told to)", process, reason=asked.reason
+                "draining", f"draining ({asked.reason}: it got a signal)", process, reason=asked.reason
             )
             self._state.count(slot, asked.reason)
             self._retiring.drain(slot, process, asked.reason)

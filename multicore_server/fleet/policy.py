@@ -1,7 +1,7 @@
-"""What to do after a worker ended: restart it now, later, or not at all.
+"""Decides what to do when a worker has exited: restart it now, later, or not at all.
 
-Pure: a table of histories tests all of it. The names are PM2's. Its bugs are not here: a death by signal
-is never an exit code, and nothing but a stable worker clears a history (see ``backoff_reset``).
+Pure: a table of histories tests all of it. The names are PM2's, but not its bugs: a death by signal is never
+an exit code, and only a stable worker clears a history (see ``backoff_reset``).
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def _wants_restart(policy: RestartPolicy, end: End) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the fleet goes by; durations are seconds. ``lifetime`` gives a worker's max_lifetime for a
-    random number in [0, 1), None for no limit."""
+    """The rules by which the fleet decides; durations are seconds. ``lifetime`` gives a worker's max_lifetime
+    for a random number in [0, 1), None for no limit."""
 
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     listen_timeout: float = 60.0  # 0: any time

@@ -1,4 +1,4 @@
-"""How the fleet ends a worker: drain it, abort it, kill it.
+"""Ends a worker for the fleet: drains it, aborts it, kills it.
 
 Pure, a part of the fleet.
 """
@@ -19,7 +19,7 @@ class Retiring:
         self.state = state
 
     def retire(self, slot: Slot, process: Process, reason: Reason, why: str = "") -> None:
-        """Tell a worker to finish what it has in hand and end. Given ``why``, nothing takes its place."""
+        """Tell a worker to finish what it has in progress and end. Given ``why``, nothing takes its place."""
         reason = process.ending or reason
         if not why:
             self.state.count(slot, reason)
@@ -35,7 +35,7 @@ class Retiring:
                 self.retire(slot, process, "manual", why)
 
     def drain(self, slot: Slot, process: Process, reason: Reason) -> None:
-        """A worker finishes what it has in hand; see to it that it ends in time."""
+        """A worker finishes what it has in progress; see to it that it ends in time."""
         options = self.state.options
         slot.settle(self.state.now, options.policy.backoff_reset)
         process.ending = process.ending or reason
@@ -44,7 +44,7 @@ class Retiring:
             process.deadline = self.state.now + options.graceful_timeout + DRAIN_MARGIN
 
     def end_early(self, process: Process, why: str) -> None:
-        """A worker that drains is to leave what it has in hand and to end."""
+        """A worker that drains is to leave what it has in progress and to end."""
         self.state.tell("ended_early", f"ending it early: {why}", process, "warning")
         self.quit(process)
 
@@ -77,5 +77,5 @@ class Retiring:
             self.state.tell("timeout", f"not ready within {limit}; aborting it", process, "error", "boot")
             self.abort(process, "boot")
             return
-        self.state.tell("killed", "did not end in time; killing it", process, "warning")
+        self.state.tell("killed", "did not exit in time; killing it", process, "warning")
         self.kill(process)

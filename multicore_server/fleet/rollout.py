@@ -1,8 +1,8 @@
-"""Reloads: what a reload still has to replace, and what it puts back when it is rolled back.
+"""Reloads: what a reload still has to replace, and what it restores when it is rolled back.
 
-Pure, a part of the fleet. A rollout is state that the fleet's ticks advance, never a procedure that somebody
-waits for. Its configuration is on trial until the first replacement is ready: until then, any failure puts
-everything back.
+Pure, a part of the fleet. A rollout is state that the fleet's ticks advance; it is never a procedure that
+blocks. Its configuration is on trial until the first replacement is ready. Until then, any failure restores
+everything.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Reloads:
         if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
             self._put_all_back(rollout)
             self.state.act(ev.DropReload())
-        text = f"reload rolled back: {cause}; the old workers go on"
+        text = f"reload rolled back: {cause}; the old workers keep serving"
         self._conclude("rolled_back", text)
         self._once_more()
 

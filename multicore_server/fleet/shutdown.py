@@ -1,6 +1,6 @@
-"""The end of a server: answer on for a while, drain, end; or end at once.
+"""Stops a server: it keeps answering for a while, drains and exits; or it exits at once.
 
-Pure, a part of the fleet. TERM is graceful, INT and QUIT are not, and each of them acts in every state.
+Pure, a part of the fleet. TERM is graceful; INT and QUIT are not. Each of them acts in every state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shutdown:
             state.tell("stopping", f"still answering for {wait:g} s (shutdown_delay)")
 
     def hurry(self, *, graceful: bool) -> None:
-        """A further signal: the wait is over; without grace, so are the requests in hand."""
+        """A further signal: the wait is over; without grace, so are the requests in progress."""
         if self.drain_at is not None:
             self.drain_at = self.state.now
         if not graceful and not self.quick:

@@ -1,7 +1,7 @@
-"""Slots and their processes: the bookkeeping that the fleet decides on.
+"""Slots and their processes: the data on which the fleet decides.
 
-Pure. A slot is a place in the fleet with an instance number; its processes come and go, one generation after
-the other, and up to four of them are alive at a time (the one that serves, its replacement, draining ones).
+Pure. A slot is a place in the fleet with an instance number. Its processes follow each other, one generation
+after the other. Up to four of them are alive at a time (the one that serves, its replacement, draining ones).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SLOT_MOVES: dict[State | None, dict[State | None, str]] = {
     None: {State.STARTING: "server start, scale up"},
     State.STARTING: {
         State.READY: "ready",
-        State.DRAINING: "told to stop",
+        State.DRAINING: "ordered to stop",
         State.BACKOFF: "boot failed",
         State.STOPPED: "boot failed, autorestart or stop_exit_codes",
         State.ERRORED: "boot failed, max_restarts",
@@ -54,7 +54,7 @@ SLOT_MOVES: dict[State | None, dict[State | None, str]] = {
     },
     State.READY: {
         State.STARTING: "exit, restart at once",
-        State.DRAINING: "told to stop",
+        State.DRAINING: "ordered to stop",
         State.BACKOFF: "exit, restart after a delay",
         State.STOPPED: "exit, autorestart or stop_exit_codes",
         State.ERRORED: "exit, max_restarts",
@@ -101,7 +101,7 @@ class Process:
 
     @property
     def ends_early(self) -> bool:
-        """Whether it was told to leave what it has in hand."""
+        """Whether it was told to leave what it has in progress."""
         return self.quit or self.aborted or self.killed
 
     def uptime(self, now: float) -> float | None:

@@ -1,4 +1,4 @@
-"""How workers start: in slots that have none, and as replacements beside those that serve.
+"""Starts workers: in slots that have none, and as replacements beside workers that serve.
 
 Pure, a part of the fleet. Every planned replacement takes one path, whatever its reason: wanted ->
 replacement forked -> ready -> the old one drains.

@@ -1,4 +1,4 @@
-"""What the workers share for `multicore_server.cluster`: made once, before the first fork."""
+"""What the workers share for `multicore_server.cluster`; made once, before the first fork."""
 
 from __future__ import annotations
 

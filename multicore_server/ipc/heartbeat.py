@@ -1,8 +1,8 @@
-"""How often a worker's heart beats, and when siblings stop counting on it.
+"""Defines how often a worker's heart beats, and when siblings stop relying on it.
 
-Pure. A worker says when its next heartbeat is due; who reads that sees what is overdue. One that has nothing
-to do beats slowly, and sleeps until something comes. Whoever sends it a connection brings its next beat
-forward: if that does not come, the worker is blocked.
+Pure. A worker says when its next heartbeat is due, so a reader sees when it is overdue. A worker that has
+nothing to do beats slowly and sleeps until something arrives. A sender of a connection brings the receiver's
+next beat forward: if that beat does not come, the worker is blocked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How log lines name a worker.
+"""Names a worker in log lines.
 
 Pure.
 """

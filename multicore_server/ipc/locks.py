@@ -1,4 +1,4 @@
-"""Locks of processes that were forked from one. The kernel frees them when their holder ends."""
+"""Locks between processes that were forked from one. The kernel frees a lock when its holder exits."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Mailboxes: how a message gets from one process to another, with nobody between them.
+"""Mailboxes: carry a message from one process to another, without a third process.
 
-One socket pair for each row of the scoreboard, and so for each process that can be alive, made before the
-first fork; one more for the monitor. A sequenced-packet socket, as for the inboxes of connections: it keeps
-order and the limits of messages, and its sender never waits. The queue is the kernel's: it is the room of
-the sending end (SO_SNDBUF), which all senders to one mailbox share.
+There is one socket pair for each row of the scoreboard, and so for each process that can be alive, and one
+more for the monitor. All are made before the first fork. They are sequenced-packet sockets, as for the
+inboxes of connections: these keep order and message boundaries, and the sender never waits. The queue is the
+kernel's. Its size is the buffer of the sending end (SO_SNDBUF), which all senders to one mailbox share.
 
 Pure: the standard library alone.
 """
@@ -104,7 +104,7 @@ class Mailboxes:
             raise
 
     def reader(self, number: int) -> socket.socket:
-        """The end that becomes readable when something lies in the mailbox. Raises NoMailboxError."""
+        """The end that becomes readable when something is in the mailbox. Raises NoMailboxError."""
         if number not in self._pairs:
             raise NoMailboxError(f"there is no mailbox for process {number}")
         return self._pairs[number][0]

@@ -3,7 +3,7 @@
 Pure: the standard library alone. A message is a small dataclass. It is sent as JSON: the name of its class
 and its fields. The reader names the classes that it accepts. It gets an instance of one of them, with fields
 of the right types, or a `MessageError`. A worker runs other people's code, perhaps as another user, so the
-arbiter checks everything that it says.
+arbiter checks everything that it sends.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ WorkerMessage = WorkerReady | RetireRequest | LastWords | AppMessage
 
 @dataclass(frozen=True, slots=True)
 class EndOrder:
-    """The worker is to end: with the requests in hand answered, or ``quick``, without."""
+    """The worker is to end: with the requests in progress answered, or ``quick``, without."""
 
     quick: bool
 
@@ -97,7 +97,7 @@ class ScaleCommand:
 
 @dataclass(frozen=True, slots=True)
 class StopCommand:
-    """``graceful``: with the requests in hand answered."""
+    """``graceful``: with the requests in progress answered."""
 
     id: int
     graceful: bool

@@ -26,18 +26,18 @@ EventKind = Literal[
 EVENT_KINDS: dict[EventKind, str] = {
     "started": "a worker process was forked",
     "ready": "a worker is ready for requests",
-    "draining": "a worker takes no more connections and finishes what it has in hand",
-    "gone": "a worker that drained has ended",
-    "exited": "a worker crashed or ended by itself; the text says what follows",
-    "boot": "a worker ended before it was ready; the text says why and what follows",
-    "timeout": "a worker hangs, or was not ready in time, and is aborted",
-    "killed": "a worker did not end in time and gets SIGKILL",
-    "ended_early": "a worker that drains ends early, because too many old ones of its instance drain",
+    "draining": "a worker takes no more connections and finishes its requests in progress",
+    "gone": "a worker has drained and exited",
+    "exited": "a worker crashed or exited by itself; the text says what follows",
+    "boot": "a worker exited before it was ready; the text says why and what follows",
+    "timeout": "a worker hangs or was not ready in time, and is aborted",
+    "killed": "a worker did not exit in time and gets SIGKILL",
+    "ended_early": "a draining worker ends early, because too many old workers of its instance drain",
     "memory": "a worker uses more memory than its limit",
     "reload": "a reload has ended; `reason` is its result: `ok`, `rolled_back` or `failed`",
-    "reload_queued": "a reload was asked for while one is in progress, and follows it",
-    "refused": "more workers were asked for than there is room for",
-    "stopping": "the server answers on for `shutdown_delay` before it stops",
+    "reload_queued": "a reload was requested while another one is in progress, and follows it",
+    "refused": "more workers were requested than there is room for",
+    "stopping": "the server keeps answering for `shutdown_delay` before it stops",
 }
 
 

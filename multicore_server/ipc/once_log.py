@@ -1,7 +1,7 @@
-"""What `multicore_server.cluster.once` has come to, for all workers to read: a log in shared memory.
+"""Stores the results of `multicore_server.cluster.once` for all workers: a log in shared memory.
 
-A record is a head (its length and its checksum) and JSON. Where a writer was killed in the middle, the
-checksum is wrong: the log ends there, and the next record takes that place.
+A record is a head (its length and its checksum) and JSON. If a writer was killed in the middle of a record,
+the checksum is wrong: the log ends there, and the next record takes that place.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class OnceLog:
         """Raises TypeError where the value is no JSON, ValueError where it is too large."""
         text = json.dumps(outcome).encode()
         if len(text) > MAX_VALUE:
-            raise ValueError(f"the result of {outcome[1]!r} has {len(text)} bytes; {MAX_VALUE} are the most")
+            raise ValueError(f"the result of {outcome[1]!r} has {len(text)} bytes; the limit is {MAX_VALUE}")
         deadline = time.monotonic() + PATIENCE
         while not self._locks.take(_WRITING):
             if time.monotonic() > deadline:  # its holder was stopped

@@ -1,4 +1,4 @@
-"""The lock of the primary worker: made before the first fork, and inherited by all workers."""
+"""The lock of the primary worker; made before the first fork, and inherited by all workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The shapes of two documents: the report, which the arbiter publishes in shared memory, and /status.
+"""The types of two documents: the report, which the arbiter publishes in shared memory, and /status.
 
 Pure: types, and two questions that every reader asks. Both documents are JSON. Times are seconds since the
-epoch, durations seconds, amounts of memory bytes. Nothing of the environment or of command lines is in them.
+epoch, durations are seconds, amounts of memory are bytes. They have nothing from the environment or from
+command lines.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ class ProcessReport(TypedDict):
 class SlotReport(TypedDict):
     instance: int
     state: StateName
-    since: float  # when it came to be in this state
-    unstable: int  # exits, since the last stable worker
+    since: float  # when it entered this state
+    unstable: int  # unstable exits since the last stable worker
     next_restart: float | None  # while in backoff
-    wanted: Reason | None  # why its worker is about to be replaced
+    wanted: Reason | None  # why its worker is to be replaced
     restarts: dict[Reason, int]
     processes: list[ProcessReport]  # oldest first
 
 
 class EventReport(TypedDict):
-    """``id`` counts the events of a server from 1 on. ``reason`` is a `Reason`, or the result of a reload.
-    ``in_hand`` names requests: only the server's owner is shown it."""
+    """``id`` counts the events of a server from 1. ``reason`` is a `Reason`, or the result of a reload.
+    ``in_hand`` names requests; only the server's owner sees it."""
 
     id: int
     at: float
@@ -53,7 +54,7 @@ class EventReport(TypedDict):
 
 
 class ArbiterReport(TypedDict):
-    """The arbiter's process, and the versions that it runs."""
+    """The arbiter's process and its versions."""
 
     pid: int
     started: float
@@ -63,7 +64,7 @@ class ArbiterReport(TypedDict):
 
 
 class FleetStatus(TypedDict):
-    """``configured`` is how many workers are wanted, ``capacity`` how many slots there is room for."""
+    """``configured`` is the wanted number of workers, ``capacity`` the number of slots."""
 
     configured: int
     capacity: int
@@ -82,8 +83,8 @@ class ServerFacts(TypedDict):
     name: str  # the app's
     addresses: list[str]  # where workers accept
     logs: list[str]  # the files that the processes write to
-    timeout: float  # after which a worker that stands still is aborted; 0: never
-    graceful_timeout: float  # that a worker has at its end
+    timeout: float  # after which a worker that is blocked is aborted; 0: never
+    graceful_timeout: float  # that a worker has to finish its requests when it exits
     settings: dict[str, str]  # in force, as a user would write them
     events: list[EventReport]  # the last ones, oldest first
 
@@ -114,8 +115,8 @@ class MemoryStatus(TypedDict):
 
 
 class RequestsStatus(TypedDict):
-    """``durations``: how many requests took at most as many seconds as the key says; ``queue``: how many
-    waited at most so long until the app was called. ``codes``: how many had a status of this class; ``499``:
+    """``durations``: number of requests that took at most the seconds in the key. ``queue``: number that
+    waited at most that long until the app was called. ``codes``: number with a status of this class; ``499``:
     the client left without its response."""
 
     in_progress: int
@@ -126,20 +127,20 @@ class RequestsStatus(TypedDict):
 
 
 class MeasuredStatus(TypedDict):
-    """Of the process that serves an instance. ``loop_lag`` and ``blocked`` go on growing while its event loop
-    stands still; where it is ``inline``, a request does that by design."""
+    """Of the process that serves an instance. ``loop_lag`` and ``blocked`` keep growing while its event loop
+    is blocked. If it is ``inline``, a request blocks it by design."""
 
     memory: MemoryStatus
     connections: int
     in_hand: int  # requests, and connections that wait for their first
     websockets: int
-    loop_lag: float  # how late its heartbeats were lately, or are now
-    blocked: float  # for how long its event loop stands still by now; 0 where it does not
+    loop_lag: float  # how late its last heartbeats were, or are now
+    blocked: float  # for how long its event loop has been blocked by now; 0 if it is not
     inline: bool
 
 
 class CountedStatus(TypedDict):
-    """Numbers that only grow: of an instance, over all of its generations."""
+    """Counters of an instance, over all of its generations."""
 
     cpu_seconds: float
     connections_accepted: int
@@ -147,7 +148,7 @@ class CountedStatus(TypedDict):
 
 
 class RequestReport(TypedDict):
-    """A request in progress: how it was asked for, and for how many seconds it has been in hand."""
+    """A request in progress: method, path and client, and for how many seconds it has run."""
 
     method: str
     path: str
@@ -156,7 +157,7 @@ class RequestReport(TypedDict):
 
 
 class WorkerStatus(MeasuredStatus, CountedStatus):
-    """An instance. Generation, pid, start and uptime are its worker's; None while it has none.
+    """An instance. Generation, pid, start and uptime are its worker's; None while it has no worker.
 
     ``running``: requests in progress, the oldest first; a worker notes a limited number of them. Paths are
     the users' data: over TCP it is None.
@@ -178,7 +179,7 @@ class WorkerStatus(MeasuredStatus, CountedStatus):
 
 
 class Status(ServerFacts, FleetStatus):
-    """What GET /status answers; ``host`` is this machine's name, ``ready`` how many instances are."""
+    """The answer to GET /status; ``host`` is this machine's name, ``ready`` the number of ready instances."""
 
     time: float
     host: str
@@ -192,14 +193,14 @@ class Status(ServerFacts, FleetStatus):
 
 
 def serving(processes: Sequence[ProcessReport]) -> ProcessReport | None:
-    """A slot's worker: its process that is ready, else its newest one; None if it has none."""
+    """Return a slot's worker: its ready process, else its newest one; None if it has no process."""
     ready = [process for process in processes if process["state"] == "ready"]
     found = ready or processes
     return found[-1] if found else None
 
 
 def unready(report: Report | None) -> str | None:
-    """Why the server does not want requests, in one line; None if it does."""
+    """Return why the server does not accept requests, in one line; None if it does."""
     if report is None:
         return "the server is starting"
     if report["stopping"]:
@@ -213,7 +214,7 @@ LONGEST_ACTION = 600.0  # seconds that an operator may wait for one
 
 
 class ActionAnswer(TypedDict):
-    """What one worker says to an action: ``value`` where it is ``ok``, ``error`` where it is not."""
+    """The answer of one worker to an action: ``value`` if it is ``ok``, otherwise ``error``."""
 
     instance: int
     ok: bool

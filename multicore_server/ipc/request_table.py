@@ -1,9 +1,9 @@
-"""The requests that each worker has in hand, in shared memory: what a dead or a blocked one was doing.
+"""The requests in progress of each worker, in shared memory: shows what a dead or a blocked worker was doing.
 
-Pure: the standard library alone. Made once, before the first fork, and inherited. A row for each worker
-process, as in the scoreboard, with a fixed number of entries: while all are in use, the oldest requests
-keep theirs, and new ones get none. An entry has one writer, its worker. It writes the text first and the
-time last, as one item; whoever reads finds the same time before and after the text, or leaves the entry out.
+Pure: the standard library alone. Made once, before the first fork, and inherited. Each worker process has a
+row, as in the scoreboard, with a fixed number of entries. While all entries are in use, the oldest requests
+keep theirs, and new requests get none. An entry has one writer, its worker. The worker writes the text first
+and the time last, as one item. A reader finds the same time before and after the text, or skips the entry.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RequestTable:
         return Writer(self._items, self._memory, range(first, first + ROW_ITEMS, STEP), queries=self.queries)
 
     def of(self, row: int, now: float) -> list[InHand]:
-        """What is in hand in a row, the oldest first. Whatever stands there, it raises nothing."""
+        """What is in progress in a row, the oldest first. Whatever stands there, it raises nothing."""
         numbers = range(row * ROW_ITEMS, (row + 1) * ROW_ITEMS, STEP)
         found = (self._read(number, now) for number in numbers)
         return sorted((it for it in found if it is not None), key=lambda it: it.since)
@@ -130,7 +130,7 @@ def _printable(field: bytes) -> str:
 
 def in_words(requests: Sequence[InHand], total: int, now: float) -> str:
     """``POST /orders/17 for 3.2 s, GET /feed for 0.1 s (and 4 more)``; "" where there is none. ``total`` is
-    how many are in hand, with those that have no entry."""
+    how many are in progress, with those that have no entry."""
     shown = requests[:SHOWN]
     if not shown:
         return ""

@@ -1,11 +1,11 @@
 """The scoreboard: shared memory with one row for each worker process that can be alive.
 
-Pure: the standard library alone. Made once, before the first fork, and inherited. Every item but
+Pure: the standard library alone. Made once, before the first fork, and inherited. Every item except
 `Item.BEAT_DUE` has one writer: the worker that has the row, or the arbiter for the items marked so. Single
 items of a ``memoryview`` are written whole (``struct.pack_into`` is not: readers saw torn values), so nobody
 needs a lock.
 
-The counters of a row are never set back: its next owner counts on, so sums over rows cannot fall.
+The counters of a row are never reset: the next owner continues them, so sums over rows cannot fall.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Item(IntEnum):
     RESIDENT_MEMORY = 8  # bytes, written by the arbiter
     LOOP_LAG = 9  # seconds
     WEBSOCKETS = 10
-    UNREAD = 11  # connections that wait for their first request; they are in hand too
+    UNREAD = 11  # connections that wait for their first request; they are in progress too
     # From here on counters.
     CPU_SECONDS = 12
     ACCEPTED = 13  # connections, where they were accepted
@@ -102,12 +102,13 @@ def requests_in_progress(row: Sequence[float] | Row) -> float:
 
 
 def loop_lag(row: Sequence[float] | Row, now: float) -> float:
-    """How late this row's last heartbeats were, or by now the next one is. ``now`` is of CLOCK_MONOTONIC."""
+    """How late this row's last heartbeats were, or by now the next one is. ``now`` is a time of
+    CLOCK_MONOTONIC."""
     return max(row[Item.LOOP_LAG], _overdue(row, now))
 
 
 def blocked(row: Sequence[float] | Row, now: float) -> float:
-    """Seconds for which this row's event loop stands still by now; 0 where it does not. ``now`` as above."""
+    """Seconds for which this row's event loop has been blocked by now; 0 if it is not. ``now`` as above."""
     overdue = _overdue(row, now)
     return overdue if overdue > LATE else 0.0
 

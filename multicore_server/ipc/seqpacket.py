@@ -1,4 +1,4 @@
-"""Sequenced-packet sockets between processes: they keep the limits of messages, and carry descriptors.
+"""Sequenced-packet sockets between processes: they keep message boundaries and carry descriptors.
 
 A datagram socket's queue would hold 10 messages (``net.unix.max_dgram_qlen``). Where the system has no others
 (macOS), datagram sockets do instead. Pure: the standard library alone.

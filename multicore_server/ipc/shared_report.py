@@ -1,8 +1,9 @@
 """The report in shared memory: the arbiter writes it, the monitor reads it.
 
-Pure: the standard library alone. One writer and any number of readers that nobody waits for: a sequence lock
-(as the kernel's, see Documentation/locking/seqlock.rst) with a checksum in place of memory barriers. The
-writer never blocks, a reader that is stopped or gone costs nothing, and one that comes later sees it all.
+Pure: the standard library alone. There is one writer. It never waits for its readers, however many they are.
+This is a sequence lock (like the kernel's, see Documentation/locking/seqlock.rst) with a checksum in place of
+memory barriers. The writer never blocks. A reader that is stopped or gone costs nothing, and a later reader
+sees everything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The stacks of a process that cannot be asked: by a signal, whose handler needs neither Python nor its lock.
+"""Shows the stacks of a process that does not answer, by a signal whose handler does not need Python's lock.
 
 The arbiter installs the handler and makes the file before its first fork, so every process of the server has
-them. The file is one in memory that all of them append to; who reads it locks it meanwhile. Whoever may send
-the arbiter a signal may read it, through /proc; nobody else can.
+both. The handler is in C. There is one file in memory, to which all processes append. A reader locks it while
+it reads. Everybody who may send the arbiter a signal may read it, through /proc; nobody else can.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def dump(pid: int, patience: float) -> dict[str, list[str]]:
     except PermissionError:
         raise NoStackError("it belongs to another user") from None
     except (FileNotFoundError, ProcessLookupError):
-        raise NoStackError("it has ended") from None
+        raise NoStackError("it has exited") from None
     except OSError as exc:
-        raise NoStackError(f"it cannot be looked into: {exc.strerror or exc}") from None
+        raise NoStackError(f"it cannot be inspected: {exc.strerror or exc}") from None
 
 
 @contextlib.contextmanager
@@ -85,7 +85,7 @@ def _locked(pid: int, deadline: float) -> Iterator[int]:
     file = os.open(_path(pid), os.O_RDWR | os.O_CLOEXEC)
     try:
         while not _lock(file):
-            _wait(deadline, "somebody else asks for stacks")
+            _wait(deadline, "another process is asking for stacks")
         yield file
     finally:
         os.close(file)
@@ -111,7 +111,7 @@ def _check(pid: int) -> None:
     """The signal would end a process that does not handle it; one that is stopped takes it later."""
     said = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     if said["State"].startswith(("T", "t", "Z")):
-        raise NoStackError(f"it does not run (state {said['State']})")
+        raise NoStackError(f"it is not running (state {said['State']})")
     if not int(said["SigCgt"], 16) >> (SIGNAL - 1) & 1:
         raise NoStackError("it no longer handles the signal for its stacks")
 

@@ -1,4 +1,4 @@
-"""Child processes, as the kernel has them.
+"""Child processes, as the kernel lists them.
 
 Pure: it imports only the standard library.
 """

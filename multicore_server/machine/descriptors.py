@@ -1,4 +1,4 @@
-"""Open file descriptors: how many there may be, and how to let go of some that others still know by number.
+"""Open file descriptors: how many a process may have, and how to release some that others know by number.
 
 Pure: it imports only the standard library.
 """

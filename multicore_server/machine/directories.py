@@ -1,4 +1,4 @@
-"""Where files can be made: temporary ones, and those that somebody names. Pure."""
+"""Finds places for files: for temporary ones, and for those that somebody names. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel knows of a process. On Linux from /proc (proc(5)), elsewhere from psutil."""
+"""What the kernel knows about a process: on Linux from /proc (proc(5)), elsewhere from psutil."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Metrics: what they are, where they are counted, how they are shown; the app's own, aggregated."""
+"""Metrics: defines, counts and shows them, and aggregates the app's own."""

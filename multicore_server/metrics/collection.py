@@ -1,8 +1,8 @@
 """Collects the server's own metrics from the shared memory and the arbiter's report.
 
-Pure, but for reading the shared memory and the machine's name. The label ``worker`` is the slot's instance
-number. What is a state of living processes comes from the rows of these; what only grows is summed over all
-rows that were ever used, also those of slots that were scaled away, so no sum can fall.
+Pure, except for reading the shared memory and the machine's name. The label ``worker`` is the slot's instance
+number. The state of living processes comes from their rows. Counters are summed over all rows that were ever
+used, including rows of slots that were scaled away, so no sum can fall.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def families(
 ) -> list[Family]:
     """Every metric of the table, in its order; one that has no value yet has no samples.
 
-    ``report`` is None before the arbiter publishes its first one. ``now`` is of CLOCK_MONOTONIC, in seconds.
-    ``left_out`` is what is missing of the app's own metrics: how much, by reason.
+    ``report`` is None before the arbiter publishes its first one. ``now`` is a time of CLOCK_MONOTONIC, in
+    seconds. ``left_out`` is what is missing of the app's own metrics: how much, by reason.
     """
     scrape = Scrape(scoreboard, report, now, left_out or {})
     return [metric.family(_SAMPLES[name](scrape)) for name, metric in TABLE.items()]

@@ -1,4 +1,4 @@
-"""Every metric of the server, defined once: name, kind, labels with the values known beforehand, HELP text.
+"""Defines each metric of the server once: name, kind, labels with the values known in advance, HELP text.
 
 Pure: the standard library alone. The names follow https://prometheus.io/docs/practices/naming/: base units
 as the last part, ``_total`` for counters. Collection, docs and the check for collisions read this table.
@@ -57,24 +57,26 @@ def _metric(name: str, kind: Kind, text: str, labels: Mapping[str, tuple[str, ..
 
 _METRICS = (
     _metric("workers", "gauge", "Workers by state.", {"state": STATES}),
-    _metric("workers_configured", "gauge", "Workers that are wanted: the setting, or what it was scaled to."),
+    _metric(
+        "workers_configured", "gauge", "Configured number of workers: the setting, or the result of scale."
+    ),
     _metric("worker_restarts_total", "counter", "Ended or replaced workers by reason.", {"reason": REASONS}),
     _metric(
         "worker_start_time_seconds",
         "gauge",
-        "When the worker's process was started, in seconds since 1970.",
+        "Start time of the worker's process, in seconds since 1970.",
         _BY_WORKER,
     ),
     _metric(
         "worker_resident_memory_bytes",
         "gauge",
-        "Resident memory of the worker's process, with what it shares with others.",
+        "Resident memory of the worker's process, including memory that it shares with others.",
         _BY_WORKER,
     ),
     _metric(
         "worker_unique_memory_bytes",
         "gauge",
-        "Memory that the worker's process alone uses, once it has been measured.",
+        "Memory that only the worker's process uses, once it has been measured.",
         _BY_WORKER,
     ),
     _metric(
@@ -92,23 +94,23 @@ _METRICS = (
     _metric(
         "connections_accepted_total",
         "counter",
-        "Accepted connections, by the worker that accepted them.",
+        "Connections that the worker accepted.",
         _BY_WORKER,
     ),
     _metric(
         "connections_handed_over_total",
         "counter",
-        "Connections that were given to a less loaded worker on their arrival.",
+        "Connections that a less loaded worker got on their arrival.",
     ),
     _metric(
         "connections_migrated_total",
         "counter",
-        "Connections that were given to another worker later on, because theirs was replaced.",
+        "Connections that moved to another worker later, because theirs was replaced.",
     ),
     _metric(
         "requests_in_progress",
         "gauge",
-        "Requests that have begun to arrive and are not answered in full.",
+        "Requests that have begun to arrive and are not completely answered.",
         _BY_WORKER,
     ),
     _metric(
@@ -131,7 +133,7 @@ _METRICS = (
     _metric(
         "event_loop_lag_seconds",
         "gauge",
-        "How late the worker's heartbeat was, or by now is: its event loop was blocked for so long.",
+        "How late the worker's heartbeat was, or is now: its event loop was blocked for this time.",
         _BY_WORKER,
     ),
     _metric(
@@ -143,37 +145,37 @@ _METRICS = (
     _metric(
         "event_loop_blocked_seconds_total",
         "counter",
-        "For how long it was blocked then.",
+        "Total time of the blocks that were longer than block_warning.",
         _BY_WORKER,
     ),
     _metric(
         "request_timeouts_total",
         "counter",
-        "Requests that were ended because no response had begun within request_timeout.",
+        "Requests that were ended because no response began within request_timeout.",
         _BY_WORKER,
     ),
     _metric("listen_backlog", "gauge", "Connections that no worker has accepted yet."),
-    _metric("messages_sent_total", "counter", "Messages that the app has sent to its workers.", _BY_WORKER),
-    _metric("messages_received_total", "counter", "Messages that have come to the app.", _BY_WORKER),
+    _metric("messages_sent_total", "counter", "Messages that the app sent to its workers.", _BY_WORKER),
+    _metric("messages_received_total", "counter", "Messages that the app received.", _BY_WORKER),
     _metric(
         "messages_not_delivered_total",
         "counter",
-        "Messages that nobody took, by the worker that lost them: its receiver did not run or was full.",
+        "Messages that the worker lost: the receiver did not run or was full.",
         _BY_WORKER,
     ),
-    _metric("message_bytes_total", "counter", "Size of the messages that were sent, as JSON."),
+    _metric("message_bytes_total", "counter", "Size of the sent messages, as JSON."),
     _metric(
         "message_handler_seconds_total",
         "counter",
-        "Time that message handlers and actions have taken, what they waited for included.",
+        "Time that message handlers and actions took, including what they waited for.",
         _BY_WORKER,
     ),
-    _metric("primary_changes_total", "counter", "How often a worker has become the primary one."),
+    _metric("primary_changes_total", "counter", "How often a worker became the primary worker."),
     _metric("reloads_total", "counter", "Reloads by result.", {"result": RESULTS}),
     _metric(
         "app_metrics_left_out",
         "gauge",
-        "What this scrape lacks of the app's own metrics: files that cannot be read, names that are taken.",
+        "The app's own metrics that this scrape lacks: unreadable files, names that are taken.",
         {"reason": LEFT_OUT},
     ),
     _metric(
@@ -192,7 +194,7 @@ _METRICS = (
     Metric("process_cpu_seconds_total", "counter", "User and system CPU time of the arbiter's process."),
     Metric("process_resident_memory_bytes", "gauge", "Resident memory of the arbiter's process."),
     Metric("process_virtual_memory_bytes", "gauge", "Virtual memory of the arbiter's process."),
-    Metric("process_start_time_seconds", "gauge", "When the arbiter was started, in seconds since 1970."),
+    Metric("process_start_time_seconds", "gauge", "Start time of the arbiter, in seconds since 1970."),
     Metric("process_open_fds", "gauge", "Open file descriptors of the arbiter's process."),
     Metric("process_max_fds", "gauge", "How many file descriptors the arbiter's process may open."),
 )

@@ -1,8 +1,8 @@
-"""Exposition: families as text, in the two formats that Prometheus reads, and which one a client wants.
+"""Writes metric families as text, in the two formats that Prometheus reads, and picks the client's format.
 
 Pure: the standard library alone. See https://prometheus.io/docs/instrumenting/exposition_formats/ and
-https://prometheus.io/docs/specs/om/open_metrics_spec/. Names and label names are legal when they come here;
-label values and HELP texts may hold anything.
+https://prometheus.io/docs/specs/om/open_metrics_spec/. Names and label names are legal when they arrive here;
+label values and HELP texts may contain anything.
 """
 
 from __future__ import annotations

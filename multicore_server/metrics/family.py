@@ -1,4 +1,4 @@
-"""A metric as it is shown: between those who collect and those who write a format.
+"""A metric family: what collectors produce and what the writers of a format read.
 
 Pure: the standard library alone.
 """

@@ -1,4 +1,4 @@
-"""Quantiles of a histogram."""
+"""Calculates quantiles of a histogram."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The monitor: a process of its own that shows what the server does, and takes its operators' commands."""
+"""The monitor: a separate process that shows what the server does, and takes its operators' commands."""

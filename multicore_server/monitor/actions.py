@@ -1,4 +1,4 @@
-"""Asks the workers to carry out an action, each by its mailbox; the arbiter is not in the way."""
+"""Asks each worker, by its mailbox, to carry out an action; the arbiter is not involved."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def parse(body: bytes) -> Asked:
     try:
         given = json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError):
-        raise ValueError("the body is no JSON") from None
+        raise ValueError("the body is not JSON") from None
     if not isinstance(given, dict):
-        raise ValueError('the body is no JSON object such as {"action": "gc"}')
+        raise ValueError('the body is not a JSON object such as {"action": "gc"}')
     if strange := sorted(given.keys() - {"action", "instances", "arguments", "timeout"}):
         raise ValueError(f"an action has no {json.dumps(strange[0][:40])}")
     action, timeout = given.get("action"), given.get("timeout", PATIENCE)
@@ -46,7 +46,7 @@ def parse(body: bytes) -> Asked:
     if action is not None and not isinstance(action, str):
         raise ValueError("action: give the name of an action")
     if not _is_number(timeout) or not 0 < timeout <= LONGEST_ACTION:
-        raise ValueError(f"timeout: give seconds, {LONGEST_ACTION:g} at the most")
+        raise ValueError(f"timeout: give seconds, {LONGEST_ACTION:g} at most")
     return Asked(action, instances, given.get("arguments"), float(timeout))
 
 
@@ -80,7 +80,7 @@ class WorkerClient:
 
     async def _ask(self, instance: int, row: int | None, body: bytes, timeout: float) -> ActionAnswer:
         if row is None:
-            return _failed(instance, "it does not run")
+            return _failed(instance, "it is not running")
         number = next(self._numbers) % 2**32
         answer: asyncio.Future[ActionAnswer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = instance, answer

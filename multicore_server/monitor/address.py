@@ -1,6 +1,6 @@
-"""Where the monitor can be reached: its read-only address, and a command socket for each running server.
+"""The monitor's addresses: its read-only address, and a command socket for each running server.
 
-The arbiter binds them, before it gives up any privileges, and the monitor inherits them.
+The arbiter binds them before it gives up any privileges, and the monitor inherits them.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def _directory() -> Path:
 def _trouble(status: os.stat_result) -> str | None:
     """Why a directory cannot be trusted."""
     if not stat.S_ISDIR(status.st_mode):
-        return "is no directory"
+        return "is not a directory"
     if status.st_uid != os.geteuid():
-        return f"belongs to somebody else (uid {status.st_uid})"
+        return f"belongs to another user (uid {status.st_uid})"
     if status.st_mode & 0o077:
         return f"is open to others (mode {stat.S_IMODE(status.st_mode):04o}, not 0700)"
     return None
@@ -214,10 +214,10 @@ def _find_usable(path: Path) -> bool:
     """Whether a socket is there, and nobody listens at it. Raises OSError where something else is."""
     if path.is_socket():
         if not _is_stale(path):
-            raise OSError(errno.EADDRINUSE, "somebody listens there")
+            raise OSError(errno.EADDRINUSE, "another process listens there")
         return True
     if os.path.lexists(path):
-        raise OSError(errno.EEXIST, "there is a file which is no socket")
+        raise OSError(errno.EEXIST, "there is a file that is not a socket")
     return False
 
 

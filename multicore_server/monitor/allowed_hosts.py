@@ -1,7 +1,7 @@
-"""The names that the monitor answers to, so that no web page can read it in a visitor's browser.
+"""The names that the monitor answers to, so that no web page can read it through a visitor's browser.
 
-A page of evil.example may let its name point to 127.0.0.1 after it was loaded (DNS rebinding); the browser
-then takes the monitor's answers for its own. What such a request cannot hide is the name in its Host header.
+A page of evil.example can point its name to 127.0.0.1 after it was loaded (DNS rebinding). The browser then
+takes the monitor's answers for its own. But such a request cannot hide the name in its Host header.
 
 Pure.
 """

@@ -17,7 +17,7 @@ from multicore_server.monitor.gate import App, Message, Receive, Send
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 TEXT = "text/plain; charset=utf-8"
-NOT_FOUND = "not found; / lists what there is"
+NOT_FOUND = "not found; / lists the addresses"
 NOT_ACCEPTED = "this method is not accepted here"
 INCOMPLETE = "the request is incomplete"
 

@@ -45,11 +45,11 @@ def parse(name: str, body: bytes) -> Command:
     try:
         given = json.loads(body) if body.strip() else {}
     except ValueError:  # also of what is no UTF-8
-        raise ValueError("the body is no JSON") from None
+        raise ValueError("the body is not JSON") from None
     except RecursionError:
         raise ValueError("the body is nested too deeply") from None
     if not isinstance(given, dict):
-        raise ValueError('the body is no JSON object such as {"workers": 4}')
+        raise ValueError('the body is not a JSON object such as {"workers": 4}')
     parser = COMMANDS[name]
     if strange := sorted(given.keys() - set(parser.arguments)):
         accepted = ", ".join(parser.arguments) or "nothing"
@@ -147,7 +147,7 @@ class ArbiterClient:
         except ValueError as exc:
             raise ArbiterError(f"the command is too long: {exc}") from None
         except BlockingIOError:
-            raise ArbiterError("the arbiter has too much to do; try again") from None
+            raise ArbiterError("the arbiter is too busy; try again") from None
         except OSError as exc:
             raise ArbiterError(f"the arbiter cannot be asked: {exc.strerror}") from None
 
@@ -171,4 +171,4 @@ class ArbiterClient:
         asyncio.get_running_loop().remove_reader(self._channel)
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(ArbiterError("the arbiter has ended"))
+                answer.set_exception(ArbiterError("the arbiter has exited"))

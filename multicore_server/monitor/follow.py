@@ -1,4 +1,4 @@
-"""Events as they happen, for whoever follows them: server-sent events (the WHATWG's HTML standard, 9.2)."""
+"""Sends events to clients as they happen: server-sent events (the WHATWG's HTML standard, 9.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MonitorLimits for the monitor's HTTP connections: their number, sizes and times.
+"""Limits the monitor's HTTP connections: their number, sizes and times.
 
 uvicorn limits how long a connection is idle and how long a head is. The rest is here.
 """
@@ -37,7 +37,7 @@ class MonitorLimits:
     keep_alive: int = 60  # Prometheus comes back once a minute, or more often
     give_way: float = 1.0  # at the limit, a client that we have waited for so long is cut for a new one
     probes_give_way: float = 0.1  # the same among the probes, which send their request at once
-    farewell: float = 0.2  # for the requests in hand, at the end
+    farewell: float = 0.2  # for the requests in progress, at the end
 
 
 class GuardedState(ServerState):

@@ -1,5 +1,4 @@
-"""The live page: static files of this package. The page gets its data from /status and
-/samples."""
+"""Serves the live page: static files of this package. The page gets its data from /status and /samples."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class ReadOnly:
     async def healthz(self, request: Request) -> Response:
         # A process whose parent has ended gets another one.
         if os.getppid() != self.arbiter_pid:
-            return line("the arbiter has ended", 503)
+            return line("the arbiter has exited", 503)
         return line("ok")
 
     async def readyz(self, request: Request) -> Response:

@@ -1,6 +1,6 @@
-"""The monitor's process, from the fork to its end.
+"""The monitor's process, from the fork to its exit.
 
-It reads what the arbiter and the workers write to shared memory, so they never wait for it. It ends with the
+It reads what the arbiter and the workers write to shared memory, so they never wait for it. It exits with the
 arbiter, or by a signal.
 """
 
@@ -46,7 +46,7 @@ class MonitorContext:
     """What the monitor watches, and where it listens."""
 
     scoreboard: Scoreboard
-    requests: RequestTable  # that workers have in hand
+    requests: RequestTable  # that workers have in progress
     shared_report: SharedReport
     listener: socket.socket | None  # of `metrics_bind`, for all who want to read
     metrics_listener: socket.socket | None  # for workers, of `metrics_path`: the metrics alone

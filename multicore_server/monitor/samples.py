@@ -1,8 +1,8 @@
-"""The last ten minutes in numbers, so that a page that is opened now shows what came before.
+"""Keeps the figures of the last ten minutes, so that a page that opens now shows what came before.
 
-Pure, but for reading the shared memory. Each sample is written once, when it is taken: whoever asks for them
-costs little more than the bytes. Times are of CLOCK_MONOTONIC, so a clock that is set moves nothing; a reader
-gets the present on both clocks, and makes dates of it.
+Pure, except for reading the shared memory. Each sample is written once, when it is taken, so a reader costs
+little more than the bytes. Times are of CLOCK_MONOTONIC, so a change of the clock moves nothing. A reader
+gets the current time on both clocks, and can calculate dates.
 """
 
 from __future__ import annotations
@@ -192,6 +192,6 @@ def _is_mark(event: EventReport) -> bool:
 
 
 def _described(event: EventReport) -> list[str]:
-    """Its kind, its level, and who it is about with what happened; not the requests that were in hand."""
+    """Its kind, its level, and who it is about with what happened; not the requests that were in progress."""
     who = identity(event["instance"], event["generation"], event["pid"])
     return [event["kind"], event["level"], f"{who} {event['text']}".strip()[:MOST_TEXT]]

@@ -1,4 +1,4 @@
-"""Collects the server's own metrics and the app's, and writes them in the forms that scrapers want."""
+"""Collects the server's own metrics and the app's, and writes them in the formats that scrapers want."""
 
 from __future__ import annotations
 

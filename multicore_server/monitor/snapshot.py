@@ -1,8 +1,8 @@
-"""Scrapes share the work: one merge at a time, for all clients that asked before it began.
+"""Shares the work of scrapes: one merge at a time, for all clients that asked before it began.
 
 So a scrape shows everything that was counted before it was asked for, and a thousand scrapers cost no more
-than one. After each merge is a rest as long as it took: scrapes without a pause take half a CPU at most.
-The merge runs in a thread: a second of it keeps neither /healthz nor the heartbeat waiting.
+than one. After each merge there is a pause of the same length, so scrapes without a pause take at most half
+a CPU. The merge runs in a thread: even if it takes a second, /healthz and the heartbeat do not wait.
 """
 
 from __future__ import annotations

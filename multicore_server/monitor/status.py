@@ -1,6 +1,6 @@
-"""What /status says: the arbiter's report and, for each worker, its numbers from the scoreboard.
+"""Builds /status: the arbiter's report and, for each worker, its numbers from the scoreboard.
 
-Pure, but for reading the shared memory.
+Pure, except for reading the shared memory.
 """
 
 from __future__ import annotations

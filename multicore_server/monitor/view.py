@@ -1,4 +1,4 @@
-"""What the arbiter has published, parsed once for each change and shared by all who ask."""
+"""What the arbiter has published, parsed once for each change and shared by all readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of gunicorn's settings before anything is bound or forked; a mistake gets one line."""
+"""Checks gunicorn's settings before anything is bound or forked; one line reports a mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server can run with, and is perhaps not meant: one line of warning each."""
+"""Warns about settings that work but are perhaps not intended: one line each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset, type(None))
 
 
 def milliseconds(given: Mapping[str, Given]) -> Iterator[str]:
-    """Numbers without a unit that look like PM2's."""
+    """Yield a warning for each number without a unit that looks like PM2's milliseconds."""
     for name, least in MILLISECONDS_IN_PM2.items():
         number = _bare_number(given[name].value)
         if number is not None and number >= least:
@@ -64,7 +64,7 @@ def idle_threads(cfg: Any) -> str:
     """A line for an app that is not WSGI; or nothing."""
     if cfg.threads <= 1:
         return ""
-    return f"threads = {cfg.threads} has no effect: the app is ASGI and brings its own concurrency"
+    return f"threads = {cfg.threads} has no effect: the app is ASGI and has its own concurrency"
 
 
 def not_rotated(cfg: Any, log_max_size: int | None) -> Iterator[str]:
@@ -74,8 +74,11 @@ def not_rotated(cfg: Any, log_max_size: int | None) -> Iterator[str]:
 
 
 def unknown_names(cfg: Any) -> Iterator[str]:
-    """Names in the config file that are like those of settings and hooks. It may have variables and functions
-    of its own, so others are not named, nor those that stand beside the setting itself."""
+    """Yield a warning for each name in the config file that resembles a setting or a hook.
+
+    The config file may have its own variables and functions, so other names get no warning. A name gets none
+    either if the file also sets the setting itself.
+    """
     path, found = config_file(cfg)
     known: Collection[str] = {*cfg.settings, *TABLE, *EVENTS}
     for name, value in found.items():
@@ -89,7 +92,7 @@ def unknown_names(cfg: Any) -> Iterator[str]:
 
 
 def _is_its_own(value: object, module: Mapping[str, Any]) -> bool:
-    """Whether the config file itself has made it."""
+    """Return whether the config file itself has made it."""
     if isinstance(value, FunctionType):
         return value.__module__ == module.get("__name__")
     return isinstance(value, PLAIN)

@@ -1,4 +1,4 @@
-"""What gunicorn's settings say: which were set, which have no effect here, where large files go."""
+"""Reads gunicorn's settings: which are set, which have no effect here, where large files go."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ ELSEWHERE = frozenset({"wsgi_app", "paste", "raw_paste_global_conf", "raw_env", 
 
 
 def variables() -> dict[str, str]:
-    """gunicorn's settings that have an option, by their environment variables."""
+    """Return gunicorn's settings that have an option, by their environment variables."""
     names = (name for name, setting in make_settings().items() if setting.cli)
     return {PREFIX + name.upper(): name for name in names if name not in ELSEWHERE and name not in TABLE}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
-    """What MULTICORE_* variables say of gunicorn's settings, by name. Raises SettingError."""
+    """Return the gunicorn settings in MULTICORE_* variables, by name. Raises SettingError."""
     found: dict[str, Given] = {}
     settings = make_settings()
     for variable, name in variables().items():
@@ -61,7 +61,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 
 
 def _value(setting: Any, given: Given) -> object:
-    """In the form that gunicorn's own check of this setting takes."""
+    """Return the value in the form that gunicorn's own check of this setting accepts."""
     text = str(given.value)
     if setting.action == "append":
         return [each.strip() for each in text.split(",") if each.strip()]
@@ -74,7 +74,7 @@ def _value(setting: Any, given: Given) -> object:
 
 
 def without_effect(cfg: Any) -> Iterator[str]:
-    """One line of warning for each gunicorn setting that is set and has no effect here."""
+    """Yield one warning line for each gunicorn setting that is set and has no effect here."""
     for name, why in NO_EFFECT.items():
         if is_set(cfg, name):
             yield f"{name} has no effect with multicore_server.Worker: {why}"
@@ -87,8 +87,8 @@ def is_set(cfg: Any, name: str) -> bool:
 
 
 def is_given(cfg: Any, name: str) -> bool:
-    """Return whether the user has set a setting, to its default too. What an embedding application sets to
-    the default cannot be told from it."""
+    """Return whether the user has set a setting, also to its default. It cannot detect that an embedding
+    application sets the default."""
     if is_set(cfg, name):
         return True
     flags = cfg.settings[name].cli or ()
@@ -104,7 +104,8 @@ def log_configuration(cfg: Any) -> str:
 
 
 def spool_directories(cfg: Any) -> list[str | None]:
-    """Where request bodies and responses that do not fit into memory go, as for `temporary_file`."""
+    """Return the directories for request bodies and responses that do not fit into memory, for
+    `temporary_file`."""
     if cfg.tmp_upload_dir:
         return [cfg.tmp_upload_dir]
     return [

@@ -1,7 +1,7 @@
-"""Hooks that gunicorn does not have: functions in the config file that are told of events in the server.
+"""Hooks that gunicorn does not have: functions in the config file that are called for events in the server.
 
 They are gunicorn settings like its own hooks, so ``run()`` takes them as options too. gunicorn's command
-makes its configuration before it imports us; `adopt` adds to that one what its config file has.
+makes its configuration before it imports this package; `adopt` adds the hooks in the config file to it.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ SECTION = "Server Hooks"
 
 
 def on_message(server: Any, worker: Any, message: Any) -> None:
-    """An app has sent a message to the ``"arbiter"``; ``worker.send()`` answers."""
+    """Called when an app has sent a message to the ``"arbiter"``; ``worker.send()`` answers."""
 
 
 def on_worker_ready(server: Any, worker: Any) -> None:
-    """A worker is ready for requests."""
+    """Called when a worker is ready for requests."""
 
 
 def on_worker_exit(server: Any, worker: Any, reason: str, status: int) -> None:
-    """A worker's process has ended, for one of the reasons of ``worker_restarts_total``.
+    """Called when a worker's process has exited, for one of the reasons of ``worker_restarts_total``.
 
-    ``status`` is its exit code, or the number of the signal that killed it with a minus before it.
+    ``status`` is its exit code, or the negative number of the signal that killed it.
     """
 
 
 def on_reload_result(server: Any, result: str, reason: str) -> None:
-    """A reload has ended: ``ok``, ``rolled_back`` or ``failed``; ``reason`` is a line about it."""
+    """Called when a reload has ended: ``ok``, ``rolled_back`` or ``failed``; ``reason`` is a line about
+    it."""
 
 
 def on_errored(server: Any, instance: int) -> None:
-    """An instance was given up after ``max_restarts`` unstable exits."""
+    """Called when an instance has become ``errored`` after ``max_restarts`` unstable exits."""
 
 
 def _setting(hook: Callable[..., None]) -> type[Any]:
-    """gunicorn's form of it, known to every configuration that is made from now on."""
+    """Make a gunicorn setting of a hook, which every later configuration knows."""
     own = {
         "name": hook.__name__,
         "section": SECTION,
@@ -68,4 +69,4 @@ def adopt(cfg: Any) -> None:
                 try:
                     cfg.set(name, found[name].value)
                 except (TypeError, ValueError) as exc:
-                    raise SettingError(f"{found[name].of(name)} is no hook: {exc}") from None
+                    raise SettingError(f"{found[name].of(name)} is not a hook: {exc}") from None

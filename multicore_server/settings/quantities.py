@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:/\[\]]+):(\d{1,5})",
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A limit of memory for one worker: bytes, or a percentage of a total that the workers share."""
+    """A memory limit for one worker: bytes, or a percentage of a total that the workers share."""
 
     amount: float
     percent: bool = False
@@ -42,7 +42,7 @@ class Size:
         return int(total * self.amount / 100 / workers) if self.percent else int(self.amount)
 
     def below(self, other: Size) -> bool:
-        """Return whether this is surely less. Bytes and percentages cannot be compared here: False."""
+        """Return whether this is certainly less. Bytes and percentages cannot be compared here: False."""
         return self.percent == other.percent and self.amount < other.amount
 
 
@@ -64,7 +64,7 @@ def duration(value: object) -> float:
 
 
 def byte_count(value: object) -> int:
-    """A number of bytes, as `size` reads it, without a percentage. Raises ValueError."""
+    """Parse a number of bytes like `size`, but without a percentage. Raises ValueError."""
     found = size(value)
     if found.percent:
         raise ValueError("is a percentage")
@@ -174,7 +174,7 @@ def whole_seconds(value: object) -> int:
 
 
 def boot_time(value: object) -> float | None:
-    """Parse a duration. Returns seconds, or None for "timeout": what follows from gunicorn's setting."""
+    """Parse a duration. Returns seconds, or None for "timeout": it then depends on gunicorn's setting."""
     return None if str(value).strip().lower() == "timeout" else duration(value)
 
 

@@ -18,7 +18,7 @@ BOOT_TIME = 60.0  # seconds that a boot may take at least, unless listen_timeout
 
 
 class Given(NamedTuple):
-    """A value as its source has it, and the words that name the source in a message."""
+    """A value as its source has it, and the name of the source for messages."""
 
     value: object
     source: str
@@ -92,16 +92,16 @@ def given_values(
 
 
 def environment(cfg: Any, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment in force: gunicorn's ``--env`` is stronger than the process's own."""
+    """Return the environment in force: gunicorn's ``--env`` overrides the process's own variables."""
     return {**(os.environ if environ is None else environ), **cfg.env}
 
 
 def unknown_environment(
     environ: Mapping[str, str], settings: Settings, gunicorns: Mapping[str, str], *, run: bool
 ) -> list[str]:
-    """Return one warning line for each MULTICORE_ variable that is not read. Most are misspelt.
+    """Return one warning line for each MULTICORE_ variable that is not read. Most of these are misspelt.
 
-    ``gunicorns`` are the variables of gunicorn's own settings, by variable; ``run`` reads them.
+    ``gunicorns`` has the variables of gunicorn's own settings; ``run`` reads them.
     """
     known = {settings.instance_var, *(row.environment for row in TABLE.values()), *(gunicorns if run else ())}
     strange = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
@@ -110,7 +110,7 @@ def unknown_environment(
 
 def _why_not_read(name: str, gunicorns: Mapping[str, str]) -> str:
     if name in gunicorns:
-        return f"{name} is read by multicore-server run alone and is ignored: use gunicorn's own option"
+        return f"only multicore-server run reads {name}; it is ignored here: use gunicorn's own option"
     return f"{name} is not a setting and is ignored{_hint(name, 'environment')}"
 
 
@@ -126,7 +126,8 @@ def _count(workers: int, cpus: Callable[[], int]) -> int:
 
 
 def _boot_time(timeout: float) -> float:
-    """Whoever allows a worker more time, for a slow boot most often, means its boot too."""
+    """Return the time for a boot. A user who raises ``timeout`` usually has a slow boot and means the boot
+    too."""
     return max(BOOT_TIME, timeout) if timeout else 0.0
 
 
@@ -173,14 +174,14 @@ def _variable(environ: Mapping[str, str], name: str) -> Given:
 
 
 def in_config_file(cfg: Any, names: Iterable[str]) -> dict[str, Given]:
-    """Return what gunicorn's config file has of these names. gunicorn itself drops those that it does not
-    know."""
+    """Return the values of these names in gunicorn's config file. gunicorn itself drops names that it does
+    not know."""
     path, found = config_file(cfg)
     return {name: Given(found[name], f"from the config file, {path}") for name in names if name in found}
 
 
 def config_file(cfg: Any) -> tuple[str, dict[str, Any]]:
-    """The config file's path, or python:MODULE, and what it has by name."""
+    """Return the config file's path, or python:MODULE, and its contents by name."""
     location = cfg.settings["config"].get() or ""
     if location.startswith("python:"):
         module = sys.modules.get(location.removeprefix("python:"))

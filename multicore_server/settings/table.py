@@ -2,8 +2,8 @@
 
 A field's name is the name in the config file and the keyword of ``run()`` (``max_memory_restart``). The names
 of the environment variable (``MULTICORE_MAX_MEMORY_RESTART``) and of the flag (``--max-memory-restart``) are
-made from it. A field's row has the default, the parser, the accepted values (for messages and docs) and the
-meaning.
+derived from it. A field's row has the default, the parser, the accepted values (for messages and docs) and
+the meaning.
 """
 # ruff: noqa: RUF009 -- setting() is dataclasses.field() with a row attached, and every default is immutable
 
@@ -22,7 +22,7 @@ PREFIX = "MULTICORE_"
 
 
 class SettingError(Exception):
-    """A value that cannot be used. The message is one line: setting, value, source and what is accepted."""
+    """A value cannot be used. The message is one line: setting, value, source and what is accepted."""
 
 
 def setting(default: str, parse: Callable[[object], T], accepted: str, meaning: str) -> T:
@@ -48,7 +48,7 @@ class Settings:
     wait_ready and instance_var. In PM2 a bare number is milliseconds; here it is seconds.
     """
 
-    # No default here: "max" becomes a number only after the CPUs are counted.
+    # No default here: "max" becomes a number only when the CPUs are counted.
     workers: int = field(
         metadata=_row(
             "max",
@@ -61,10 +61,10 @@ class Settings:
         "true",
         read.restart_rule,
         "true, on-failure or false",
-        "whether a worker that exits is restarted; on-failure: not after exit code 0",
+        "whether a worker is restarted when it exits; on-failure: not after exit code 0",
     )
     min_uptime: float = setting(
-        "1s", read.duration, _TIME, "an exit is unstable if the worker was ready for less than this time"
+        "1s", read.duration, _TIME, "an exit is unstable if the worker was ready for a shorter time"
     )
     max_restarts: int = setting(
         "16",
@@ -78,17 +78,17 @@ class Settings:
         "100ms",
         read.duration,
         _TIME,
-        "delay before the restart after the second unplanned exit in a row that came before backoff_reset; "
-        "each further exit makes it 1.5 times longer, with jitter; after the first one it is 0",
+        "delay before the restart after the second unplanned exit in a row before backoff_reset; each "
+        "further exit makes it 1.5 times longer, with jitter; after the first exit it is 0",
     )
     max_restart_delay: float = setting(
-        "15s", read.duration, _TIME, "longest delay that exp_backoff_restart_delay grows to"
+        "15s", read.duration, _TIME, "upper limit of the delay of exp_backoff_restart_delay"
     )
     backoff_reset: float = setting(
         "30s",
         read.duration,
         _TIME,
-        "after a worker was ready for this time, its slot's unstable exits and backoff start from 0 again",
+        "when a worker was ready for this time, its slot's unstable exits and backoff start at 0 again",
     )
     stop_exit_codes: frozenset[int] = setting(
         "none",
@@ -119,7 +119,7 @@ class Settings:
         "none",
         read.optional(read.above_zero),
         f"{_SOME_TIME}, or none",
-        "age at which a worker is replaced",
+        "a worker of this age is replaced",
     )
     max_lifetime_jitter: Jitter = setting(
         "10%",
@@ -131,7 +131,7 @@ class Settings:
         "none",
         read.optional(read.cron_expression),
         "five cron fields such as 0 4 * * *, or none",
-        "at these local times a rolling restart runs, never of all workers at once",
+        "a rolling restart runs at these local times, never of all workers at once",
     )
     listen_timeout: float = field(  # the default's: what "timeout" means is known with gunicorn's setting
         default=60.0,
@@ -139,8 +139,8 @@ class Settings:
             "timeout",
             read.boot_time,
             f"{_TIME}; 0: any time; or timeout",
-            "time from fork to ready, after which the boot has failed; timeout: 60 s, or gunicorn's timeout "
-            "where that is longer, or any time where that is 0",
+            "a boot fails if the worker is not ready after this time; timeout: 60 s, or gunicorn's timeout "
+            "if that is longer, or any time if that is 0",
         ),
     )
     wait_ready: bool = setting(
@@ -156,7 +156,8 @@ class Settings:
         "3",
         read.whole(1, ROWS_PER_SLOT - 1),
         "a whole number from 1 to 3",
-        "old workers of one instance that may drain at the same time; beyond it, the oldest ends after 3 s",
+        "number of old workers of one instance that may drain at the same time; if there are more, the "
+        "oldest exits after 3 s",
     )
     shutdown_delay: float = setting(
         "0",
@@ -168,15 +169,15 @@ class Settings:
         "1s",
         read.optional(read.above_zero),
         f"{_SOME_TIME}, or none",
-        "an event loop that is blocked for longer is logged with the line of code and the requests in hand; "
-        "a WSGI app that runs inline: for half of gunicorn's timeout",
+        "if an event loop is blocked for longer, the log names the line of code and the requests in "
+        "progress; for a WSGI app that runs inline: half of gunicorn's timeout",
     )
     slow_request: float | None = setting(
         "none",
         read.optional(read.above_zero),
         f"{_SOME_TIME}, or none",
-        "a request without a response for longer is logged with the place where it stands, and again when "
-        "it is answered",
+        "if a request has no response after this time, the log shows where it waits, and again when it is "
+        "answered",
     )
     scheduling: Literal["least", "shared"] = setting(
         "least",
@@ -194,14 +195,14 @@ class Settings:
         "none",
         read.host_names,
         "host names such as metrics.example.com,*.example.org, * for any, or none",
-        "names in the Host header that the monitor answers over TCP, besides IP addresses, names without a "
-        "dot, the name of this machine and those that end in .localhost, .local, .internal or .svc",
+        "names in the Host header that the monitor answers over TCP, in addition to IP addresses, names "
+        "without a dot, this machine's name and names in .localhost, .local, .internal or .svc",
     )
     metrics_path: str | None = setting(
         "none",
         read.optional(read.path),
         "a path such as /metrics, or none",
-        "path on the app's own port where the metrics are served too",
+        "path on the app's own port that also serves the metrics",
     )
     instance_var: str = setting(
         "MULTICORE_INSTANCE",
@@ -213,26 +214,26 @@ class Settings:
         "none",
         read.optional(read.byte_count),
         "bytes, 10M or 1.5G, or none",
-        "largest request body; beyond it 413, by Content-Length and while it arrives",
+        "largest request body; a larger one gets 413, by Content-Length or while it arrives",
     )
     header_timeout: float = setting(
-        "30s", read.duration, f"{_TIME}; 0: any time", "until a request's head is complete; then 408"
+        "30s", read.duration, f"{_TIME}; 0: any time", "time for a request's head to be complete; then 408"
     )
     body_timeout: float = setting(
-        "60s", read.duration, f"{_TIME}; 0: any time", "without a byte of a request's body; then 408"
+        "60s", read.duration, f"{_TIME}; 0: any time", "time without a byte of a request's body; then 408"
     )
     send_timeout: float = setting(
         "60s",
         read.duration,
         f"{_TIME}; 0: any time",
-        "without the client taking any of a response; then cut off",
+        "time in which a client takes nothing of a response; then it is cut off",
     )
     request_timeout: float | None = setting(
         "none",
         read.optional(read.above_zero),
         f"{_SOME_TIME}, or none",
-        "from a request's head to the first byte of its response; then 504, and the app's task is cancelled; "
-        "not for a WSGI app that runs inline: gunicorn's timeout ends it",
+        "time from a request's head to the first byte of its response; then 504, and the app's task is "
+        "cancelled; not for a WSGI app that runs inline: gunicorn's timeout ends it",
     )
     log_format: Literal["text", "json"] = setting(
         "text",
@@ -265,7 +266,7 @@ class Settings:
 
 
 class Setting(NamedTuple):
-    """One row of the table: a setting's name, default, parser, accepted values and meaning."""
+    """A row of the table: a setting's name, default, parser, accepted values and meaning."""
 
     name: str
     default: str

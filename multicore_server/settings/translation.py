@@ -79,7 +79,8 @@ def translate(given: Mapping[str, Any], name_of: Callable[[str], str] = str) -> 
 
 
 def _address(given: Mapping[str, Any], found: Translation, name_of: Callable[[str], str]) -> None:
-    """As in uvicorn, a socket or a descriptor is stronger than host and port (UVICORN_PORT of an image)."""
+    """Return the address. As in uvicorn, a socket or a descriptor overrides host and port (UVICORN_PORT in an
+    image)."""
     uds, fd = given.get("uds"), given.get("fd")
     if uds is not None and fd is not None:
         raise SettingError(f"{name_of('fd')} and {name_of('uds')} are two addresses; give one of them")
@@ -115,7 +116,7 @@ def _context_of(version: int) -> Callable[[Any, Any], Any]:
 
 
 def _reloading(given: Mapping[str, Any], found: Translation) -> None:
-    """Set the files that gunicorn's reloader watches beside the modules that the app imported."""
+    """Set the files that gunicorn's reloader watches in addition to the modules that the app imported."""
     if given.get("reload") and (given.get("reload_dirs") or given.get("reload_includes")):
         found.gunicorn["reload_extra_files"] = sorted(_watched(given))
 
@@ -195,7 +196,7 @@ def _loaded(path: str, option: str) -> dict[str, Any]:
 
 
 def _adopted(config: dict[str, Any], level: str | None) -> dict[str, Any]:
-    """Let the lines of the arbiter and of the workers go where the file puts uvicorn's."""
+    """Send the lines of the arbiter and of the workers where the file sends uvicorn's lines."""
     loggers = dict(config.get("loggers") or {})
     like = {**(loggers.get("uvicorn") or {}), **(loggers.get("uvicorn.error") or {})}
     if "gunicorn.error" not in loggers and like:

@@ -1,4 +1,4 @@
-"""uvicorn's own options: how ``UVICORN_*`` is read, and checks that uvicorn makes later, in a worker."""
+"""uvicorn's own options: reads ``UVICORN_*``, and checks early what uvicorn checks later, in a worker."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _variable(name: str) -> str:
 def check_uvicorn(
     found: dict[str, Any], name_of: Callable[[str], str], source: str = "from run's options", more: str = ""
 ) -> None:
-    """Check what uvicorn checks only in a worker, and make the headers pairs. Raises SettingError."""
+    """Check what uvicorn checks only in a worker, and turn the headers into pairs. Raises SettingError."""
     for name, known in KNOWN.items():
         value = found.get(name)
         if isinstance(value, str) and value not in known and ":" not in value:

@@ -1,4 +1,4 @@
-"""SIGABRT dumps every thread's stack to the error log: a hang leaves its evidence."""
+"""Writes every thread's stack to the error log on SIGABRT, so that a hang leaves evidence."""
 
 from __future__ import annotations
 

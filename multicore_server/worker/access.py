@@ -1,4 +1,4 @@
-"""gunicorn's access log for what uvicorn serves: its format, its atoms, its logger class."""
+"""Writes gunicorn's access log for what uvicorn serves: its format, its atoms, its logger class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop that stands still is named: for how long, by which line of code, with which requests."""
+"""Logs a blocked event loop: for how long, by which line of code, with which requests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Blocked:
         self._unsaid: Counter[Place | None] = Counter()
 
     def look(self, seconds: float) -> None:
-        """The loop stands still for so long by now."""
+        """How long the loop has been blocked by now."""
         if seconds < self._warning or self._noted is not None:
             return
         now = time.monotonic()

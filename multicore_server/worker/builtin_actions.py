@@ -1,4 +1,4 @@
-"""The actions that every worker has: what an operator asks a process that grows."""
+"""The actions that every worker has: what an operator asks a process whose memory grows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def trace_memory(do: str = "top") -> dict[str, Any]:
     elif do != "top":
         raise ValueError(f"give start, top or stop, not {do!r}")
     elif not tracemalloc.is_tracing():
-        raise ValueError("it does not run; start it first")
+        raise ValueError("it is not running; start it first")
     else:
         return await asyncio.to_thread(_top)
     return {"tracing": tracemalloc.is_tracing()}
@@ -73,7 +73,7 @@ def _top() -> dict[str, Any]:
 
 
 async def show_stacks(tasks: bool = False) -> Stacks:
-    """``stacks``: of all threads, and of all tasks of the event loop. While that stands still, the watcher
+    """``stacks``: of all threads, and of all tasks of the event loop. While that is blocked, the watcher
     answers."""
     return stacks.take(asyncio.get_running_loop(), tasks=tasks)
 

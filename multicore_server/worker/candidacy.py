@@ -1,4 +1,4 @@
-"""A worker stands for being the primary one, among its siblings."""
+"""Makes a worker a candidate for the primary worker, among its siblings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker is given by the arbiter on its way."""
+"""What the arbiter gives a worker at the fork."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""One request and its response on httptools: counted, and sent in one piece where that is possible.
+"""A request and its response on httptools: counts it, and sends it in one piece if possible.
 
 uvicorn writes the head of a response when the app gives it, and the body when that comes: two system calls
-and two packets for what most often is known at once. Here the head waits for the first part of the body, and
-no longer than until the loop turns: a stream whose first part comes later has its head on the way.
+and two packets, although both are usually known at once. Here the head waits for the first part of the body,
+but no longer than until the loop turns. So a stream whose first part comes later sends its head early.
 
-Where several requests are in progress, a whole response waits as long: most of what a write costs is to wake
-the client, and one that is awake takes many responses for the price of one. What is out of the ordinary is
+If several requests are in progress, a complete response waits for the same time: most of the cost of a write
+is waking the client, and a client that is awake takes many responses for the price of one. Unusual cases are
 left to uvicorn's own cycle.
 """
 
@@ -72,7 +72,7 @@ class JoinedCycle:
     state: Any = None  # of the connections, where responses may wait for each other
     answers_whole = True  # by `answer`
     ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
-    entry = NONE  # in the table of requests in hand
+    entry = NONE  # in the table of requests in progress
     task: Any = None  # that the state has, until it ends
     scope: Any
     transport: Any

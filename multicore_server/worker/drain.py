@@ -1,6 +1,7 @@
-"""The end of a worker's connections.
+"""Ends a worker's connections.
 
-Idle ones move to siblings, requests that have begun to arrive are answered, what cannot move is closed.
+Idle connections move to siblings, requests that have begun to arrive are answered, and connections that
+cannot move are closed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PACE = 0.005  # seconds until a sibling that had enough is asked again
 class Drain:
     """Looks at the connections, some in each turn of the loop, until none is left or the ``deadline`` comes.
 
-    ``deadline`` is of CLOCK_MONOTONIC; ``tick`` is called at each look, and says whether to end early.
+    ``deadline`` is a time of CLOCK_MONOTONIC; ``tick`` is called at each look, and says whether to end early.
     """
 
     def __init__(

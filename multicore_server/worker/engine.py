@@ -1,4 +1,4 @@
-"""The uvicorn configuration of a worker, made of gunicorn's settings and uvicorn's environment variables.
+"""Makes the uvicorn configuration of a worker from gunicorn's settings and uvicorn's environment variables.
 
 uvicorn serves every app: ASGI apps directly, WSGI apps through the bridge.
 """
@@ -186,16 +186,16 @@ def about_protocol(config: Config) -> str:
     protocol: Any = config.http_protocol_class
     if getattr(config, "http2", False) and is_movable(protocol):
         return (
-            "HTTP/2 connections end with their worker, told by GOAWAY; those of HTTP/1.1 move to others. "
-            "body_timeout, and WebSockets over HTTP/2, have no effect on them"
+            "HTTP/2 connections end with their worker (GOAWAY); HTTP/1.1 connections move to other workers. "
+            "body_timeout does not apply to HTTP/2, and WebSockets over HTTP/2 do not work"
         )
     if is_movable(protocol) or lacks(Feature.H11_MOVES) or lacks(Feature.HTTPTOOLS_MOVES):
         return ""
     counted = "are counted" if meter.modules_of(protocol) else "are not counted"
     name = f"{protocol.__module__}.{getattr(protocol, '__qualname__', protocol)}"
     return (
-        f"the HTTP protocol {name} is not one that multicore_server knows: it is served, its requests "
-        f"{counted}, and its connections end with their worker"
+        f"multicore_server does not know the HTTP protocol {name}: it is served, its requests {counted}, "
+        "and its connections end with their worker"
     )
 
 

@@ -1,7 +1,7 @@
-"""Why a worker could not boot, in words for the person who runs the server.
+"""Explains why a worker could not boot, in words for the person who runs the server.
 
-A mistake in the command line gets one line. An exception in the app gets one line and a traceback that begins
-at the app's first frame, below those of the server and of the import system.
+A mistake in the command line gets one line. An exception in the app gets one line and a traceback. The
+traceback begins at the app's first frame, below those of the server and of the import system.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def about_addresses(exc: BaseException, metrics_bind: str) -> str:
     seen: BaseException | None = exc
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno == errno.EADDRINUSE:
-            other = "(set metrics_bind to another one, or to none)"
-            own = f"{metrics_bind} is the server's own {other}, and " if metrics_bind else ""
-            return f"; {own}every worker runs this code: only one of them can have an address"
+            other = "(set metrics_bind to another address, or to none)"
+            own = f"the server itself uses {metrics_bind} {other}, and " if metrics_bind else ""
+            return f"; {own}every worker runs this code: only one of them can listen on an address"
         seen = seen.__cause__ or seen.__context__
     return ""
 

@@ -1,7 +1,7 @@
-"""Processes that the app forks (multiprocessing, ProcessPoolExecutor, os.fork) have no part in serving.
+"""Keeps processes that the app forks (multiprocessing, ProcessPoolExecutor, os.fork) out of serving.
 
-They inherit every descriptor of their worker. Kept, the listeners would hold the port after a crash, and a
-connection that its worker has closed would stay open for its client.
+They inherit every descriptor of their worker. If they kept the listeners, they would hold the port after a
+crash. If they kept a connection that its worker has closed, it would stay open for its client.
 """
 
 from __future__ import annotations

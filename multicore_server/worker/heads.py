@@ -1,4 +1,4 @@
-"""Makes the heads of responses: what an app's headers are on the wire, found to be valid once."""
+"""Makes the heads of responses: converts an app's headers to bytes, and checks each header only once."""
 
 from __future__ import annotations
 

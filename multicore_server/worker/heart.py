@@ -1,7 +1,8 @@
-"""A worker's heartbeat: everything that a worker does from time to time hangs on it.
+"""A worker's heartbeat; it also drives everything that a worker does from time to time.
 
-Where there was nothing to do for a while it beats slowly: 32 idle workers would wake 400 times a second. What
-comes to the worker's own listeners needs no beat; what comes from a sibling, or goes to one, wakes it.
+If there was nothing to do for a while, it beats slowly: otherwise 32 idle workers would wake 400 times a
+second. Connections on the worker's own listeners need no beat. Connections from a sibling, or to one, wake
+it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ logger = logging.getLogger("gunicorn.error")
 
 
 class Watch(Protocol):
-    """Who is told of the beats, and looks after a loop that stands still."""
+    """Who is told of the beats, and looks after a loop that is blocked."""
 
     def expect(self, beat: float | None) -> None:
         """When the next beat is due, of CLOCK_MONOTONIC; None: the worker rests."""

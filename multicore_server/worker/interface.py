@@ -1,7 +1,7 @@
-"""Which interface an app has: ASGI 3, ASGI 2 or WSGI; or whether it is a factory of an app.
+"""Detects the interface of an app: ASGI 3, ASGI 2 or WSGI; or whether it is a factory of an app.
 
-An app does not name its interface, so its signature decides. Where the signature fits two interfaces, the
-user is asked to name one.
+An app does not name its interface, so its signature decides. If the signature fits two interfaces, the user
+has to name one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A worker learns that its arbiter is gone, also while it boots or its event loop stands still.
+"""Tells a worker that its arbiter is gone, also while it boots or its event loop is blocked.
 
-The arbiter alone holds the writing end of a pipe, so its end, by whatever cause, is an end of file. A thread
-waits for it: asleep in a read, it holds no lock and costs nothing, and what the app forks is without it.
+Only the arbiter holds the writing end of a pipe, so its exit, whatever the cause, is an end of file. A thread
+waits for it. Asleep in a read, this thread holds no lock and costs nothing, and the app's forks do not have
+it.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ class Lifeline:
         except OSError:  # closed by somebody else: nothing can be told from it
             return
         if self._drain is None:
-            logger.warning("%s the arbiter is gone; ending", self._identity)
+            logger.warning("%s the arbiter is gone; exiting", self._identity)
             os._exit(1)
         logger.warning("%s the arbiter is gone; draining", self._identity)
         self._drain()
         if not self._heard.wait(HEARD):
-            text = "%s the app keeps the event loop; closing the listeners, and ending in %s s"
+            text = "%s the app blocks the event loop; closing the listeners, exiting in %s s"
             logger.warning(text, self._identity, self._grace)
             lead_nowhere(listener.fileno() for listener in self._listeners)
         time.sleep(self._grace)

@@ -1,7 +1,7 @@
-"""uvicorn's loggers and gunicorn's in a worker, as apps expect them.
+"""uvicorn's and gunicorn's loggers in a worker, as apps expect them.
 
-Under uvicorn, its loggers are set up before the app is imported: what the app logs with them is shown, and
-what it does to them (a filter for health checks, a handler of its own) has its effect. So it is here, with
+Under uvicorn, its loggers are set up before the app is imported. So the app's records on them are shown, and
+the app's changes to them (a filter for health checks, a handler of its own) work. The same is true here, with
 gunicorn's logs behind them.
 """
 
@@ -118,8 +118,8 @@ class _Upgrades:
 
     FIRST, SECOND = "Unsupported upgrade request.", "No supported WebSocket library detected."
     TEXT = (
-        "a WSGI app has got a WebSocket request, and no socket for it (gunicorn.socket, which Flask-Sock "
-        "wants): serve these from an ASGI app (Quart, Starlette), or this app with gunicorn -k gthread"
+        "a WSGI app got a WebSocket request, but no socket for it (gunicorn.socket, which Flask-Sock needs): "
+        "serve WebSockets from an ASGI app (Quart, Starlette), or run this app with gunicorn -k gthread"
     )
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Requests that take long: named in the log with the place where they stand, and ended at a limit.
+"""Requests that take long: logs them with the place where they wait, and ends them at a limit.
 
-Those in progress are kept in the order in which they began, and looked at with the heartbeat, from the oldest
-to the first that is young enough: no request has a timer. A response that has begun is nobody's concern here:
-a stream may last as long as it likes.
+Requests in progress are kept in the order in which they began. Each heartbeat checks them, from the oldest to
+the first that is young enough, so no request has a timer. A response that has begun is not checked: a stream
+may last as long as it likes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAID = 0.1  # seconds in the queue: less is not named
 TIMEOUT = HTTPStatus.GATEWAY_TIMEOUT
 UNLIMITED = (
     "request_timeout has no effect on a WSGI app that runs inline: timeout ends the worker with the request. "
-    "With more than one thread it has one"
+    "It works with more than one thread"
 )
 BODY = f"{TIMEOUT.phrase}\n".encode()
 ANSWER: tuple[dict[str, Any], ...] = (
@@ -97,7 +97,7 @@ class LongRequests:
                 self._tell(cycle, age)
 
     def look(self) -> None:
-        """By a thread, while the event loop stands still: what stands in its way is told now. What the loop
+        """By a thread, while the event loop is blocked: what stands in its way is told now. What the loop
         changes meanwhile is left to the next look."""
         try:
             for cycle, age in self._begin_look():
@@ -180,7 +180,7 @@ class LongRequests:
             self.count(cycle, TIMEOUT.value)
         close = getattr(cycle, "abort_stream", cycle.transport.close)  # HTTP/2 has others in the connection
         close()
-        return "its connection is closed, as its client takes no answer"
+        return "its connection is closed, because its client takes no answer"
 
 
 async def _send(cycle: Any) -> None:

@@ -1,4 +1,4 @@
-"""Running a coroutine on the event loop that uvicorn has chosen, on every supported Python."""
+"""Runs a coroutine on the event loop that uvicorn has chosen, on every supported Python."""
 
 from __future__ import annotations
 

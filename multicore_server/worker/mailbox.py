@@ -1,4 +1,4 @@
-"""A worker's messages: how they leave it, and what is done with those that come."""
+"""A worker's messages: sends them, and handles those that arrive."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Mailbox:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise cluster.NotDelivered("this process was forked by a worker, and is none")
+            raise cluster.NotDelivered("this process was forked by a worker and is not a worker")
 
     def _tell_arbiter(self, body: bytes, fds: Sequence[int]) -> None:
         if fds:
@@ -104,7 +104,7 @@ class Mailbox:
                         return number
                     found = number
         if found < 0:
-            raise cluster.NotDelivered(f"instance {instance} does not run")
+            raise cluster.NotDelivered(f"instance {instance} is not running")
         return found
 
     def _listening(self) -> Iterator[int]:
@@ -135,7 +135,7 @@ class Mailbox:
         try:
             self._listen()
         except NoMailboxError:
-            logger.warning("%s takes no messages: descriptors were short at the start", self._identity)
+            logger.warning("%s takes no messages: no descriptors were left at the start", self._identity)
             return
         self._context.row[Item.LISTENS] = 1
 
@@ -177,7 +177,7 @@ class Mailbox:
             return self._early.popleft() if self._early else self._boxes.receive(self._context.number)
 
     def read_beside(self) -> None:
-        """By another thread, while the loop stands still: show the stacks to who asks; the rest is the
+        """By another thread, while the loop is blocked: show the stacks to who asks; the rest is the
         loop's, and waits for it in its order. Not all is taken: senders are to see that nobody reads."""
         loop = self._loop
         if loop is None or not self._reading:
@@ -205,7 +205,7 @@ class Mailbox:
         try:
             message.value = json.loads(packet.body)
         except (ValueError, RecursionError):
-            self._drop("it is no JSON")
+            self._drop("it is not JSON")
             return
         if packet.kind == Kind.MESSAGE:
             self._count(Item.MESSAGES_RECEIVED)

@@ -1,9 +1,9 @@
-"""Counting requests as they pass, in the worker's row of the scoreboard.
+"""Counts requests as they pass, in the worker's row of the scoreboard.
 
-uvicorn makes a cycle for each request and its response; ours notes the status on its way and counts the
-request before its last bytes go to the transport: a client that has its response finds it in the next
-scrape, and a kill cannot lose it. What uvicorn answers by itself (500 where the app fails, 503 beyond
-``limit_concurrency``) passes the same way. A middleware would see less and cost half as much again.
+uvicorn makes a cycle for each request and its response. Ours notes the status on its way, and counts the
+request before its last bytes go to the transport. So a client that has its response finds it in the next
+scrape, and a kill cannot lose it. Responses that uvicorn makes by itself (500 if the app fails, 503 beyond
+``limit_concurrency``) pass the same way. A middleware would see less and cost half as much again.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def meter_of(
 
 
 def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
-    """uvicorn's ``RequestResponseCycle``, with its requests counted; in ``load`` also as in hand, where their
-    connections do not do that."""
+    """uvicorn's ``RequestResponseCycle``, with its requests counted; in ``load`` also as in progress, where
+    their connections do not do that."""
     run, send, (begin, count) = cycle.run_asgi, cycle.send, meter
 
     class Metered(cycle):  # type: ignore[misc]  # a class that is chosen when it runs

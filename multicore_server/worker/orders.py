@@ -1,4 +1,4 @@
-"""What the arbiter has ordered. Its signals only wake: anybody may send one, and an app may have taken it."""
+"""Reads the arbiter's orders. Its signals only wake: anybody may send one, and an app may have taken it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What trusted proxies say of a request: its client and scheme, since when it waits, where the app is
-mounted, names with a ``_``.
+"""Reads what trusted proxies say about a request: its client and scheme, since when it waits, where the app
+is mounted, names with a ``_``.
 
-A request without any of these fields pays for a look at the names of its fields.
+A request without any of these fields costs only a look at the names of its fields.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""How long requests waited until the app was called: it tells too few workers from a slow app.
+"""Measures how long requests waited until the app was called: too few workers, or a slow app?
 
-A trusted proxy may say when a request came to it. Where none does, the kernel knows when the last bytes came
-on a connection: a request that lies in the accept queue, in an inbox or unread behind a blocked event loop
-ages there. To ask it costs a microsecond: a busy worker asks for one request in many, which counts for all.
+A trusted proxy may say when a request came to it. Otherwise the kernel knows when the last bytes came on a
+connection: a request in the accept queue, in an inbox, or unread behind a blocked event loop ages there.
+Asking the kernel takes a microsecond, so a busy worker asks for one request in many, which counts for all of
+them.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class QueueTime:
             self._observe_in(scope, waited)
 
     def ask(self, cycle: Any, now: float) -> int:
-        """The app is about to be called; ``now`` is of perf_counter. Returns with how many more requests it
-        is to be asked again."""
+        """The app is about to be called; ``now`` is a time of perf_counter. Returns with how many more
+        requests it is to be asked again."""
         if self._is_told or TCP_INFO is None:
             return NEVER
         waited = idle(getattr(cycle, "transport", None))

@@ -33,7 +33,7 @@ class RequestHooks:
         try:
             self._post(self._worker, request, environ, response)
         except Exception:
-            self._worker.log.exception("the post_request hook failed; going on without it")
+            self._worker.log.exception("the post_request hook failed; continuing without it")
 
 
 def _hook(cfg: Any, name: str) -> Callable[..., Any] | None:

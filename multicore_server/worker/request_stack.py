@@ -1,6 +1,6 @@
-"""Where a request stands: the frames of its task, or of the thread that its task waits for.
+"""Finds where a request waits: the frames of its task, or of the thread that its task waits for.
 
-Pure, but for a look at the sources of the lines.
+Pure, except for reading the source of the lines.
 """
 
 from __future__ import annotations

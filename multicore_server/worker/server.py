@@ -1,4 +1,4 @@
-"""uvicorn's server inside a worker: told by events, not polled, with a drain that cuts nothing short."""
+"""uvicorn's server inside a worker: driven by events, without polling, with a drain that cuts nothing off."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Host(Protocol):
         ...
 
     def answer_beside(self) -> None:
-        """By a thread, while the loop stands still."""
+        """By a thread, while the loop is blocked."""
         ...
 
     def on_signal(self, number: signal.Signals) -> None: ...
@@ -90,8 +90,8 @@ class Host(Protocol):
         ...
 
     async def on_drained(self, patience: float) -> bool:
-        """No request is left: finish what else is in hand, in so many seconds at most. Whether some of it was
-        cancelled."""
+        """No request is left: finish what else is in progress, in so many seconds at most. Whether some of it
+        was cancelled."""
         ...
 
     def end_in_any_case(self) -> None:
@@ -193,7 +193,7 @@ class WorkerServer(uvicorn.Server):
         return factory()
 
     def stop(self, *, quick: bool = False) -> None:
-        """Begin to drain; ``quick``: without waiting for the requests in hand."""
+        """Begin to drain; ``quick``: without waiting for the requests in progress."""
         if not self.should_exit:
             self._exit_as_uvicorn_does()
         self.should_exit = True
@@ -356,4 +356,4 @@ class WorkerServer(uvicorn.Server):
         try:
             await asyncio.wait_for(end, max(self._left(deadline), LIFESPAN_GRACE))
         except asyncio.TimeoutError:
-            logger.error("%s the app's %s took too long; ending without it", self.worker.identity, what)
+            logger.error("%s the app's %s took too long; exiting without it", self.worker.identity, what)

@@ -1,7 +1,8 @@
-"""Signals of a worker that serves: its own handlers, and beside them those of its app.
+"""Handles the signals of a worker that serves: with its own handlers, and also with those of its app.
 
-A process has one handler for a signal, and an event loop one callback. Apps and their libraries set some, at
-import, at startup or later, and mean to be told as well, not that their worker becomes deaf.
+A process has one handler for a signal, and an event loop has one callback. Apps and their libraries set some,
+at import, at startup or later. They want to be called too, but a worker that ignores the signal is no use to
+them.
 """
 
 from __future__ import annotations

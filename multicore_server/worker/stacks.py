@@ -1,4 +1,4 @@
-"""What every thread and every task of a worker is doing, told without stopping any of them."""
+"""Shows what every thread and every task of a worker is doing, without stopping any of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stacks(TypedDict):
 
 
 def take(loop: asyncio.AbstractEventLoop | None, *, tasks: bool = False) -> Stacks:
-    """May be called by any thread: the loop's own while it runs, another one while it stands still."""
+    """May be called by any thread: the loop's own while it runs, another one while it is blocked."""
     room = Room()
     threads = [it for it in _threads() if room.has(it, MOST_THREADS)]
     room.number = 0

@@ -1,6 +1,6 @@
-"""What a thread is doing, by its frames: whether it is within the app's code, and where.
+"""Tells from a thread's frames what it is doing: whether it is within the app's code, and where.
 
-Pure, but for a look at the source of a line.
+Pure, except for reading the source of a line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker uses, measured by itself, in its row of the scoreboard."""
+"""Writes what a worker uses, measured by itself, to its row of the scoreboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does about its own event loop when that stands still."""
+"""Decides what a worker does when its own event loop is blocked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("gunicorn.error")
 
 class LoopWatch:
     """To be made in the loop's thread. ``make_dispatcher`` makes one for another thread; None where nobody
-    places connections. ``answer`` is called by the thread while the loop stands still: who asks for the
+    places connections. ``answer`` is called by the thread while the loop is blocked: who asks for the
     stacks gets them."""
 
     def __init__(

@@ -1,7 +1,7 @@
-"""A thread of a worker that wakes when the heart is late, and sees what keeps the event loop.
+"""A thread of a worker that wakes when the heart is late, and sees what blocks the event loop.
 
-While the heart beats quickly it looks when the next beat is overdue, five times a second; while the worker
-rests it sleeps. It needs Python's lock: what keeps that keeps this thread, too.
+While the heart beats quickly, the thread checks five times a second whether the next beat is overdue. While
+the worker rests, it sleeps. It needs Python's lock, so what keeps that lock also keeps this thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from multicore_server.ipc.heartbeat import LATE
 
-AGAIN = 0.05  # seconds between two looks at a loop that stands still
+AGAIN = 0.05  # seconds between two looks at a loop that is blocked
 PAUSED = 0.5  # seconds that the thread itself was late: the machine or the process stood still, not the loop
 QUIET = 60.0  # seconds between two log lines about a failure of its own
 
@@ -83,4 +83,4 @@ class Watcher:
         now = time.monotonic()
         if now >= self._complain_due:
             self._complain_due = now + QUIET
-            logger.warning("the watcher of this worker failed (%s) and goes on", exc, exc_info=exc)
+            logger.warning("the watcher of this worker failed (%s) and continues", exc, exc_info=exc)

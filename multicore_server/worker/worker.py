@@ -1,4 +1,4 @@
-"""The gunicorn worker that runs uvicorn, from its fork to its end."""
+"""The gunicorn worker that runs uvicorn, from its fork to its exit."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def load_wsgi(self) -> None:
         """Unlike gunicorn's, serves no page in place of code that has a syntax error (``--reload``): while
-        it has, the old worker goes on."""
+        it has, the old worker keeps serving."""
         app_values.open_files()
         self._loading = True
         self.wsgi = self.app.wsgi()

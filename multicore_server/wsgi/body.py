@@ -1,4 +1,4 @@
-"""A request's body, read before the app is called, and a response's body that is a file."""
+"""Reads a request's body before the app is called, and sends a response's body that is a file."""
 
 from __future__ import annotations
 

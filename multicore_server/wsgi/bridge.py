@@ -1,8 +1,8 @@
 """Runs a WSGI app on uvicorn (PEP 3333 over ASGI 3).
 
-With one thread the app runs inline, in the event loop's thread, which is fastest. It then has one request at
-a time, from the call into the app to close(); none starts while a streamed response waits for its client.
-With more threads, each request has one of them from the call to close().
+With one thread, the app runs inline, in the event loop's thread, which is fastest. It then has one request at
+a time, from the call into the app to close(). No request starts while a streamed response waits for its
+client. With more threads, each request has one of them from the call to close().
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class WSGIBridge:
         try:
             body = await self._body(env, scope, receive)
         except OSError as exc:
-            logger.error("no room for a request's body of %s %s: %s", scope["method"], scope["path"], exc)
+            logger.error("no room for the request body of %s %s: %s", scope["method"], scope["path"], exc)
             await refuse(send, HTTPStatus.INSUFFICIENT_STORAGE)
             return
         if body is None:  # the client disconnected before the request was complete

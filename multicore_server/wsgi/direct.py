@@ -1,8 +1,8 @@
-"""A WSGI request without the detour over ASGI: from the parser to the app and back in one call.
+"""Runs a WSGI request without the detour over ASGI: from the parser to the app and back in one call.
 
-Where the app runs inline, most requests need no task, no messages and no waiting: the request is there in
-whole, and the app gives its whole response at once. What needs more (a body that is still arriving, a stream,
-another request that has the app) goes the usual way.
+If the app runs inline, most requests need no task, no messages and no waiting: the request is complete, and
+the app gives its whole response at once. Requests that need more (a body that is still arriving, a stream,
+another request that has the app) take the usual path.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Makes the CGI part of a WSGI environ from an ASGI scope.
 
 Sources: PEP 3333 "environ Variables" and "URL Reconstruction", and RFC 3875 section 4.1. Where they leave a
-choice, this does what gunicorn does, because its users' apps run here.
+choice, this module does what gunicorn does, because its users' apps run here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sends what a WSGI app gives through ASGI's send(), and notices when the client leaves."""
+"""Sends a WSGI app's response through ASGI's send(), and notices when the client leaves."""
 
 from __future__ import annotations
 

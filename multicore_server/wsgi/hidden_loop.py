@@ -1,4 +1,4 @@
-"""Code that runs in the event loop's thread and is to find no running loop, as in any WSGI server.
+"""Hides the running event loop from code in its thread, which finds no running loop in any WSGI server.
 
 Otherwise Django's ORM and asgiref refuse to work.
 """

@@ -1,4 +1,4 @@
-"""One WSGI response: PEP 3333's rules as a plain generator of ASGI messages.
+"""A WSGI response: PEP 3333's rules as a plain generator of ASGI messages.
 
 This module does not wait and does not use an event loop. `bridge.py` runs the generator, inline or in a
 thread, and sends the messages. All of the app's code runs inside the generator's ``next()`` and ``close()``.

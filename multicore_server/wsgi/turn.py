@@ -1,4 +1,4 @@
-"""Whose turn it is to have the app, where it has one request at a time."""
+"""Decides which request has the app, if the app takes one request at a time."""
 
 from __future__ import annotations
 

@@ -341,7 +341,7 @@ def test_the_stacks_of_workers_that_run_and_of_one_that_is_blocked(
 
 def test_who_asks_for_stacks_and_gets_none(server: Server, operator: Operator) -> None:
     start(server, ASGI, workers=1, env=operator.env)
-    assert "it does not run" in operator.run("stacks", "7", status=1).stderr
+    assert "it is not running" in operator.run("stacks", "7", status=1).stderr
     assert "is not between 0 and" in operator.refused("stacks", "--timeout", "0")
     (answer,) = operator.json("stacks", "0")
     assert (answer["ok"], answer["by_signal"], answer["value"]["tasks"]) == (True, False, None)
@@ -379,5 +379,5 @@ def test_a_stopped_worker_shows_no_stack_and_is_not_harmed(server: Server, opera
         shown = operator.run("stacks", "0", "--timeout", "0.3", status=1)
     finally:
         os.kill(client.pid, signal.SIGCONT)
-    assert "instance 0: it has not answered within 0.3 s; by a signal: it does not run" in shown.stderr
+    assert "instance 0: it has not answered within 0.3 s; by a signal: it is not running" in shown.stderr
     client.ask("/second")

@@ -185,8 +185,8 @@ def test_what_cannot_be_sent_is_said_and_nothing_is_sent(make_server: MakeServer
         "cluster.send_sync(None, 1)": "TypeError",
         "cluster.send_sync(True, 1)": "TypeError",
         "cluster.send_sync(1.0, 1)": "TypeError",
-        "cluster.send_sync(7, 1)": "NotDelivered: instance 7 does not run",
-        "cluster.send_sync(-1, 1)": "NotDelivered: instance -1 does not run",
+        "cluster.send_sync(7, 1)": "NotDelivered: instance 7 is not running",
+        "cluster.send_sync(-1, 1)": "NotDelivered: instance -1 is not running",
         "cluster.send_sync(1, 1, fds=[0] * 17)": "ValueError: 17 descriptors",
         "cluster.send_sync(1, 1, fds=['x'])": "TypeError",
         "cluster.send_sync(1, 1, fds=[-1])": "ValueError",
@@ -327,10 +327,10 @@ def test_where_descriptors_are_short_some_workers_take_no_messages(make_server: 
     server = make_server(APP)
     gunicorn = [sys.executable, "-m", "gunicorn", "-k", "multicore_server.Worker"]
     server.start("-w", "5", command=[sys.executable, "-c", LIMITED, *gunicorn], ready=5)
-    server.wait_logged("instance=4 .* takes no messages: descriptors were short at the start")
+    server.wait_logged("instance=4 .* takes no messages: no descriptors were left at the start")
     assert tell(server, 0, "cluster.send_sync(3, 1)") is None
     wait_noted(server, "got", 3, [0, 1])
-    assert tell(server, 0, "cluster.send_sync(4, 1)") == "NotDelivered: instance 4 does not run"
+    assert tell(server, 0, "cluster.send_sync(4, 1)") == "NotDelivered: instance 4 is not running"
     assert tell(server, 4, "cluster.send_sync(0, 'it may send')") is None
     wait_noted(server, "got", 0, [4, "it may send"])
     assert tell(server, 4, "cluster.broadcast_sync(2, True)") == 4
@@ -481,11 +481,11 @@ def late():
     for pid in before:
         wait_gone(pid)
         sends, taken = notes(server.directory, "late", pid)
-        assert sends == [None, None, "NotDelivered: instance 7 does not run", None]
+        assert sends == [None, None, "NotDelivered: instance 7 is not running", None]
         assert taken >= 2  # perhaps the other one still drains
     for instance in (0, 1):
         sends, taken = noted(server, "early", instance)
-        assert sends == [None, None, "NotDelivered: instance 7 does not run", None]  # those before it run
+        assert sends == [None, None, "NotDelivered: instance 7 is not running", None]  # those before it run
         assert taken >= 1
     for sends, _ in (notes(server.directory, "early", pid) for pid in before):
         assert all(it is None or it.startswith("NotDelivered: ") for it in sends)

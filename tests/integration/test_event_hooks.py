@@ -231,7 +231,7 @@ def test_one_that_raises_is_named_and_costs_nothing(make_server: MakeServer) -> 
     (server.directory / "broken").touch()
     os.kill(server.worker_of(1), signal.SIGKILL)
     for name in EVENTS:
-        server.wait_logged(rf"\[ERROR\] the {name} hook failed; going on without it")
+        server.wait_logged(rf"\[ERROR\] the {name} hook failed; continuing without it")
     assert server.get("/?1").json() == 1
     server.ends_within(20)
 
@@ -245,7 +245,7 @@ def test_one_that_takes_long_is_named(make_server: MakeServer) -> None:
     ask(server, "cluster.send_sync('arbiter', 1)")
     told.wait("on_message")
     server.wait_logged(
-        r"\[WARNING\] the on_message hook took 0\.\d s; the arbiter does nothing else meanwhile"
+        r"\[WARNING\] the on_message hook took 0\.\d s; the arbiter does nothing else during a hook"
     )
     assert server.logged("the on_worker_ready hook took") == []
 

@@ -51,7 +51,7 @@ def kill_worker(server: Server) -> None:
 def test_what_a_killed_worker_leaves_is_named_and_ended(server: Server, children: list[int]) -> None:
     pid, deaf = fork(server, children), fork(server, children, "/fork/deaf")
     kill_worker(server)
-    (line,) = server.wait_logged("has left 2 processes of its app behind")
+    (line,) = server.wait_logged("left 2 processes of its app running")
     assert f"gunicorn {pid}" in line or f"python {pid}" in line or f"python3 {pid}" in line
     assert not gone(pid)
     wait_gone(pid)

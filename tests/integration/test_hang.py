@@ -42,7 +42,7 @@ def test_a_worker_that_ignores_the_abort_is_killed(server: Server) -> None:
     server.start("-w", "1", "-t", "1", ready=1)
     with pytest.raises(httpx.RemoteProtocolError):
         server.get("/hang-deaf")
-    server.wait_logged("did not end in time; killing it")
+    server.wait_logged("did not exit in time; killing it")
     server.wait_logged("was killed by SIGKILL")
     server.wait_ready(2)
 

@@ -301,7 +301,7 @@ def test_an_inline_app_is_ended_by_gunicorn_s_timeout(server: Server, connect: C
     client = connect(server.port).send(request("/stuck?1"))
     assert client.answer().body == b"late"
     connect(server.port).send(request("/stuck"))
-    server.wait_logged(r"in hand: GET /stuck for")
+    server.wait_logged(r"in progress: GET /stuck for")
     assert "request_timeout:" not in server.log
 
 

@@ -72,7 +72,7 @@ def test_metrics_on_the_apps_port_while_there_is_no_monitor(monitored: Monitored
     )
     monitored.start("-w", "1", "-c", "conf.py", env={**PATH, "MULTICORE_METRICS_BIND": "none"})
     monitored.server.wait_ready(1)
-    monitored.server.wait_logged(r"monitor pid=\d+ has ended")
+    monitored.server.wait_logged(r"monitor pid=\d+ exited")
     # The arbiter holds the address: the question waits in its backlog until somebody answers or time is up.
     answer = monitored.server.get("/metrics")
     assert (answer.status_code, answer.text.count("\n")) == (503, 1)

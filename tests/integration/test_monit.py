@@ -87,7 +87,7 @@ def test_the_keys(monit: Terminal, server: Server) -> None:
     monit.press("r")
     monit.wait_shown("reload done: 2 workers replaced")
     monit.press("--")
-    monit.wait_shown("0 workers: from 1 to 64 can be run")  # refused; it goes on
+    monit.wait_shown("0 workers: 1 to 64 are possible")  # refused; it goes on
     monit.wait_shown("^1/1 ready")
     monit.press("xyz\x1b[5~\x1b")  # nothing
     monit.press("q")
@@ -127,7 +127,7 @@ def test_the_end_of_the_server(monit: Terminal, server: Server) -> None:
     assert monit.wait_exit() == 0
     assert_restored(monit)
     said = monit.raw.split(LEAVE)[1].decode()
-    assert said.strip() == f"the server with pid {server.pid} has ended"
+    assert said.strip() == f"the server with pid {server.pid} has exited"
 
 
 def test_a_monitor_that_is_replaced(monit: Terminal, server: Server) -> None:

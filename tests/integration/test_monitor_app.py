@@ -120,7 +120,7 @@ def test_head_is_get_without_the_body(monitor: Monitor, path: str) -> None:
 def test_what_there_is_not_is_404_and_not_repeated(monitor: Monitor, path: str) -> None:
     connection = monitor.connect().send(request(path + "?<script>", "X-Forwarded-Host: evil.example"))
     answer = connection.answer()
-    assert (answer.status, answer.body) == (404, b"not found; / lists what there is\n")
+    assert (answer.status, answer.body) == (404, b"not found; / lists the addresses\n")
     assert "location" not in answer.headers
 
 

@@ -41,7 +41,7 @@ def test_where_the_command_socket_would_not_be_safe_there_is_none(monitored: Mon
     monitored.start("-w", "1", ready=1)
     (line,) = monitored.server.logged("ERROR")
     assert "is open to others (mode 0777, not 0700)" in line
-    assert line.endswith("going on without commands")
+    assert line.endswith("continuing without commands")
     assert monitored.answers("/readyz")
     assert ask(monitored.server, "1 + 1") == 2
     monitored.server.ends_within(5)
@@ -77,7 +77,7 @@ def test_commands_do_what_they_say(monitored: MonitoredServer) -> None:
     wait_for(lambda: monitored.status()["ready"] == 3, "three workers")
     assert said("scale", workers=1) == (200, "scaling from 3 to 1")
     wait_for(lambda: monitored.workers().keys() == {0}, "one worker")
-    assert said("scale", workers="-1") == (409, "0 workers: from 1 to 64 can be run without a restart")
+    assert said("scale", workers="-1") == (409, "0 workers: 1 to 64 are possible without a restart")
     assert said("scale", workers=65)[0] == 409
     assert said("scale", workers="many")[0] == 400
     restarts = by(monitored.metrics(), "multicore_worker_restarts_total")

@@ -38,12 +38,10 @@ def test_a_killed_monitor_comes_back(monitored: MonitoredServer) -> None:
         for count in (1, 2):
             before = monitored.server.monitor()
             os.kill(before, signal.SIGKILL)
-            monitored.server.wait_logged(
-                rf"monitor pid={before} has ended \(status -9\); starting it again in"
-            )
+            monitored.server.wait_logged(rf"monitor pid={before} exited \(status -9\); restarting it in")
             wait_for(lambda: monitored.answers("/readyz"), "the monitor's return")
             assert monitored.status()["monitor"]["pid"] != before, count
-    delays = re.findall(r"starting it again in (\d\.\d)", monitored.server.log)
+    delays = re.findall(r"restarting it in (\d\.\d)", monitored.server.log)
     assert len(delays) == 2
     monitored.wait_counted({"GET 2xx": sum(answered.answers.values())})
     assert not monitored.server.logged("ERROR|exited|unstable")
@@ -54,7 +52,7 @@ def test_a_monitor_that_cannot_live_is_tried_ever_more_slowly(monitored: Monitor
     monitored.server.write("conf.py", DIES)
     monitored.start("-w", "1", "-c", "conf.py")
     monitored.server.wait_ready(1)
-    lines = monitored.server.wait_logged(r"monitor pid=\d+ has ended \(status 7\)", 4)
+    lines = monitored.server.wait_logged(r"monitor pid=\d+ exited \(status 7\)", 4)
     delays = [float(re.findall(r"again in ([\d.]+) s", line)[0]) for line in lines]
     assert delays == sorted(delays)
     assert delays[0] == 0 < delays[-1]

@@ -164,7 +164,7 @@ def test_trouble_has_words(monitored: MonitoredServer, open_tab: OpenTab) -> Non
     tab.wait_workers(2)
     os.kill(monitored.server.worker_of(0), signal.SIGKILL)
     tab.wait_for(lambda: tab.column("state") == ["✕ errored", "● ready"], "an errored worker")
-    assert tab.text("#condition") == "✕ instance 0 errored: restarted too often, and left"
+    assert tab.text("#condition") == "✕ instance 0 errored: exited too often, no longer restarted"
     assert tab.page.title() == f"{tab.text('#condition')} · app:app · multicore_server"
     assert "instance=0" in tab.text("#fault")
     assert tab.column("CPU")[0] == tab.column("loop lag")[0] == tab.column("in progress")[0] == DASH

@@ -71,7 +71,7 @@ def test_workers_missing(monitor: Monitor, open_page: Callable[..., Tab]) -> Non
     wait_condition(tab, "● serving", "icon.svg")
     monitor.publish(slots=[slot(0, "starting"), slot(1, "errored", [])])
     wait_condition(tab, "✕ no worker is ready", "icon-bad.svg")
-    assert tab.text("#others") == "instance 1 errored: restarted too often, and left"
+    assert tab.text("#others") == "instance 1 errored: exited too often, no longer restarted"
     tab.assert_clean()
 
 

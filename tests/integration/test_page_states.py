@@ -157,7 +157,7 @@ def test_a_replacement_is_one_line(monitor: Monitor, open_page: Callable[..., Ta
     tab = open_page()
     tab.wait_workers(2)
     assert lines(tab) == [
-        "instance=0 gen=3 pid=103 drained and ended, in 1.0 s",
+        "instance=0 gen=3 pid=103 drained and exited, in 1.0 s",
         "instance=0 gen=3 pid=103 started, ready after 0.50 s",
         "instance=0 gen=2 pid=102 was killed",
         "instance=1 gen=5 pid=105 replaced by gen=6 pid=106 (reload), in 1.5 s",

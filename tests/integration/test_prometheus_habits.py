@@ -80,7 +80,7 @@ def test_a_port_that_the_app_wants_is_named_with_the_setting(make_server: MakeSe
     server.start("-w", "1", env=env)
     assert server.wait_exit() == 3
     (line,) = server.logged("Reason: ")
-    assert f"127.0.0.1:{port} is the server's own (set metrics_bind to another one, or to none)" in line
+    assert f"the server itself uses 127.0.0.1:{port} (set metrics_bind to another address, or" in line
 
 
 def test_the_monitor_names_it_where_the_app_was_first(make_server: MakeServer) -> None:

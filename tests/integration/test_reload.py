@@ -84,7 +84,7 @@ def test_broken_code_is_rolled_back(asked: Server, broken: str, said: str) -> No
     with load(asked) as requests:
         deploy(asked, 2, broken)
         line = hup(asked, "reload rolled back")
-    assert re.search(f"reload rolled back: .*({said}).*; the old workers go on", line)
+    assert re.search(f"reload rolled back: .*({said}).*; the old workers keep serving", line)
     wait_for(lambda: asked.workers() == old, "only the old workers")
     assert set(requests.answers) <= set(old)
 
@@ -133,7 +133,7 @@ def test_preloaded_code_stays_and_the_line_names_usr2(asked: Server) -> None:
     deploy(asked, 2)
     asked.write("gunicorn.conf.py", "raw_env = ['COLOUR=blue']\npreload_app = False")
     hup(asked)
-    assert asked.logged("WARNING.* preload_app: the app's code stays .*; USR2 loads new code")
+    assert asked.logged("WARNING.* preload_app: a reload does not load new app code .*; USR2 loads new code")
     assert ask(asked, "[version, os.environ['COLOUR']]") == [1, "blue"]
 
 
@@ -152,8 +152,8 @@ BAD_CONFIGURATIONS = {
     "worker_class = 'nowhere.Worker'": "worker_class: class uri 'nowhere.Worker' invalid or not found",
     "chdir = 'nowhere'": "chdir",
     "raise KeyboardInterrupt": "KeyboardInterrupt",
-    "os._exit(0)": "the process that tries it has ended",
-    "os.kill(os.getpid(), 11)": "the process that tries it has ended",
+    "os._exit(0)": "the process that tries it has exited",
+    "os.kill(os.getpid(), 11)": "the process that tries it has exited",
     "bind = []": "bind: there is no address to listen on",
     "bind = ''": "bind: there is no address to listen on",
     f"bind = '{LOCAL}:99999'": "cannot listen on 127.0.0.1:99999",
@@ -337,7 +337,7 @@ def test_reload_of_a_changed_file(asked: Server) -> None:
 def test_reload_of_broken_code(asked: Server, broken: str) -> None:
     asked.start("-w", "1", "--reload", ready=1, env={"MULTICORE_MAX_RESTARTS": "0"})
     deploy(asked, 2, broken)
-    asked.wait_logged("could not be loaded: .*the old worker goes on")
+    asked.wait_logged("could not be loaded: .*the old worker keeps serving")
     assert ask(asked, "version") == 1
     deploy(asked, 3)
     wait_for(lambda: ask(asked, "version") == 3, "the repaired code")

@@ -68,7 +68,7 @@ def test_a_config_file_that_is_slow_is_named(asked: Server) -> None:
     asked.write("conf.py", f"{good}import time\ntime.sleep(1.3)")
     hup(asked)
     assert asked.logged(
-        r"WARNING.* the configuration took 1\.\d s to load; the arbiter looks after signals alone meanwhile"
+        r"WARNING.* the configuration took 1\.\d s to load; the arbiter handled only signals during this time"
     )
 
 

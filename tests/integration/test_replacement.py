@@ -81,7 +81,7 @@ def test_a_term_from_outside_is_a_wish_for_a_replacement(server: Server) -> None
     asking.start()
     server.wait_logged("SLOW")
     os.kill(old, signal.SIGTERM)
-    server.wait_logged(r"instance=0 gen=1 .* draining \(manual: it was told to\)")
+    server.wait_logged(r"instance=0 gen=1 .* draining \(manual: it got a signal\)")
     server.wait_logged("instance=0 gen=2 .* ready")
     asking.join()
     assert int(answers[0].text) == old
@@ -95,8 +95,8 @@ def test_a_replacement_that_cannot_boot_leaves_the_old_worker(server: Server) ->
     server.start("-w", "1", env=env, ready=1)
     old = server.worker_of(0)
     server.write("app.py", TROUBLED + "\nraise RuntimeError('broken')")
-    server.wait_logged("gen=2 .* the old worker goes on, next attempt in")
-    server.wait_logged("gen=3 .* the old worker goes on, its replacement is given up")
+    server.wait_logged("gen=2 .* the old worker keeps serving, next attempt in")
+    server.wait_logged("gen=3 .* the old worker keeps serving, its replacement is given up")
     assert int(server.get().text) == old
 
 

@@ -83,18 +83,18 @@ def test_an_unplanned_end_is_logged_with_what_was_in_hand(
     with asking(server, f"{path}?token=secret"):
         pass
     server.wait_logged(
-        rf"{how} after .* s with 1 request in hand; restarting at once; in hand: GET {path} for"
+        rf"{how} after .* s with 1 request in progress; restarting at once; in progress: GET {path} for"
     )
     assert "secret" not in server.log
     public = wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/status").json(), "the monitor")
     (event,) = (it for it in public["events"] if it["kind"] == "exited")
-    assert event["text"].endswith("with 1 request in hand; restarting at once")
+    assert event["text"].endswith("with 1 request in progress; restarting at once")
     assert (event["in_hand"], path in json.dumps(public)) == ("", False)
     samples = f"http://127.0.0.1:{port}/samples"
     marks = wait_for(lambda: httpx.get(samples).json()["marks"], "the mark of the end")
     assert how in marks[0][3]
     assert path not in marks[0][3]
-    assert f"in hand: GET {path} for" in operator.run("events").stdout
+    assert f"in progress: GET {path} for" in operator.run("events").stdout
 
 
 def test_the_oldest_come_first_and_the_rest_is_counted(server: Server, operator: Operator) -> None:
@@ -109,7 +109,9 @@ def test_the_oldest_come_first_and_the_rest_is_counted(server: Server, operator:
             assert operator.json("requests")[0]["path"] == "/slow/1"
             wait_for(lambda: "and 8 more" in operator.run("requests").stdout)
             os.kill(server.worker_of(0), signal.SIGKILL)
-    server.wait_logged(r"with 40 requests in hand; .*; in hand: GET /slow/1 for .* s, .* \(and 37 more\)")
+    server.wait_logged(
+        r"with 40 requests in progress; .*; in progress: GET /slow/1 for .* s, .* \(and 37 more\)"
+    )
 
 
 @KINDS
@@ -147,4 +149,4 @@ def test_a_hang_names_its_request(server: Server) -> None:
     server.start("-w", "1", "--timeout", "1", ready=1)
     with asking(server, "/blocked"):
         pass
-    server.wait_logged("in hand: GET /blocked for")
+    server.wait_logged("in progress: GET /blocked for")

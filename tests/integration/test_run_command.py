@@ -179,7 +179,7 @@ def test_pid_name_and_daemon(server: Server, ending: list[int]) -> None:
         ("import databse", [], NO_BOOT, "Reason: no worker could boot: no module named 'databse'|databse"),
         (PLAIN, ["--metrics-bind", "nonsense"], BAD_SETTING, "metrics_bind: 'nonsense' .* is not an address"),
         (PLAIN, ["--user", "root", "--pid", "no/pid"], BAD_SETTING, "cannot start|pid"),
-        ("import os; os._exit(5)", ["--preload"], 1, "the server has ended while it started"),
+        ("import os; os._exit(5)", ["--preload"], 1, "the server exited while it started"),
     ],
     ids=["no app", "a bad setting", "no pidfile", "a sudden end"],
 )

@@ -101,7 +101,7 @@ def test_int_ends_even_a_worker_that_does_not_listen(server: Server) -> None:
     server.signal(signal.SIGINT)
     assert server.wait_exit() == 0
     assert 1.5 < time.monotonic() - asked < 3.0
-    assert server.logged("did not end in time; killing it")
+    assert server.logged("did not exit in time; killing it")
 
 
 @pytest.mark.quiet

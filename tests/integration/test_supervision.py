@@ -124,7 +124,7 @@ def test_hooks_that_fail_are_named_and_cost_nothing(server: Server) -> None:
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
     for name in names:
-        assert server.logged(f"the {name} hook failed; going on without it"), name
+        assert server.logged(f"the {name} hook failed; continuing without it"), name
         assert server.logged(f"ValueError: from {name}")
 
 

@@ -78,7 +78,7 @@ def test_a_worker_that_does_not_run_or_answer_costs_its_own_answer(
 ) -> None:
     done = operator.run("trigger", "greet", "0", "9", status=1)
     assert done.stdout.startswith("instance 0: ")
-    assert done.stderr == "instance 9: it does not run\n"
+    assert done.stderr == "instance 9: it is not running\n"
     assert "not answered within 0.2 s" in operator.run(
         "trigger", "later", "--json", "60", "--timeout", "200ms", status=1
     ).stderr  # fmt: skip
@@ -95,9 +95,9 @@ def test_a_worker_that_does_not_run_or_answer_costs_its_own_answer(
 
 def test_what_cannot_be_asked_is_one_line(operator: Operator, server: Server) -> None:
     assert operator.refused("trigger", "greet", "x") == (
-        "trigger: 'x' is no instance number such as `ps` shows"
+        "trigger: 'x' is not an instance number; `ps` shows them"
     )
-    assert operator.refused("trigger", "greet", "--json", "{").startswith("--json: '{' is no JSON: ")
+    assert operator.refused("trigger", "greet", "--json", "{").startswith("--json: '{' is not JSON: ")
     assert operator.refused("trigger", "greet", "--timeout", "0") == (
         "--timeout: '0' is not between 0 and 600 seconds"
     )
@@ -115,7 +115,7 @@ def test_what_is_built_in(operator: Operator, server: Server) -> None:
     assert isinstance(used, dict)
     assert 0 < used["uss"] <= used["rss"]
     assert used["types"][0]["bytes"] >= used["types"][1]["bytes"] > 0
-    assert "it does not run; start it first" in operator.run("trigger", "tracemalloc", status=1).stderr
+    assert "it is not running; start it first" in operator.run("trigger", "tracemalloc", status=1).stderr
     assert answers(operator, "tracemalloc", "--json", '"start"') == {
         0: {"tracing": True},
         1: {"tracing": True},

@@ -62,7 +62,7 @@ def test_usr2_over_a_unix_socket_and_back(asked: Server, ending: list[int]) -> N
         ending.append(new)
         asked.wait_ready(2)
         os.kill(new, signal.SIGTERM)
-        asked.wait_logged(f"the arbiter that USR2 started has ended \\(pid={new}\\); this one goes on")
+        asked.wait_logged(f"the arbiter that USR2 started has exited \\(pid={new}\\); this one keeps running")
     assert ask_over(path, "os.getppid()") == asked.pid
     asked.signal(signal.SIGTERM)
     assert asked.wait_exit() == 0
@@ -75,7 +75,7 @@ def test_usr2_with_broken_code(asked: Server, options: tuple[str, ...]) -> None:
     with load(asked):
         deploy(asked, 2, "import nowhere")
         asked.signal(signal.SIGUSR2)
-        asked.wait_logged(r"the arbiter that USR2 started has ended \(pid=\d+\); this one goes on")
+        asked.wait_logged(r"the arbiter that USR2 started has exited \(pid=\d+\); this one keeps running")
     assert asked.logged("app:app could not be loaded: ModuleNotFoundError: No module named 'nowhere'")
     assert not (asked.directory / "server.pid.2").exists()
     assert pid_in(asked.directory / "server.pid") == asked.pid

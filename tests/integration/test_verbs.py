@@ -82,7 +82,7 @@ def test_ps_of_several_servers(operator: Operator) -> None:
     assert operator.json("show", str(two.port))["arbiter"]["pid"] == two.pid
     assert operator.json("show", str(one.pid))["name"] == "api"
     message = operator.refused("reload")
-    assert message.startswith("several servers are running; say which: ")
+    assert message.startswith("several servers are running; name one of them: ")
     assert f"api (pid {one.pid}, port {one.port})" in message
     assert operator.refused("stop", "db").startswith("no server 'db' is running; there are ")
     os.kill(one.pid, signal.SIGTERM)
@@ -157,7 +157,7 @@ def test_following_events(operator: Operator, server: Server) -> None:
     told = [first, crash, *rest]
     assert [event["id"] for event in told] == list(range(first["id"], first["id"] + len(told)))
     assert following.wait(PATIENCE) == 0
-    assert following.stderr.read() == f"the server with pid {server.pid} has ended\n"
+    assert following.stderr.read() == f"the server with pid {server.pid} has exited\n"
 
 
 # --- changing ---
@@ -209,7 +209,7 @@ def test_restart(operator: Operator, server: Server) -> None:
     assert server.worker_of(0) != before[0]
     assert operator.json("restart", "-s", str(server.port), "0")["ok"] is True
     assert operator.refused("restart", "7") == "restart: there is no instance 7; there are 0, 1"
-    assert operator.refused("restart", "0", "x").startswith("restart: 'x' is no instance number")
+    assert operator.refused("restart", "0", "x").startswith("restart: 'x' is not an instance number")
 
 
 def test_a_restart_that_fails(operator: Operator, server: Server) -> None:
@@ -232,11 +232,11 @@ def test_scale(operator: Operator, server: Server) -> None:
 
 WRONG = {
     ("0",): 'workers: give a number from 1, a change such as "+2" or "-1", or "max"',
-    ("-5",): "-3 workers: from 1 to 64 can be run without a restart",
-    ("65",): "65 workers: from 1 to 64 can be run without a restart",
-    ("many",): "'many' is no number of workers; give 4, +1, -1 or max",
-    ("1.5",): "'1.5' is no number of workers; give 4, +1, -1 or max",
-    (): "'' is no number of workers; give 4, +1, -1 or max",
+    ("-5",): "-3 workers: 1 to 64 are possible without a restart",
+    ("65",): "65 workers: 1 to 64 are possible without a restart",
+    ("many",): "'many' is not a number of workers; give 4, +1, -1 or max",
+    ("1.5",): "'1.5' is not a number of workers; give 4, +1, -1 or max",
+    (): "'' is not a number of workers; give 4, +1, -1 or max",
     ("a", "b", "3"): "give a server and a number of workers, such as `scale api +2`",
 }
 
@@ -318,7 +318,7 @@ def test_whoever_leaves_the_progress_bar_stops_nothing(operator: Operator) -> No
     terminal.wait_shown("0/2 workers replaced")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.wait_exit() == 130
-    assert terminal.shown.strip() == "multicore-server: no longer watching; the server goes on with it"
+    assert terminal.shown.strip() == "multicore-server: no longer waiting; the server continues"
     server.wait_logged("reload done: 2 workers replaced")
 
 
@@ -337,7 +337,7 @@ def dead(operator: Operator) -> str:
 
 def test_a_dead_socket(operator: Operator, dead: str) -> None:
     assert operator.refused("show", dead) == (
-        f"the server with pid {dead} has ended; only its command socket is left"
+        f"the server with pid {dead} has exited; only its command socket is left"
     )
     assert operator.run("ps").stdout == ""
 
@@ -372,7 +372,7 @@ def test_a_server_that_ends_during_a_reload(operator: Operator) -> None:
     assert reloading.wait(PATIENCE) == 1
     assert reloading.stderr is not None
     last = reloading.stderr.read().splitlines()[-1]
-    assert re.search("the server (is stopping|has ended)", last)
+    assert re.search("the server (is stopping|has exited)", last)
 
 
 # --- shell completion ---

@@ -70,7 +70,7 @@ def test_max_is_what_memory_has_room_for(
     server.start(*options, command=command, ready=1 if fewer else 2)
     if fewer:
         server.wait_logged(rf"workers: \d+ instead of {usable_cpus()}: one uses \d+ MiB after its boot")
-        assert server.logged("the first worker shows how many have room")
+        assert server.logged("the first worker shows how many fit")
     else:
         assert not server.logged("instead of")
     assert server.get().status_code == 200

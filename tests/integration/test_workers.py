@@ -80,5 +80,5 @@ def test_more_workers_than_there_is_room_for_are_refused(server: Server) -> None
     server.write("gunicorn.conf.py", hook)
     server.start("-w", "1", ready=1)
     server.signal(signal.SIGTTIN)
-    server.wait_logged("2 workers are more than the 1 that there is room for; not scaled")
+    server.wait_logged("there is no room for 2 workers, only for 1; not scaled")
     assert len(server.workers()) == 1

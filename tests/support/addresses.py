@@ -1,4 +1,4 @@
-"""Ports of this machine: free ones, and whether somebody listens there."""
+"""Ports of this machine: free ones, and whether another process listens there."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def fail(*_: Any) -> None:
 def test_a_mistake_in_a_hook_is_named_and_costs_nothing(name: str) -> None:
     call, log = wrapped(name, fail)
     assert call() is None
-    assert log.lines == [f"ERROR: the {name} hook failed; going on without it"]
+    assert log.lines == [f"ERROR: the {name} hook failed; continuing without it"]
 
 
 @pytest.mark.parametrize("name", GATES)

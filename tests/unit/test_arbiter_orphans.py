@@ -48,7 +48,7 @@ def test_they_are_named_told_to_end_and_killed(yard: Yard) -> None:
     assert yard.orphans.due == yard.os.now + SOON
     yard.after(SOON)
     names = "process-11 11, process-12 12"
-    text = f"{DEAD} has left 2 processes of its app behind ({names}); they get SIGTERM in 30 s"
+    text = f"{DEAD} left 2 processes of its app running ({names}); they get SIGTERM in 30 s"
     assert yard.log.lines == [f"WARNING: {text}"]
     yard.after(GRACE - 1)
     assert yard.os.sent() == []
@@ -113,13 +113,13 @@ def test_one_that_may_not_be_signalled_does_not_shield_the_others(yard: Yard) ->
     for seconds in (SOON, GRACE):
         yard.after(seconds)
     assert {pid for pid, _ in yard.os.sent()} == {11, 12}
-    assert len(yard.log.said("cannot be sent SIGTERM: Operation not permitted")) == 1
+    assert len(yard.log.said("cannot send SIGTERM to pid")) == 1
 
 
 def test_ten_thousand_are_one_line(yard: Yard) -> None:
     yard.leave(*range(100, 10_100))
     yard.after(SOON)
-    assert "has left 10000 processes" in yard.log.lines[0]
+    assert "left 10000 processes" in yard.log.lines[0]
     assert len(yard.log.lines[0]) < 250
 
 

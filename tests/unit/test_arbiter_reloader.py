@@ -154,7 +154,7 @@ def test_a_configuration_that_ends_its_process_ends_the_check_alone(garage: Gara
     garage.shell.select()
     assert garage.observed == []
     garage.shell.reap_helpers()
-    assert garage.observed == [ev.ReloadFailed("the process that tries it has ended")]
+    assert garage.observed == [ev.ReloadFailed("the process that tries it has exited")]
 
 
 def test_the_loop_does_not_wait_for_a_configuration_that_takes_long(garage: Garage) -> None:
@@ -206,9 +206,7 @@ def test_a_slow_configuration_is_named(garage: Garage) -> None:
     assert garage.shell.log.lines == []
     garage.takes = 1.3
     garage.prepare()
-    assert garage.shell.log.said(
-        "the configuration took 1.3 s to load; the arbiter looks after signals alone"
-    )
+    assert garage.shell.log.said("the configuration took 1.3 s to load; the arbiter handled only signals")
 
 
 # --- signals while it loads in the loop
@@ -325,7 +323,7 @@ def test_code_that_stays_is_said(garage: Garage, why: str) -> None:
     else:
         garage.current.app.app_uri = None
     garage.prepare()
-    assert garage.shell.log.said(f"{why}: the app's code stays")
+    assert garage.shell.log.said(f"{why}: a reload does not load new app code")
 
 
 def test_a_commit_closes_what_is_no_longer_listened_on(garage: Garage) -> None:
@@ -357,7 +355,7 @@ def test_an_old_deployment_that_cannot_be_put_back_in_whole_is_said(garage: Gara
     garage.fails = ["new", "old"]
     garage.prepare()
     garage.reloader.commit()
-    assert garage.shell.log.said("could not be put back in whole")
+    assert garage.shell.log.said("could not be restored completely")
     assert isinstance(garage.observed[-1], ev.CommitFailed)
 
 

@@ -206,7 +206,7 @@ def test_what_has_no_effect_and_why(check: Check, project: Path) -> None:
         r"max_lifetime_jitter: '5%' \(from the config file, .*\) has no effect without max_lifetime",
         r"metrics_hosts: .* has no effect without a host and a port in metrics_bind",
         r"--reload-delay has no effect: gunicorn's reloader has no delay",
-        r"threads = 4 has no effect: the app is ASGI and brings its own concurrency",
+        r"threads = 4 has no effect: the app is ASGI and has its own concurrency",
     )
     assert len(said["warning"]) == len(wanted)
     for pattern, line in zip(wanted, said["warning"], strict=True):

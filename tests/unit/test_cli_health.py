@@ -27,11 +27,12 @@ def of(*states: Any, **changes: Any) -> Status:
          Health(AMBER, ["3 of 4 workers missing (1 starting, 2 backoff)"])),
         (of("ready", configured=3), Health(AMBER, ["2 of 3 workers missing"])),
         (of("starting", "backoff"), Health(RED, ["no worker is ready"])),
-        (of("ready", "errored"), Health(RED, ["instance 1 errored: restarted too often, and left"])),
+        (of("ready", "errored"), Health(RED, ["instance 1 errored: exited too often, no longer restarted"])),
         (of("errored", "ready", "errored", "backoff"), Health(RED, [
-            "instances 0, 2 errored: restarted too often, and left", "1 of 4 workers missing (1 backoff)"])),
+            "instances 0, 2 errored: exited too often, no longer restarted",
+            "1 of 4 workers missing (1 backoff)"])),
         (of("errored", "starting"), Health(RED, [
-            "no worker is ready", "instance 0 errored: restarted too often, and left"])),
+            "no worker is ready", "instance 0 errored: exited too often, no longer restarted"])),
         (of("draining", stopping=True), Health(AMBER, ["stopping"])),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "BETWEEN", 0.0)
 
 
-ERRORED = "instance 1 errored: restarted too often, and left"
+ERRORED = "instance 1 errored: exited too often, no longer restarted"
 
 
 def requests(total: int, **codes: int) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_ps_prints_each_server_and_says_who_is_silent(capsys: pytest.CaptureFixt
     assert lines[0] == "app:app  pid 4000  http://127.0.0.1:8000  1 of 2 ready  up 2h  reloading  " + ERRORED
     assert lines[1].split() == [
         "id", "name", "pid", "uptime", "restarts", "status", "cpu", "mem", "req/s", "5xx/s", "499/s", "in",
-        "hand", "conns",
+        "progress", "conns",
     ]  # fmt: skip
     assert lines[2].split() == [
         "0",
@@ -124,7 +124,7 @@ def test_show_prints_all_about_a_server(capsys: pytest.CaptureFixture[str]) -> N
         "instance 0: ready",
         "  restarts     2 exit, 1 reload; 0 unstable",
         "  memory       90.0mb, 60.0mb of its own, limit 100.0mb",
-        "3 in hand, 150 in all",
+        "3 in progress, 150 in all",
         "  connections  12, 0 WebSockets, 30 accepted in all",
         "  wanted       about to be replaced (memory)",
         "  restarts     none; 2 unstable",

@@ -40,7 +40,7 @@ def test_a_server() -> None:
     shown = drawn(scene, 140)
     assert "app:app  pid 4000  http://127.0.0.1:8000" in shown
     assert "2/2 ready  up 2h  cpu 10%  0 req/s  5xx 6.0 3.2%  p50 50.0ms  p99 99.0ms  queue 95.0ms" in shown
-    assert "95.0ms  6 in hand  24 conns  499 2.0" in shown
+    assert "95.0ms  6 in progress  24 conns  499 2.0" in shown
     assert "3.2% of the responses are 5xx" in shown
     row = " 0  4711  ready   2m         3  10%  60.0mb/100.0mb 60%      0  3.0 3.2%    1.0  50.0ms  99.0ms"
     assert row in shown

@@ -98,7 +98,7 @@ def test_the_outcome() -> None:
 
 
 def test_the_server_ends_meanwhile() -> None:
-    assert waited(ONE, GoneError("gone")) == CommandResult(False, "the server has ended")
+    assert waited(ONE, GoneError("gone")) == CommandResult(False, "the server has exited")
     assert waited(ONE, status(worker(0), stopping=True)) == CommandResult(False, "the server is stopping")
 
 
@@ -112,13 +112,13 @@ def test_ctrl_c_leaves_the_server_to_itself(clock: Clock) -> None:
         raise KeyboardInterrupt
 
     clock.on_sleep = interrupt
-    with pytest.raises(LeftError, match="no longer watching; the server goes on with it"):
+    with pytest.raises(LeftError, match="no longer waiting; the server continues"):
         waited(ONE)
-    with pytest.raises(LeftError, match="goes on stopping"):
+    with pytest.raises(LeftError, match="continues to stop"):
         wait_for_end(ScriptedServer(ONE, ONE), silent=True)
 
 
 def test_the_end_of_a_server_counts_its_workers_down(capsys: pytest.CaptureFixture[str]) -> None:
     server = ScriptedServer(TWO, ONE, NoAnswerError("the monitor has ended"), ONE)
     assert wait_for_end(server) == CommandResult(True, "stopped")
-    assert capsys.readouterr().err == "2 of 2 workers left to end\n1 of 2 workers left to end\n"
+    assert capsys.readouterr().err == "2 of 2 workers left to exit\n1 of 2 workers left to exit\n"

@@ -94,7 +94,7 @@ def test_by_name_port_and_pid(listen: Callable[..., None]) -> None:
     assert "no server '8001' is running; there are api:app (pid 101, port 8000)" in said(
         lambda: choose("8001")
     )
-    assert "several servers are running; say which" in said(lambda: choose(None))
+    assert "several servers are running; name one of them" in said(lambda: choose(None))
     assert names() == ["api:app", "web:app"]
 
 
@@ -107,7 +107,7 @@ def test_one_name_of_two_servers(listen: Callable[..., None]) -> None:
     listen(101, named("app:app"))
     listen(102, named("app:app"))
     message = said(lambda: choose("app:app"))
-    assert message == ("'app:app' is not one server alone; give a pid: app:app (pid 101), app:app (pid 102)")
+    assert message == ("'app:app' names several servers; give a pid: app:app (pid 101), app:app (pid 102)")
     assert choose("102").pid == 102
     assert names() == ["101", "102"]
 
@@ -130,7 +130,9 @@ def test_a_socket_that_a_dead_server_left(directory: Path) -> None:
     leave_socket(directory, 101)
     (directory / "notes.sock").touch()  # somebody else's file
     assert running() == []
-    assert said(lambda: choose("101")) == "the server with pid 101 has ended; only its command socket is left"
+    assert (
+        said(lambda: choose("101")) == "the server with pid 101 has exited; only its command socket is left"
+    )
     assert said(RunningServer(directory / "101.sock").status).endswith("only its command socket is left")
 
 
@@ -182,7 +184,7 @@ def test_a_directory_that_is_open_to_others(directory: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 def test_a_directory_of_somebody_else(directory: Path) -> None:
     os.chown(directory, 12345, -1)
-    assert "belongs to somebody else (uid 12345)" in said(running)
+    assert "belongs to another user (uid 12345)" in said(running)
 
 
 def test_a_server_whose_arbiter_lives_without_its_socket(directory: Path) -> None:

@@ -107,7 +107,7 @@ def test_events_that_are_followed_survive_a_new_monitor_and_come_once(operated: 
     operated.server.streams = [[a, b, c], NoAnswerError("the monitor is replaced"), [b, c, d]]
     done = operated.run("events", "--follow", "--last", "1")
     assert [line[-1] for line in done.stdout.splitlines()] == ["b", "c", "d"]
-    assert done.stderr == "the server with pid 4000 has ended\n"
+    assert done.stderr == "the server with pid 4000 has exited\n"
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", "1" * 7, "\u0661"])
@@ -157,7 +157,7 @@ def test_restart(
 
 
 def test_restart_of_what_is_no_instance(operated: Operated) -> None:
-    assert "'x' is no instance number" in operated.run("restart", "0", "x", status=2).stderr
+    assert "'x' is not an instance number" in operated.run("restart", "0", "x", status=2).stderr
     assert operated.server.asked == []
 
 
@@ -178,8 +178,8 @@ def test_scale_of_a_server_that_does_not_say_to_what(operated: Operated) -> None
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "is no number of workers"),
-        (("many",), "is no number of workers"),
+        ((), "is not a number of workers"),
+        (("many",), "is not a number of workers"),
         (("a", "b", "3"), "give a server and a number of workers"),
         (("-s", "a", "b", "3"), "give a server and a number of workers"),
     ],
@@ -207,9 +207,9 @@ def test_reset(operated: Operated) -> None:
 
 
 def test_a_command_that_is_refused(operated: Operated) -> None:
-    operated.server.begun = Trouble("scale: 99 workers: from 1 to 64 can be run")
+    operated.server.begun = Trouble("scale: 99 workers: 1 to 64 are possible")
     assert operated.run("scale", "99", status=2).stderr == (
-        "multicore-server: scale: 99 workers: from 1 to 64 can be run\n"
+        "multicore-server: scale: 99 workers: 1 to 64 are possible\n"
     )
 
 

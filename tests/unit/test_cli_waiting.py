@@ -50,7 +50,7 @@ def test_a_reload_is_done_when_it_says_so() -> None:
 
 @pytest.mark.parametrize("result", ["rolled_back", "failed"])
 def test_a_reload_that_does_not_succeed_has_its_reason(result: str) -> None:
-    told = event(9, "reload", "reload rolled back: boom; the old workers go on", result)
+    told = event(9, "reload", "reload rolled back: boom; the old workers keep serving", result)
     step = Reloading(BEFORE).check({**BEFORE, "events": [OLD, told]})
     assert step == Step(0, 2, CommandResult(False, told["text"]))
 

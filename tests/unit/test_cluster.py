@@ -137,5 +137,5 @@ def test_the_actions_that_are_built_in_have_their_names_reserved() -> None:
     for name in BUILT_IN:
         with pytest.raises(ValueError, match="is built in; give yours another name"):
             cluster.action(name)(lambda: None)
-    with pytest.raises(TypeError, match="the name of an action is a text"):
+    with pytest.raises(TypeError, match="the name of an action must be a string"):
         cluster.action("")(lambda: None)

@@ -172,7 +172,7 @@ def test_a_job_that_raises_is_named_and_starts_again(caplog: pytest.LogCaptureFi
         assert all(wait >= least for wait, least in zip(waits, shortest, strict=True))
 
     run(main)
-    assert caplog.text.count("unlucky failed on the primary; it starts again in") == 3
+    assert caplog.text.count("unlucky failed on the primary worker; it starts again in") == 3
     assert "no luck" in caplog.text
 
 

@@ -81,9 +81,9 @@ def test_scale_to_the_cpus(desk: Desk) -> None:
     ("name", "body", "text"),
     [
         ("restart", '{"instances": [0, 7, 9]}', "there is no instance 7; there are 0, 1"),
-        ("scale", '{"workers": "-2"}', "0 workers: from 1 to 8 can be run without a restart"),
-        ("scale", '{"workers": "-5"}', "-3 workers: from 1 to 8 can be run without a restart"),
-        ("scale", '{"workers": 9}', "9 workers: from 1 to 8 can be run without a restart"),
+        ("scale", '{"workers": "-2"}', "0 workers: 1 to 8 are possible without a restart"),
+        ("scale", '{"workers": "-5"}', "-3 workers: 1 to 8 are possible without a restart"),
+        ("scale", '{"workers": 9}', "9 workers: 1 to 8 are possible without a restart"),
     ],
 )
 def test_what_is_refused_changes_nothing(desk: Desk, name: str, body: str, text: str) -> None:

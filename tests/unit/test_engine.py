@@ -74,7 +74,7 @@ def test_uvicorns_protocols_are_movable(http: str) -> None:
 def test_a_protocol_that_is_not_known_is_named_in_one_line() -> None:
     config, _ = make(overrides={"http": asyncio.Protocol})
     assert engine.about_protocol(config) == (
-        "the HTTP protocol asyncio.protocols.Protocol is not one that multicore_server knows: it is served, "
+        "multicore_server does not know the HTTP protocol asyncio.protocols.Protocol: it is served, "
         "its requests are not counted, and its connections end with their worker"
     )
 

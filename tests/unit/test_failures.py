@@ -55,7 +55,7 @@ def test_an_address_that_is_taken_may_be_the_servers() -> None:
     wrapped = RuntimeError("no exporter")
     wrapped.__cause__ = taken
     for exc in (taken, wrapped):
-        assert "127.0.0.1:9464 is the server's own" in failures.about_addresses(exc, "127.0.0.1:9464")
+        assert "the server itself uses 127.0.0.1:9464" in failures.about_addresses(exc, "127.0.0.1:9464")
         assert failures.about_addresses(exc, "").startswith("; every worker runs this code")
     assert failures.about_addresses(OSError(errno.EACCES, "no"), "127.0.0.1:9464") == ""
 

@@ -167,7 +167,7 @@ def test_a_crash_loop_is_slowed_and_given_up_while_the_rest_serves_on() -> None:
     assert world.states() == ["errored", "ready"]
     assert world.halted is None
     assert world.said("boot")[-1].endswith(
-        "errored after 4 unstable exits (max_restarts) and left until HUP, reset or restart"
+        "errored after 4 unstable exits (max_restarts) until HUP, reset or restart"
     )
 
 

@@ -63,7 +63,7 @@ def test_a_broken_app_is_rolled_back() -> None:
         3 end 1.2
     """)
     assert world.ready() == ["0.1", "1.1", "2.1"]
-    assert world.said("reload") == ["reload rolled back: no module named app; the old workers go on"]
+    assert world.said("reload") == ["reload rolled back: no module named app; the old workers keep serving"]
 
 
 def test_a_reload_whose_app_hangs_is_rolled_back() -> None:

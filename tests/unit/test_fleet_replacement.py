@@ -73,7 +73,7 @@ def test_a_failed_replacement_that_was_asked_for_once_is_dropped(reason: str) ->
     world.run(60)
     assert world.history() == ["31 fork 0.2", "31.5 end 0.2"]
     assert world.ready() == ["0.1", "1.1"]
-    assert world.said("boot")[-1].endswith("the old worker goes on")
+    assert world.said("boot")[-1].endswith("the old worker keeps serving")
 
 
 @pytest.mark.parametrize("reason", PERSISTENT)

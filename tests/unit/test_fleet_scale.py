@@ -72,7 +72,7 @@ def test_scale_beyond_the_room_is_refused() -> None:
     world.observe(ev.Scale(9))
     assert world.history() == []
     assert world.fleet.workers == 2
-    assert world.said("refused")[0].startswith("9 workers are more than the 8 that there is room for")
+    assert world.said("refused")[0].startswith("there is no room for 9 workers, only for 8")
 
 
 def test_scale_to_none_and_back() -> None:

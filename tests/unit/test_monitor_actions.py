@@ -105,7 +105,7 @@ def test_who_does_not_run_or_answer_or_is_full_is_named() -> None:
 
     asked = Asked("greet", [0, 1, 7], None, 0.05)
     late = "it has not answered within 0.05 s"
-    assert [it["error"] for it in play(asked, nothing)] == [late, late, "it does not run"]
+    assert [it["error"] for it in play(asked, nothing)] == [late, late, "it is not running"]
 
     async def main() -> list[ActionAnswer]:
         office = Office()
@@ -139,12 +139,12 @@ def test_what_an_operator_asks(body: bytes, asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"{", "the body is no JSON"),
-        (b"[" * 10_000, "the body is no JSON"),
-        (b"[]", "the body is no JSON object"),
+        (b"{", "the body is not JSON"),
+        (b"[" * 10_000, "the body is not JSON"),
+        (b"[]", "the body is not a JSON object"),
         (b'{"acton": "gc"}', 'an action has no "acton"'),
         (b'{"action": 1}', "give the name of an action"),
-        (b'{"timeout": 0}', "give seconds, 600 at the most"),
+        (b'{"timeout": 0}', "give seconds, 600 at most"),
         (b'{"timeout": 601}', "give seconds"),
         (b'{"timeout": true}', "give seconds"),
         (b'{"timeout": NaN}', "give seconds"),

@@ -89,7 +89,7 @@ def test_the_runtime_directory_of_another_user_is_left_alone(
 def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
     directory = command_directory()
     os.chown(directory, 12345, 12345)
-    with pytest.raises(AddressError, match=r"belongs to somebody else \(uid 12345\); remove it or set XDG"):
+    with pytest.raises(AddressError, match=r"belongs to another user \(uid 12345\); remove it or set XDG"):
         command_directory()
 
 
@@ -102,13 +102,13 @@ def test_a_directory_that_is_open_to_others_is_refused(runtime: Path) -> None:
 def test_a_link_is_refused(runtime: Path) -> None:
     (runtime / "elsewhere").mkdir(mode=0o700)
     (runtime / "multicore-server").symlink_to(runtime / "elsewhere")
-    with pytest.raises(AddressError, match="it is no directory"):
+    with pytest.raises(AddressError, match="it is not a directory"):
         command_directory()
 
 
 def test_a_file_in_its_place_is_refused(runtime: Path) -> None:
     (runtime / "multicore-server").touch()
-    with pytest.raises(AddressError, match="it is no directory"):
+    with pytest.raises(AddressError, match="it is not a directory"):
         command_directory()
 
 
@@ -251,7 +251,7 @@ def test_a_taken_unix_socket(tmp_path: Path, opened: list[socket.socket]) -> Non
 def test_a_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("text")
-    with pytest.raises(AddressError, match="there is a file which is no socket"):
+    with pytest.raises(AddressError, match="there is a file that is not a socket"):
         bind_metrics(f"unix:{path}")
     assert path.read_text() == "text"
 

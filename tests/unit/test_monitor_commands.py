@@ -55,11 +55,11 @@ NO_LISTS: list[Any] = [[], 1, "0", [-1], [True], [1.0], [None], {}, [10**6], [10
 @pytest.mark.parametrize(
     ("command", "body", "text"),
     [
-        ("reload", b"{", "the body is no JSON"),
-        ("reload", b"\xff\xfe", "the body is no JSON"),
+        ("reload", b"{", "the body is not JSON"),
+        ("reload", b"\xff\xfe", "the body is not JSON"),
         ("reload", b"[" * 100_000, "the body is nested too deeply"),
-        ("reload", b"[]", "the body is no JSON object"),
-        ("reload", b"null", "the body is no JSON object"),
+        ("reload", b"[]", "the body is not a JSON object"),
+        ("reload", b"null", "the body is not a JSON object"),
         ("reload", b'{"x": 1}', 'reload takes nothing, not "x"'),
         ("scale", b'{"worker": 1}', 'scale takes workers, not "worker"'),
         ("scale", b'{"workers": 1, "a\\nb": 1}', r'scale takes workers, not "a\\nb"'),
@@ -151,7 +151,7 @@ def test_an_arbiter_that_goes_while_it_is_asked(ends: Ends) -> None:
         ends[0].close()
         await task
 
-    with pytest.raises(ArbiterError, match="the arbiter has ended"):
+    with pytest.raises(ArbiterError, match="the arbiter has exited"):
         asyncio.run(asked())
 
 
@@ -159,7 +159,7 @@ def test_an_arbiter_that_reads_nothing(ends: Ends) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             ends[1].send(b"x" * 1000)
-    with pytest.raises(ArbiterError, match="too much to do; try again"):
+    with pytest.raises(ArbiterError, match="too busy; try again"):
         ask(ends)
 
 

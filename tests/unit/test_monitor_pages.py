@@ -111,7 +111,7 @@ def test_health_is_the_arbiters_life(pages: Pages, monkeypatch: pytest.MonkeyPat
     assert pages.get("/healthz").text == "ok\n"
     monkeypatch.setattr(os, "getppid", lambda: 1)
     answer = pages.get("/healthz")
-    assert (answer.status_code, answer.text) == (503, "the arbiter has ended\n")
+    assert (answer.status_code, answer.text) == (503, "the arbiter has exited\n")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_metrics_in_the_form_that_is_asked_for(pages: Pages, accept: str, kind: 
 @pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/metrics/", 404), ("/commands/stop", 404)])
 def test_what_is_not_there_is_not_repeated(pages: Pages, path: str, status: int) -> None:
     answer = pages.get(path)
-    assert (answer.status_code, answer.text) == (status, "not found; / lists what there is\n")
+    assert (answer.status_code, answer.text) == (status, "not found; / lists the addresses\n")
 
 
 def test_other_methods_are_refused(pages: Pages) -> None:
@@ -162,7 +162,7 @@ def test_a_command_has_its_answer(pages: Pages) -> None:
     ("answer", "status", "text"),
     [
         (Answer(1, False, "the server is stopping"), 409, "the server is stopping"),
-        (ArbiterError("the arbiter has ended"), 503, "the arbiter has ended"),
+        (ArbiterError("the arbiter has exited"), 503, "the arbiter has exited"),
         (TimeoutError("not within 10 s"), 504, "not within 10 s"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_command_that_is_not_begun(
 
 
 def test_a_body_that_is_wrong_or_too_long_is_not_passed_on(pages: Pages) -> None:
-    assert pages.command("scale", content=b"{").json()["text"] == "the body is no JSON"
+    assert pages.command("scale", content=b"{").json()["text"] == "the body is not JSON"
     found = pages.command("scale", content=b" " * (MAX_COMMAND + 1))
     assert (found.status_code, found.json()["text"]) == (400, f"the body is longer than {MAX_COMMAND} bytes")
     assert pages.arbiter.asked == []

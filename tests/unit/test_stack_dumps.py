@@ -94,7 +94,7 @@ def test_processes_that_are_not_the_servers(dumps: StackDumps) -> None:
             assert child.poll() is None
         finally:
             child.kill()
-    with pytest.raises(NoStackError, match="has ended"):
+    with pytest.raises(NoStackError, match="has exited"):
         dump(child.pid, 3)
 
 
@@ -108,7 +108,7 @@ def test_one_who_blocks_the_signal_is_waited_for_until_the_deadline(dumps: Stack
 
 
 def test_a_second_one_who_asks_waits(dumps: StackDumps) -> None:
-    with stack_dumps._locked(os.getpid(), 0), pytest.raises(NoStackError, match="somebody else asks"):
+    with stack_dumps._locked(os.getpid(), 0), pytest.raises(NoStackError, match="another process is asking"):
         dump(os.getpid(), 0.1)
 
 

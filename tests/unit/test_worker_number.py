@@ -53,7 +53,7 @@ def test_what_the_first_one_shows(need: int, others: int, expected: int) -> None
             WorkerNumber(64, MAX, 512 * MB),
             (
                 "workers: 64 (the default, 'max'); 64 usable CPUs, no CPU quota, 512 MiB of memory: the "
-                "first worker shows how many have room"
+                "first worker shows how many fit"
             ),
         ),
         (WorkerNumber(2, MAX, None), "workers: 2 (the default, 'max'); 64 usable CPUs, no CPU quota"),

@@ -90,7 +90,7 @@ def test_a_full_disk_costs_that_request_alone(tmp_path: Path, caplog: pytest.Log
     request, client = large(30)
     assert call(lambda *_: pytest.fail("called"), request, client, spool_dirs=[str(tmp_path)]).status == 507
     assert client.headers[b"connection"] == b"close"
-    assert "no room for a request's body of POST /a" in caplog.text
+    assert "no room for the request body of POST /a" in caplog.text
     assert descriptors() == before
     assert list(tmp_path.iterdir()) == []
     assert call(hello).body == b"hello"

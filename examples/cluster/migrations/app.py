@@ -3,8 +3,8 @@
 ``gunicorn -k multicore_server.Worker -w 4 examples.cluster.migrations.app:app``, or with one process
 ``uvicorn examples.cluster.migrations.app:app``. Needs ``alembic`` and ``sqlalchemy``.
 
-If a migration fails, the start ends, or the reload is rolled back and the old workers go on with the old
-code. In a reload the old code runs on the new schema for a while: add in one deployment, remove in a later
+If a migration fails, the start ends, or the reload is rolled back and the old workers keep serving the old
+code. In a reload, the old code runs on the new schema for a while: add in one deployment, remove in a later
 one.
 """
 

@@ -45,7 +45,7 @@ const named = (event) =>
     .map(([name, value]) => `${name}=${value} `)
     .join("");
 
-export const textOf = (event) => named(event) + event.text + (event.in_hand ? `; in hand: ${event.in_hand}` : "");
+export const textOf = (event) => named(event) + event.text + (event.in_hand ? `; in progress: ${event.in_hand}` : "");
 
 // "instance=2 gen=3 pid=71 replaced by gen=4 pid=80 (reload), in 1.2 s"
 function summary(line) {
@@ -54,7 +54,7 @@ function summary(line) {
   const [started, ready, left] = [by("started"), by("ready"), by("gone") ?? by("draining")];
   const took = duration(Math.max(0, line.at(-1).at - line[0].at), 1);
   if (!left) return named(ready) + `started, ${ready.text}`;
-  if (!started && !ready) return `${named(left)}${by("gone") ? "drained and ended" : "draining"}, in ${took}`;
+  if (!started && !ready) return `${named(left)}${by("gone") ? "drained and exited" : "draining"}, in ${took}`;
   const reason = by("draining")?.reason;
   const next = `gen=${(ready ?? started).generation} pid=${(ready ?? started).pid}`;
   const done = by("gone") && ready ? "replaced" : "being replaced";

@@ -5,7 +5,7 @@ import { $, write } from "./dom.js";
 const MANY_ERRORS = [0.01, 0.05]; // shares of the responses that are 5xx: above, doubtful, bad
 const LEAST_REQUESTS = 20; // of the last seconds: below, and with fewer errors, a share says nothing
 const LEAST_ERRORS = 3;
-const BLOCKED = 1; // seconds that an event loop stands still
+const BLOCKED = 1; // seconds that an event loop is blocked
 const TIMEOUT = 30; // seconds: of a server that has none, or does not say it
 const PRODUCT = "multicore_server"; // what stands in the page before anything is known
 const BADNESS = ["good", "doubt", "bad"];
@@ -13,7 +13,7 @@ const BADNESS = ["good", "doubt", "bad"];
 export const SIGNS = { good: "●", doubt: "▲", bad: "✕" };
 const ICONS = { good: "icon.svg", doubt: "icon-doubt.svg", bad: "icon-bad.svg" };
 
-// How bad it is that a worker stands still now. Where requests run in the event loop's thread, one that takes its
+// How bad it is that a worker is blocked now. Where requests run in the event loop's thread, one that takes its
 // time is no fault yet.
 export function blocked(worker, status) {
   const seconds = worker.blocked ?? 0;
@@ -35,7 +35,7 @@ function ofStates({ workers, configured }) {
   if (!count("ready")) found.push(["bad", "no worker is ready"]);
   if (errored.length) {
     const who = `${errored.length === 1 ? "instance" : "instances"} ${errored.join(", ")}`;
-    found.push(["bad", `${who} errored: restarted too often, and left`]);
+    found.push(["bad", `${who} errored: exited too often, no longer restarted`]);
   }
   const missing = configured - count("ready") - count("stopped") - errored.length;
   if (count("ready") && missing > 0) {

@@ -134,7 +134,7 @@ function showAllWorkers() {
   $("all-workers").hidden = true;
 }
 
-// --- what they have in hand: only the server's owner, who comes over the command socket, is told ---
+// --- what they have in progress: only the server's owner, who comes over the command socket, is told ---
 
 function showRequests(status) {
   const told = status.workers.filter((worker) => worker.running);
@@ -220,6 +220,6 @@ preparePlots();
 prepareEvents();
 $("all-workers").addEventListener("click", showAllWorkers);
 run().catch((error) => {
-  showTrouble(`This page cannot show what the server says (${error}). Load it again.`);
+  showTrouble(`This page cannot show the server's answer (${error}). Load the page again.`);
   throw error; // to the console, with its place
 });

@@ -55,7 +55,7 @@ def test_a_callback_that_fails_costs_one_line_a_minute(made: Arbiter) -> None:
             turn(made)
         made.context.stop_listening_to(ours)
         made.context.stop_listening_to(ours)
-    assert len(said(made, "a message from a child could not be handled; the arbiter goes on")) == 1
+    assert len(said(made, "a message from a child could not be handled; the arbiter keeps running")) == 1
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_callback_that_fails_costs_one_line_a_minute(made: Arbiter) -> None:
         ("monitor", "tick", "the monitor"),
         ("reloader", "tick", "the reload"),
         ("vitals", "sample", "the arbiter's own figures"),
-        ("orphans", "tick", "what dead workers have left"),
+        ("orphans", "tick", "the processes that dead workers left"),
         ("rotation", "tick", "the size of the logs"),
-        ("worker_processes", "hear_all", "what workers say"),
+        ("worker_processes", "hear_all", "a message from a worker"),
         ("fleet", "tick", "a decision"),
         ("publisher", "record", "a decision"),
         ("publisher", "publish", "the report"),
@@ -110,7 +110,7 @@ def test_a_wait_that_fails_costs_its_turn(made: Arbiter, monkeypatch: pytest.Mon
     monkeypatch.setattr(made.context.selector, "select", fail)
     made.signal(signal.SIGHUP, None)
     assert turn(made) == [signal.SIGHUP]
-    assert len(said(made, "what has happened could not be handled")) == 1
+    assert len(said(made, "an event could not be handled")) == 1
 
 
 def test_a_child_whose_end_fails_does_not_go_on_as_an_arbiter(made: Arbiter) -> None:
@@ -196,8 +196,8 @@ def test_every_kind_of_child_is_reaped(made: Arbiter, monkeypatch: pytest.Monkey
     made.reap_workers()
     assert gone == [(worker, 0), ("monitor", 0)]
     assert (made.reexec_pid, made.dirty_arbiter_pid, made.WORKERS) == (0, 0, {})
-    assert said(made, "the arbiter that USR2 started has ended (pid=13)")
-    assert said(made, "reaped a child that is no worker (pid=15)")
+    assert said(made, "the arbiter that USR2 started has exited (pid=13)")
+    assert said(made, "reaped a child that is not a worker (pid=15)")
     made.monitor.pid = 0
 
 
@@ -215,7 +215,7 @@ def test_an_end_that_cannot_be_handled_does_not_end_the_server(
     made.WORKERS.update({11: worker, 12: worker})
     made.reap_workers()
     assert made.WORKERS == {}
-    assert len(said(made, "the end of a child could not be handled")) == 1
+    assert len(said(made, "the exit of a child could not be handled")) == 1
 
 
 def test_without_children_there_is_nothing_to_reap(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,9 @@ def test_a_signal_that_cannot_be_sent_ends_nothing(
     made.handle_usr1()
     assert {4711: worker} == made.WORKERS
     made.WORKERS.clear()
-    assert len(said(made, "pid=4711 cannot get SIGTERM: Operation not permitted")) == (number == errno.EPERM)
+    assert len(said(made, "cannot send SIGTERM to pid=4711: Operation not permitted")) == (
+        number == errno.EPERM
+    )
 
 
 def test_usr2_that_cannot_be_carried_out_leaves_this_arbiter(

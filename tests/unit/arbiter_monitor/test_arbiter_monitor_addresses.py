@@ -172,7 +172,7 @@ def test_without_a_command_socket_the_server_goes_on(watch: Watch, monkeypatch: 
     monkeypatch.setattr(address, "bind_command", refuse)
     found, _ = addresses(watch.shell, "")
     assert found.command_listener is None
-    assert watch.log.said("going on without commands")
+    assert watch.log.said("continuing without commands")
     found.end()
 
 

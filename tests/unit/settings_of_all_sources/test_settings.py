@@ -222,7 +222,7 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
     assert unknown_environment(of_gunicorn, DEFAULTS, gunicorns, run=True) == lines
     assert unknown_environment(of_gunicorn, DEFAULTS, gunicorns, run=False) == [
         *lines,
-        "MULTICORE_TIMEOUT is read by multicore-server run alone and is ignored: use gunicorn's own option",
+        "only multicore-server run reads MULTICORE_TIMEOUT; it is ignored here: use gunicorn's own option",
     ]
 
 

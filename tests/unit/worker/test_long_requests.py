@@ -175,8 +175,8 @@ def test_its_client_takes_nothing_so_the_connection_is_closed(looked: Looked, sa
     connection.pause_writing()
     looked.after(LIMIT)
     assert said()[-1].startswith(
-        "instance=0 request_timeout: GET /, no response after 30.0 s; its connection is closed, as its "
-        "client takes no answer"
+        "instance=0 request_timeout: GET /, no response after 30.0 s; its connection is closed, "
+        "because its client takes no answer"
     )
     assert (connection.transport.written, connection.transport.is_closing()) == (b"", True)
     assert looked.row[cell("GET", "5xx")] == 1

@@ -88,7 +88,7 @@ def test_what_fails_in_a_look_does_not_end_it(watched: Watched, caplog: pytest.L
     watched.until(lambda: len(watched.looks) == 1)
     with caplog.at_level(logging.WARNING):
         watched.until(lambda: bool(caplog.records))
-    watched.until(lambda: "goes on" in caplog.text)
+    watched.until(lambda: "and continues" in caplog.text)
 
 
 def test_where_there_can_be_no_more_threads_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

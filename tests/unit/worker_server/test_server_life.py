@@ -154,7 +154,7 @@ def test_an_app_that_does_not_end_is_left(log: pytest.LogCaptureFixture) -> None
         assert await serving.drain(quick=True) < 2
 
     play(scenario, app=slow_to_end, lifespan="on")
-    assert "the app's lifespan shutdown took too long; ending without it" in log.text
+    assert "the app's lifespan shutdown took too long; exiting without it" in log.text
 
 
 def test_an_app_whose_startup_fails_never_listens(log: pytest.LogCaptureFixture) -> None:
