@@ -41,7 +41,7 @@ OURS = frozenset(
         "test_monitor_trouble", "test_orphans", "test_page", "test_page_health", "test_page_states",
         "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_trigger",
         "test_verbs", "test_worker_number",
-        "test_deployment_examples", "test_kubernetes", "test_systemd",
+        "test_deployment_examples", "test_in_front", "test_kubernetes", "test_systemd",
     }
 )  # fmt: skip
 
