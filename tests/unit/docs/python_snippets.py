@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from types import CodeType, ModuleType
 from typing import Any
-from unittest import mock
 
 import httpx
 import pytest
@@ -88,11 +87,12 @@ def _check_config(tree: ast.Module, text: str) -> None:
 def _loaded(text: str) -> Iterator[Any]:
     """The configuration of a real ``gunicorn app:app``, with a file of this text beside it."""
     module = ModuleType("__config__")
-    with mock.patch.dict(sys.modules), mock.patch.object(sys, "argv", ["gunicorn", "app:app"]):
-        exec(compile(text, "gunicorn.conf.py", "exec"), vars(module))
+    module.__file__ = __file__
+    exec(compile(text, "gunicorn.conf.py", "exec"), vars(module))
+    with pytest.MonkeyPatch.context() as patch:  # what is imported meanwhile stays
+        patch.setattr(sys, "argv", ["gunicorn", "app:app"])
         cfg = WSGIApplication("%(prog)s", prog="gunicorn").cfg
-        sys.modules["__config__"] = module
-        module.__file__ = __file__
+        patch.setitem(sys.modules, "__config__", module)
         for name, value in vars(module).items():
             if name in cfg.settings:
                 cfg.set(name, value)
@@ -143,9 +143,7 @@ def _is_installed(module: str) -> bool:
 
 def _run(code: CodeType) -> None:
     found: dict[str, Any] = {"__name__": "snippet"}
-    with mock.patch.dict(sys.modules):
-        result = eval(code, found)
-        assert result is None, "it awaits something at its top"
+    assert eval(code, found) is None, "it awaits something at its top"
     if "app" in found:
         assert _status(found["app"]) == 200
 
