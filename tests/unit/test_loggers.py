@@ -49,6 +49,7 @@ def error_log() -> Iterator[logging.Logger]:
     """gunicorn's error log, with one handler; all loggers are put back."""
     found = [logging.getLogger(name) for name in NAMES]
     before = [{name: copy(getattr(logger, name)) for name in ATTRIBUTES} for logger in found]
+    root, level = logging.getLogger(), logging.getLogger().level
     loggers_of_all = logging.Logger.manager.loggerDict.values()
     everybody = [each for each in loggers_of_all if isinstance(each, logging.Logger)]
     enabled = [logger for logger in everybody if not logger.disabled]
@@ -65,6 +66,7 @@ def error_log() -> Iterator[logging.Logger]:
     for logger, values in zip(found, before, strict=True):
         for name, value in values.items():
             setattr(logger, name, value)
+    root.setLevel(level)  # last: all loggers forget what they were enabled for
 
 
 def lines(log: logging.Logger) -> Any:
