@@ -1,4 +1,4 @@
-"""``multicore-server startup``: makes systemd units for the servers in an ecosystem file, or for running ones."""
+"""``multicore-server startup``: makes systemd units for the servers in an ecosystem file, or for those that run."""
 
 from __future__ import annotations
 
