@@ -1,7 +1,8 @@
-"""Rotates the log files by their size, and no line is lost.
+"""Rotates the log files by their size, without losing a line.
 
-FILE becomes FILE.1, FILE.1 becomes FILE.2, and every process opens FILE anew. Until it has, its lines go to
-FILE.1. A file that somebody else has moved (logrotate, the other arbiter of USR2) is opened anew as well.
+FILE becomes FILE.1, FILE.1 becomes FILE.2, and every process opens FILE again. Until a process has done so,
+its lines go to FILE.1. Processes also reopen a file that another program has moved (logrotate, the other
+arbiter of USR2).
 """
 
 from __future__ import annotations

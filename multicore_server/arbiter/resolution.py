@@ -1,4 +1,4 @@
-"""The settings of a loaded application: validated, and what is said about them."""
+"""Validates the settings of a loaded application, and collects what is said about them."""
 
 from __future__ import annotations
 

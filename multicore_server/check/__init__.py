@@ -1,1 +1,1 @@
-"""What a start would refuse, what would have no effect, and what would clash: found without a start."""
+"""Finds without a start what a start would refuse, what would have no effect, and what would clash."""

@@ -1,4 +1,4 @@
-"""A finding: what a check says."""
+"""A finding of a check."""
 
 from __future__ import annotations
 

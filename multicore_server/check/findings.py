@@ -1,6 +1,6 @@
-"""Checks a configuration as a start would, and its app; nothing is bound, written or left behind.
+"""Checks a configuration and its app as a start would; binds nothing, writes nothing, leaves nothing behind.
 
-A mistake of the user's becomes a finding.
+A mistake of the user becomes a finding.
 """
 
 from __future__ import annotations

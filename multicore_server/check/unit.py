@@ -1,4 +1,4 @@
-"""What systemd allows a service for its end: ``TimeoutStopSec``, as far as it is known.
+"""Finds how much time systemd gives a service to stop: ``TimeoutStopSec``, as far as it is known.
 
 Sources: systemd.service(5), systemd.time(7), systemd.exec(5) on INVOCATION_ID.
 """

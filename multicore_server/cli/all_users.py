@@ -1,7 +1,7 @@
-"""``ps --all``: the servers of all users, for root.
+"""``ps --all``: lists the servers of all users, for root.
 
-What other users own is not trusted: no link is followed, whoever answers has to be who owns the directory,
-and an answer may neither be long nor take long.
+Files of other users are not trusted: no link is followed, the process that answers must belong to the owner
+of the directory, and an answer may be neither long nor slow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``multicore-server check``: what a start would refuse and what would have no effect, without a start."""
+"""``multicore-server check``: shows without a start what a start would refuse and what has no effect."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The ecosystem file: a table for each app, by the name that its server is to have.
+"""Reads the ecosystem file: it has a table for each app, with the name of its server.
 
-Reading it starts nothing, and imports nothing of the apps. Whatever is wrong with it is one line, which names
-the file and the table.
+Reading it starts nothing and imports no app. One line reports each mistake, with the file and the table.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Commands of PM2's, gunicorn's gunicornc and Puma's pumactl: those that are ours by another name, and for
-every other one a line that says what to type.
+"""Commands of PM2, gunicorn's gunicornc and Puma's pumactl: maps them to ours, or says what to type.
 
 Pure.
 """

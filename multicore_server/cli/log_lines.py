@@ -1,7 +1,7 @@
-"""Whose a line of the log is, and how it is shown.
+"""Finds which worker wrote a line of the log, and how the line is shown.
 
-Pure. A line names its worker by its instance or by its pid. What a worker prints names neither: it is
-nobody's, unless it continues a line before it (a traceback).
+Pure. A line names its worker by its instance or by its pid. What a worker prints names neither: it belongs
+to no worker, unless it continues the line before it (a traceback).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the output of a server is that `start` has started, unless its table says it."""
+"""Finds where the output of a server goes that `start` has started, unless its table sets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a log file and what was rotated out of it: its last lines, then those that come."""
+"""Reads a log file and its rotated files: the last lines, then new lines as they come."""
 
 from __future__ import annotations
 

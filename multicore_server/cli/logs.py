@@ -1,4 +1,4 @@
-"""``multicore-server logs``: what servers have written, and what they write."""
+"""``multicore-server logs``: shows what servers have written, and what they write now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``multicore-server start``: each app becomes a server of its own, in the background."""
+"""``multicore-server start``: starts each app as its own server, in the background."""
 
 from __future__ import annotations
 

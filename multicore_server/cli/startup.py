@@ -1,4 +1,4 @@
-"""``multicore-server startup``: systemd units for the servers of an ecosystem file, or for those that run."""
+"""``multicore-server startup``: makes systemd units for servers in an ecosystem file, or for running ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of systemd units.
+"""Writes the text of systemd units.
 
 Pure.
 """

@@ -1,4 +1,4 @@
-"""What a log line is: where it comes from, and its form as JSON. Pure.
+"""Log lines: where they come from, and their form as JSON. Pure.
 
 `JsonFormatter` is for log configurations of users, too: ``"()": "multicore_server.logs.JsonFormatter"``.
 """

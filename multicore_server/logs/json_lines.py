@@ -1,4 +1,4 @@
-"""Log records as JSON: one object a line, whatever a record holds. Pure."""
+"""Writes log records as JSON: one object a line, whatever a record contains. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says in each log record which worker it comes from: ``record.instance`` and ``record.generation``."""
+"""Adds to each log record which worker it comes from: ``record.instance`` and ``record.generation``."""
 
 from __future__ import annotations
 

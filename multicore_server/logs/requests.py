@@ -1,4 +1,4 @@
-"""What an access line says of its request, as the fields of a JSON object. Pure."""
+"""Writes the request of an access line as fields of a JSON object. Pure."""
 
 from __future__ import annotations
 

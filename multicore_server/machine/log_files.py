@@ -1,6 +1,6 @@
-"""A log file, and what was rotated out of it: FILE, FILE.1, FILE.2 and so on, the newest first.
+"""A log file and its rotated files: FILE, FILE.1, FILE.2 and so on, the newest first.
 
-Pure, but for the files.
+Pure, except for the files.
 """
 
 from __future__ import annotations

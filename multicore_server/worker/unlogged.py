@@ -1,4 +1,4 @@
-"""The requests that get no line in the access log: `access_log_skip`."""
+"""`access_log_skip`: leaves requests out of the access log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``wsgi.errors``: what WSGI apps write to the error log."""
+"""``wsgi.errors``: sends what WSGI apps write to the error log."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_a_monitor_that_is_replaced(monit: Terminal, server: Server) -> None:
 def test_other_sizes(operator: Operator, server: Server) -> None:
     terminal = opened(operator, columns=40, lines=10)
     assert "conns" not in terminal.wait_shown(r"^id .*")[0]
-    terminal.resize(120, 30)
+    terminal.resize(124, 30)
     terminal.wait_shown(r"^id .* conns +queue +lag")
 
 

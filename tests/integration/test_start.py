@@ -266,7 +266,7 @@ def test_run_with_an_object_and_a_config_file(asked: Server, ending: list[int]) 
     assert ask(asked, "imported_by") == asked.pid
 
     asked.signal(signal.SIGHUP)
-    asked.wait_logged("run\\(\\) got the app as an object: .*USR2 loads new code")
+    asked.wait_logged("run\\(\\) got the app as an object: .*USR2 does")
     asked.wait_logged("reload done: 1 worker replaced")
 
     asked.signal(signal.SIGUSR2)

@@ -68,7 +68,7 @@ def test_stop_exit_codes_stop_a_worker_and_the_server_with_the_last_one(server: 
     server.write("app.py", TROUBLED)
     server.start("-w", "2", env={"MULTICORE_STOP_EXIT_CODES": "0,9"}, ready=2)
     provoke(server, "/exit?9")
-    server.wait_logged("exited with code 9 .*; stopped .* left until HUP or restart")
+    server.wait_logged("exited with code 9 .*; stopped .* until HUP or restart")
     (last,) = server.workers()
     os.kill(last, signal.SIGKILL)  # signal 9 is not exit code 9
     server.wait_logged(f"pid={last} was killed by SIGKILL .*; restarting at once")

@@ -48,7 +48,7 @@ def test_ps(operator: Operator, server: Server) -> None:
     assert heading.startswith(f"app:app  pid {server.pid}  {server.url}  2 of 2 ready  up ")
     assert titles.split() == [
         "id", "name", "pid", "uptime", "restarts", "status", "cpu", "mem", "req/s", "5xx/s", "499/s", "in",
-        "hand", "conns",
+        "progress", "conns",
     ]  # fmt: skip
     pids = [server.worker_of(0), server.worker_of(1)]
     for row, instance in zip(rows, (0, 1), strict=True):

@@ -228,7 +228,7 @@ def test_an_address_that_is_tried_stays_free(tmp_path: Path, opened: list[socket
     (tmp_path / "file").touch()
     for text, said in (
         (f"unix:{tmp_path}/no/m", "there is no directory"),
-        (f"unix:{tmp_path}/file", "there is a file which is no socket"),
+        (f"unix:{tmp_path}/file", "there is a file that is not a socket"),
     ):
         with pytest.raises(AddressError, match=said):
             address.try_metrics(text)
