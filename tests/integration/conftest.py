@@ -37,7 +37,7 @@ OURS = frozenset(
         "test_app_metrics_directory", "test_bad_input", "test_chaos", "test_cluster_examples",
         "test_cluster_primary", "test_page_health", "test_page_states",
         "test_container", "test_deployment_examples", "test_forked_children", "test_hostile_children",
-        "test_kubernetes", "test_memory_limits", "test_monit",
+        "test_in_front", "test_kubernetes", "test_memory_limits", "test_monit",
         "test_monitor_address", "test_monitor_clients", "test_monitor_trouble", "test_orphans", "test_page",
         "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_systemd", "test_trigger",
         "test_verbs",
