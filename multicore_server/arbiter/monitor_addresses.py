@@ -17,6 +17,7 @@ from multicore_server.monitor import address
 from multicore_server.settings.table import Settings
 
 RETRY = 1.0  # seconds between two attempts at an address that is taken
+RETRY_OF_SUCCESSOR = 0.25  # the old arbiter gives it up, and probes and scrapers wait
 REST = 30  # times as long as looking its name up has taken, where that is more
 Ask = Callable[[Callable[[], str], Callable[[bool, str], None]], ForkedCall]
 
@@ -136,10 +137,17 @@ class MonitorAddresses:
     def _try_again(self, text: str) -> None:
         """Later. Say why, once; an arbiter that USR2 has started does not: the old one still has the
         address."""
-        self.due = self._system.monotonic() + max(RETRY, self._took * REST)
+        retry = RETRY if self._speaks() else RETRY_OF_SUCCESSOR
+        self.due = self._system.monotonic() + max(retry, self._took * REST)
         if text != self._complaint and self._speaks():
             self._log.error("%s; trying again", text)
             self._complaint = text
+
+    def hand_over(self) -> None:
+        """Leave the address to the arbiter that USR2 has started: it serves, and this one only drains."""
+        self._give_up()
+        self.due = None
+        self.on_change()
 
     def _give_up(self) -> None:
         lookup, self._lookup = self._lookup, None

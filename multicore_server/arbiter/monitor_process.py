@@ -176,10 +176,10 @@ class MonitorProcess:
         pid, self.pid = self.pid, 0
         self._hang_up()
         now = self._context.system.monotonic()
-        if self._context.fleet.stopping:  # whoever stops the server may have told all of its processes
-            return
         if self._replacing:
             self._replacing, self._start_at = False, now
+            return
+        if self._context.fleet.stopping:  # whoever stops the server may have told all of its processes
             return
         jitter = random.random()  # noqa: S311 - of a delay
         verdict = judge(POLICY, self._history, End(None, now - self._started), jitter)

@@ -126,8 +126,10 @@ class SignalledArbiter(StartingArbiter):
 
     def end(self, graceful: bool) -> None:
         """Begin to end: with the requests in progress answered, or without."""
-        if not self.reexec_pid:  # with a successor, the service goes on
+        if not self.reexec_pid:
             service.stopping()
+        elif not self.fleet.stopping:  # the service goes on
+            self.monitor.addresses.hand_over()
         self.observe(ev.Stop(graceful))
 
     @_guarded

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 
 from tests.support.addresses import LOCAL, free_port, refuses
+from tests.support.apps import TROUBLED
 from tests.support.asking import ask
 from tests.support.deploying import configure, deploy, hup, usr2s_arbiter
 from tests.support.monitored_server import (
+    MakeMonitored,
     MonitoredServer,
     by,
     left_behind,
@@ -127,6 +130,29 @@ def test_usr2s_monitor_takes_over(monitored: MonitoredServer, ending: list[int])
     os.kill(new, signal.SIGTERM)
     wait_gone(new)
     assert left_behind(monitored) == []
+
+
+def test_usr2s_monitor_answers_while_the_old_server_drains(
+    make_monitored: MakeMonitored, ending: list[int]
+) -> None:
+    """A load balancer that asks it took the server for dead as long as a request lasted."""
+    monitored = make_monitored(TROUBLED)
+    server = monitored.server
+    monitored.start("-w", "1", ready=1)
+    slow = threading.Thread(target=server.get, args=["/slow?3"])
+    slow.start()
+    server.wait_logged("SLOW")
+    server.signal(signal.SIGUSR2)
+    ending.append(usr2s_arbiter(server))
+    server.wait_ready(2)
+    server.signal(signal.SIGTERM)
+    server.wait_logged("draining")
+    wait_for(lambda: monitored.answers("/readyz"), "the address taken over", 2)
+    assert monitored.status()["arbiter"]["pid"] == ending[0]
+    assert server.process is not None
+    assert server.process.poll() is None
+    slow.join()
+    assert server.wait_exit() == 0
 
 
 def test_usr2s_arbiter_says_so_where_its_address_is_still_taken_after_the_old_one(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from multicore_server.arbiter.forked_call import LIMIT
-from multicore_server.arbiter.monitor_addresses import REST, RETRY, MonitorAddresses
+from multicore_server.arbiter.monitor_addresses import REST, RETRY, RETRY_OF_SUCCESSOR, MonitorAddresses
 from multicore_server.monitor import address
 from tests.support.descriptors import descriptors
 from tests.unit.arbiter_monitor.watch import NOW, Watch, asking, settings
@@ -74,7 +74,17 @@ def test_an_arbiter_of_usr2_waits_for_the_address_in_silence(watch: Watch, free_
         found, _ = addresses(watch.shell, f"127.0.0.1:{free_port}", speaks=False)
         found.bind_if_due(NOW)
         assert not watch.log.said("trying again")
+        assert found.due == NOW + RETRY_OF_SUCCESSOR
         found.end()
+
+
+def test_a_successor_gets_the_address(watch: Watch, free_port: int) -> None:
+    found, changes = addresses(watch.shell, f"127.0.0.1:{free_port}")
+    found.bind_if_due(NOW)
+    found.hand_over()
+    assert (found.listener, found.due, changes[1:]) == (None, None, ["None"])
+    socket.create_server(("127.0.0.1", free_port)).close()
+    found.end()
 
 
 @pytest.mark.parametrize("bad", ["203.0.113.1:9464", "unix:/no/such/x"])
