@@ -148,9 +148,11 @@ def _closing(kind: Any) -> Any:
 
     class Closing(kind):  # type: ignore[misc]  # gunicorn has no types
         def set_options(self, sock: socket.socket, bound: bool = False) -> socket.socket:
+            os.umask(umask := os.umask(0o077))
             try:
                 found: socket.socket = super().set_options(sock, bound)
             except BaseException:
+                os.umask(umask)  # gunicorn leaves its own behind
                 sock.close()
                 raise
             return found

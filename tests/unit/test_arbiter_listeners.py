@@ -85,6 +85,7 @@ def test_what_cannot_be_bound_is_one_line_and_closes_the_rest(
     bind: Callable[..., list[Any]], free_port: int, tmp_path: Path, address: str, text: str
 ) -> None:
     (tmp_path / "file").touch()
+    os.umask(before := os.umask(0o077))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         address = {"taken": f"127.0.0.1:{port}", "a file": f"unix:{tmp_path}/file"}.get(address, address)
@@ -93,6 +94,8 @@ def test_what_cannot_be_bound_is_one_line_and_closes_the_rest(
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     socket.create_server(("127.0.0.1", free_port)).close()
+    os.umask(umask := os.umask(0o077))
+    assert umask == before
 
 
 def test_a_unix_socket_that_somebody_serves_is_not_taken_away(

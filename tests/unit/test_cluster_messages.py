@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multicore_server import cluster
@@ -187,6 +187,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_what_json_can_say_arrives_as_it_is(value: Any) -> None:
     assert json.loads(encoded(value)) == value
@@ -1235,6 +1236,7 @@ class World:
         assert all(life in self.sent for life, got in self.got.items() if got)
 
 
+@settings(deadline=None)  # what it takes is up to the machine
 @given(st.lists(STEPS, max_size=60))
 def test_each_process_gets_what_was_sent_to_it_once_and_in_order(history: list[Step]) -> None:
     with pytest.MonkeyPatch.context() as patch:
