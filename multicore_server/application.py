@@ -16,6 +16,7 @@ from uvicorn.main import main as uvicorn_command
 
 from multicore_server.arbiter.launch import Launch, launch
 from multicore_server.settings.gunicorn import DURATIONS, from_environment
+from multicore_server.settings.hooks import EVENTS
 from multicore_server.settings.quantities import whole_seconds
 from multicore_server.settings.table import TABLE, SettingError
 from multicore_server.settings.translation import translate
@@ -45,7 +46,7 @@ def run(app: str | Any, **options: Any) -> None:
 
 
 def _gunicorns_and_ours() -> set[str]:
-    return set(make_settings()) | TABLE.keys()
+    return set(make_settings()) | EVENTS.keys() | TABLE.keys()
 
 
 def _check_names(options: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ BLOCKED = Item.BLOCKED.value
 BLOCKED_SECONDS = Item.BLOCKED_SECONDS.value
 AGAIN = 60.0  # seconds between two warnings about the same line
 MOST_LINES = 256  # that are remembered
+# Of a CPU: a thread that computes gets more, also where several share one; one that is stopped gets none.
+LEAST_SHARE = 0.2
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -82,7 +84,7 @@ class Blocked:
         block of the app's: the process was stopped, or had no CPU.
         """
         noted, self._noted = self._noted, None
-        if seconds < self._warning or (noted is None and used < seconds / 2):
+        if seconds < self._warning or (noted is None and used < seconds * LEAST_SHARE):
             return
         self._row[BLOCKED] += 1
         self._row[BLOCKED_SECONDS] += seconds

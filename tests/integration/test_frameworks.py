@@ -116,7 +116,7 @@ def test_django(run_example: Callable[..., Server], interface: str) -> None:
 
 def test_dockerfile(run_example: Callable[..., Server]) -> None:
     text = (EXAMPLES / "docker" / "Dockerfile").read_text()
-    command = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)[0])
+    command = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)[-1])
     assert command[-3:-1] == ["-b", "0.0.0.0:8000"]
     assert "EXPOSE 8000" in text
     server = run_example([*command[:-3], command[-1]], directory="examples/docker")

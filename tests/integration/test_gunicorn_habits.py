@@ -111,9 +111,7 @@ def test_flask_sock_is_told_what_to_use(make_server: MakeServer, threads: str) -
         with pytest.raises(InvalidStatus), websockets.sync.client.connect(f"{ws(server)}/echo"):
             pass
     (line,) = server.logged("WebSocket")
-    assert re.search(
-        r"\[WARNING\] a WSGI app has got a WebSocket request, .* Flask-Sock .* -k gthread$", line
-    )
+    assert re.search(r"\[WARNING\] a WSGI app got a WebSocket request, .* Flask-Sock .* -k gthread$", line)
     wait_for(lambda: server.get().text == "ok", "an answer")
 
 
