@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,20 @@ PURE = frozenset(
         "test_quantities", "test_switching_docs",
     }
 )  # fmt: skip
+
+
+LOGGERS = ("", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "gunicorn.access", "gunicorn.error")
+
+
+@pytest.fixture(autouse=True)
+def _levels() -> Iterator[None]:
+    """uvicorn sets levels in the process in which it is configured: a later test would find lines that it did
+    not ask for."""
+    before = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
+    yield
+    for logger, level in before:
+        if logger.level != level:
+            logger.setLevel(level)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

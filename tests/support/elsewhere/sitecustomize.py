@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import io
 import os
 import select
@@ -30,16 +29,20 @@ LINUX = {
 }
 
 
-def without_proc(function: Callable[..., Any], answer: bool | None = None) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(path: Any, *args: Any, **options: Any) -> Any:
-        if isinstance(path, str | os.PathLike) and os.fspath(path).startswith("/proc") and not from_psutil():
-            if answer is not None:
-                return answer
-            raise FileNotFoundError(2, os.strerror(2), str(path))
-        return function(path, *args, **options)
+class WithoutProc:
+    """A function that finds nothing in /proc. An object, as functions of C are: the pathlib of Python 3.10 keeps
+    some in a class, where a function would become a method."""
 
-    return call
+    def __init__(self, function: Callable[..., Any], answer: bool | None = None) -> None:
+        self._function = function
+        self._answer = answer
+
+    def __call__(self, path: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(path, str | os.PathLike) and os.fspath(path).startswith("/proc") and not from_psutil():
+            if self._answer is not None:
+                return self._answer
+            raise FileNotFoundError(2, os.strerror(2), str(path))
+        return self._function(path, *args, **options)
 
 
 def from_psutil() -> bool:
@@ -60,7 +63,7 @@ for module, names in LINUX.items():
     for name in names.split():
         delattr(module, name)
 for name in ("stat", "lstat", "open", "listdir", "scandir", "readlink"):
-    setattr(os, name, without_proc(getattr(os, name)))
-os.access = without_proc(os.access, False)
-builtins.open = io.open = without_proc(open)
+    setattr(os, name, WithoutProc(getattr(os, name)))
+os.access = WithoutProc(os.access, False)
+builtins.open = io.open = WithoutProc(open)  # type: ignore[assignment]  # not overloaded
 sys.platform = "darwin"
