@@ -30,8 +30,8 @@ LINUX = {
 
 
 class WithoutProc:
-    """A function that finds nothing in /proc. It is an object, as C functions are: Python 3.10's pathlib keeps
-    some in a class, where a function would become a method."""
+    """A function that finds nothing in /proc. It is an object, as C functions are: in Python 3.10, pathlib
+    keeps some in a class, where a function would become a method."""
 
     def __init__(self, function: Callable[..., Any], answer: bool | None = None) -> None:
         self._function = function
