@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # loading Playwright takes a while: only the tests of the pag
 # and their ends, the monitor and its page, the command line, tools of others. `tox -e full` runs them all.
 OURS = frozenset(
     {
-        "test_app_metrics_directory", "test_bad_input", "test_chaos", "test_cluster_examples",
+        "test_app_metrics_directory", "test_bad_input", "test_blocked_worker", "test_chaos",
+        "test_cluster_examples", "test_other_systems", "test_requests_in_hand",
         "test_cluster_messages", "test_cluster_primary", "test_container", "test_ecosystem",
         "test_forked_children", "test_health", "test_hostile_children", "test_memory_limits",
         "test_monit", "test_monitor_address", "test_monitor_clients", "test_monitor_commands",

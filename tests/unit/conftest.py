@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # These files are about decisions, counts, words and names: nothing in them meets the operating system, a loop
-# or a thread. `tox -e full,lowest` run them, the newer interpreters do not.
+# or a thread. `tox -e full,lowest` run them, the newest interpreter does not.
 PURE = frozenset(
     {
         "test_benchmark_counts", "test_chaos_plan", "test_cli_docs", "test_cli_figures", "test_cli_health",
@@ -23,7 +23,13 @@ PURE = frozenset(
 )  # fmt: skip
 
 
-LOGGERS = ("", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "gunicorn.access", "gunicorn.error")
+# The shell: what forks, signals, binds and waits, in the arbiter and in a worker. The interpreters between the
+# oldest and the newest run these, and a smoke test.
+SHELL = frozenset({"acceptor", "arbiter_itself", "arbiter_monitor", "worker", "worker_server"})
+
+LOGGERS = (
+    "", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "gunicorn.access", "gunicorn.error",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +49,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == here and item.path.stem in PURE:
             item.add_marker(pytest.mark.pure)
+        if item.path.parent.name in SHELL or item.path.stem.startswith("test_arbiter_"):
+            item.add_marker(pytest.mark.shell)
