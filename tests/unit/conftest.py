@@ -23,8 +23,8 @@ PURE = frozenset(
 )  # fmt: skip
 
 
-# The shell: what forks, signals, binds and waits, in the arbiter and in a worker. The interpreters between the
-# oldest and the newest run these, and a smoke test.
+# The shell: what forks, signals, binds and waits, in the arbiter and in a worker. The interpreters between
+# the oldest and the newest run these, and a smoke test.
 SHELL = frozenset({"acceptor", "arbiter_itself", "arbiter_monitor", "worker", "worker_server"})
 
 LOGGERS = (
