@@ -41,7 +41,8 @@ OURS = frozenset(
         "test_monit", "test_monitor_address", "test_monitor_clients", "test_monitor_commands",
         "test_monitor_trouble", "test_orphans", "test_page", "test_page_health", "test_page_states",
         "test_placement", "test_prometheus_examples", "test_restart_metrics", "test_trigger",
-        "test_verbs", "test_worker_number",
+        "test_verbs", "test_worker_number", "test_cluster", "test_log_rotation", "test_long_requests",
+        "test_memory_shared", "test_paused_worker", "test_queue_metrics",
         "test_deployment_examples", "test_in_front", "test_kubernetes", "test_systemd",
     }
 )  # fmt: skip

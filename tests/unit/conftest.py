@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # These files are about decisions, counts, words and names: nothing in them meets the operating system, a loop
-# or a thread. `tox -e full,lowest` run them, the newest interpreter does not.
+# or a thread. `tox -e full` runs them, the oldest and the newest interpreter do not.
 PURE = frozenset(
     {
         "test_benchmark_counts", "test_chaos_plan", "test_cli_docs", "test_cli_figures", "test_cli_health",
