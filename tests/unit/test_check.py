@@ -38,6 +38,9 @@ class Said(dict[str, list[str]]):
             self[finding["level"]].append(finding["text"])
 
 
+MODULES = ("shop", "__config__")  # the app, and the config file as gunicorn loads it
+
+
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A directory with an app, as the current one; this process is as it was afterwards."""
@@ -48,12 +51,13 @@ def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("MULTICORE_METRICS_BIND", "none")
     for name in ("INVOCATION_ID", "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY"):
         monkeypatch.delenv(name, raising=False)
-    modules, environ = {*sys.modules}, {**os.environ}
+    for name in MODULES:  # another test may have left one behind
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    environ = {**os.environ}
     monkeypatch.setattr("gunicorn.config.Workers.default", 1)
     yield tmp_path
-    for name in sys.modules.keys() - modules:
-        if name in ("shop", "__config__"):
-            del sys.modules[name]
+    for name in MODULES:
+        sys.modules.pop(name, None)
     os.environ.clear()
     os.environ.update(environ)
 
