@@ -15,7 +15,7 @@ from gunicorn.errors import ConfigError
 from uvicorn.main import main as uvicorn_command
 
 from multicore_server.arbiter.launch import Launch, launch
-from multicore_server.settings.gunicorn import DURATIONS, from_environment
+from multicore_server.settings.gunicorn import DURATIONS, from_environment, log_files
 from multicore_server.settings.hooks import EVENTS
 from multicore_server.settings.quantities import whole_seconds
 from multicore_server.settings.table import TABLE, SettingError
@@ -61,12 +61,10 @@ def _check_names(options: dict[str, Any]) -> None:
 
 def _refuse_logs(cfg: Any) -> None:
     """Refuse log files before stderr is gone: gunicorn reports this there, and nobody would read it."""
-    for name in ("errorlog", "accesslog"):
-        path = cfg.settings[name].get()
+    for name, path in log_files(cfg).items():
         try:
-            if path and path != "-":
-                Path(path).open("a").close()
-        except OSError as exc:
+            Path(path).open("a").close()
+        except OSError as exc:  # noqa: PERF203 - two files, once
             sys.exit(f"Error: {name}: {path!r} cannot be written: {exc.strerror}")
 
 

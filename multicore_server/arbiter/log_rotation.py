@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from multicore_server.machine.log_files import shift
+from multicore_server.settings.gunicorn import log_files
 from multicore_server.settings.table import Settings
 from multicore_server.worker import loggers
 
@@ -43,8 +44,8 @@ class LogRotation:
     def configure(self, settings: Settings, cfg: Any) -> None:
         """Obey this configuration from now on."""
         self._limit, self._keep = settings.log_max_size or 0, settings.log_keep
-        named = {path for path in (cfg.errorlog, cfg.accesslog) if path and path != "-"}
-        self._files = [_LogFile(Path(path).absolute()) for path in sorted(named)] if self._limit else []
+        named = sorted(set(log_files(cfg).values())) if self._limit else ()
+        self._files = [_LogFile(Path(path).absolute()) for path in named]
         self.due = 0.0 if self._files else None
 
     def tick(self, now: float) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from gunicorn import glogging
 
 from multicore_server.fleet.events import Event
+from multicore_server.settings.gunicorn import log_files
+from multicore_server.worker.loggers import handlers_of
 
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 QUIET = 60.0  # seconds between two lines about a log that cannot be written
@@ -53,10 +55,8 @@ def adopt(log: Any, cfg: Any) -> None:
 def say_failures_once(log: Any) -> None:
     """A line that cannot be written (the disk is full) costs one line on stderr a minute. As it comes,
     logging writes a traceback for each."""
-    access_log = getattr(log, "access_log", log.error_log)  # a user's own logger may have none
-    for logger in (log.error_log, access_log):
-        for handler in logger.handlers:
-            handler.handleError = _FailureOf(handler)
+    for handler in handlers_of(log):
+        handler.handleError = _FailureOf(handler)  # type: ignore[method-assign]
 
 
 class _FailureOf:
@@ -95,10 +95,10 @@ def print_whole_lines() -> None:
 
 def files(cfg: Any) -> list[str]:
     """The files that the server's processes write to: its logs, and what they print where that is a file."""
-    found = [cfg.errorlog, cfg.accesslog]
+    found = [*log_files(cfg).values()]
     if not cfg.capture_output:  # else it goes to the error log
-        found += [_file_behind(descriptor) for descriptor in (1, 2)]
-    return sorted({str(Path(path).absolute()) for path in found if path and path != "-"})
+        found += filter(None, map(_file_behind, (1, 2)))
+    return sorted({str(Path(path).absolute()) for path in found})
 
 
 def _file_behind(descriptor: int) -> str:
@@ -118,9 +118,8 @@ def reopen_log(log: Any, cfg: Any) -> None:
         log.reopen_files()
     except OSError as exc:
         log.error("cannot reopen the log files: %s", exc)
-    for path in (cfg.errorlog, cfg.accesslog):
-        if path and path != "-":
-            _give(path, cfg.uid, cfg.gid, log)
+    for path in log_files(cfg).values():
+        _give(path, cfg.uid, cfg.gid, log)
 
 
 def _give(path: str, uid: int, gid: int, log: Any) -> None:

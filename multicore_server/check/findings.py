@@ -24,7 +24,7 @@ from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.directories import check_appendable, check_makable
 from multicore_server.monitor.address import AddressError, try_metrics
-from multicore_server.settings.gunicorn import log_configuration
+from multicore_server.settings.gunicorn import log_configuration, log_files
 from multicore_server.settings.table import SettingError, Settings
 from multicore_server.version import __version__
 from multicore_server.worker.worker import Worker
@@ -173,10 +173,8 @@ def _addresses(cfg: Any, running: bool) -> Iterator[Finding]:
 
 
 def _files(cfg: Any, running: bool) -> Iterator[Finding]:
-    for name in ("errorlog", "accesslog"):
-        path = getattr(cfg, name)
-        if path and path != "-":
-            yield from _attempt(name, path, check_appendable)
+    for name, path in log_files(cfg).items():
+        yield from _attempt(name, path, check_appendable)
     if cfg.pidfile:
         yield from _attempt("pidfile", cfg.pidfile, check_makable)
         yield from _pid(cfg, running)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from multicore_server.settings.gunicorn import is_set, log_configuration
+from multicore_server.settings.gunicorn import is_set, log_configuration, log_files
 from multicore_server.settings.hooks import EVENTS
 from multicore_server.settings.sources import DEFAULT, Given, config_file
 from multicore_server.settings.table import TABLE, Settings
@@ -69,7 +69,7 @@ def idle_threads(cfg: Any) -> str:
 
 def not_rotated(cfg: Any, log_max_size: int | None) -> Iterator[str]:
     """A size of log files where there is none."""
-    if log_max_size and not {cfg.errorlog, cfg.accesslog} - {None, "", "-"}:
+    if log_max_size and not log_files(cfg):
         yield "log_max_size has no effect: neither errorlog nor accesslog is a file"
 
 

@@ -43,6 +43,12 @@ DURATIONS = frozenset({
 ELSEWHERE = frozenset({"wsgi_app", "paste", "raw_paste_global_conf", "raw_env", "print_config"})
 
 
+def log_files(cfg: Any) -> dict[str, str]:
+    """Return the files of gunicorn's logs, by their settings; a log that is no file is left out."""
+    named = {name: getattr(cfg, name) for name in ("errorlog", "accesslog")}
+    return {name: path for name, path in named.items() if path and path != "-"}
+
+
 def variables() -> dict[str, str]:
     """Return gunicorn's settings that have an option, by their environment variables."""
     names = (name for name, setting in make_settings().items() if setting.cli)

@@ -51,10 +51,15 @@ def use_format(log: Any, cfg: Any, form: str) -> None:
     """
     if form != "json" or log_configuration(cfg):
         return
-    for logger in (log.error_log, getattr(log, "access_log", None)):  # a user's own logger may have none
-        for handler in logger.handlers if logger is not None else ():
-            if isinstance(handler, logging.StreamHandler):
-                handler.setFormatter(JsonFormatter())
+    for handler in handlers_of(log):
+        if isinstance(handler, logging.StreamHandler):
+            handler.setFormatter(JsonFormatter())
+
+
+def handlers_of(log: Any) -> list[logging.Handler]:
+    """Return the handlers of gunicorn's error log and of its access log."""
+    loggers = (log.error_log, getattr(log, "access_log", None))  # a user's own logger may have none
+    return [handler for logger in loggers if logger is not None for handler in logger.handlers]
 
 
 def _label_atoms(log: Any) -> None:
@@ -224,9 +229,7 @@ def _become(logger: logging.Logger, kind: type[Any]) -> None:
 
 def is_moved(log: Any) -> bool:
     """Whether a file of gunicorn's logs is no longer at its path: it was rotated, and is to be reopened."""
-    access_log = getattr(log, "access_log", log.error_log)  # a user's own logger may have none
-    handlers = [*log.error_log.handlers, *access_log.handlers]
-    files = [it for it in handlers if isinstance(it, logging.FileHandler)]
+    files = [it for it in handlers_of(log) if isinstance(it, logging.FileHandler)]
     return any(it.stream is not None and _is_moved(it.stream.fileno, it.baseFilename) for it in files)
 
 
