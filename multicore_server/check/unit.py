@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from multicore_server.machine.process import service_of
+
 PATIENCE = 5.0  # seconds for systemctl
 DEFAULT = 90.0  # seconds: DefaultTimeoutStopSec, as systemd comes
 _KEYS = ("TimeoutStopSec", "TimeoutSec")
@@ -45,8 +47,8 @@ def stop_timeout(unit: str | None) -> StopTimeout | None:
     was named and cannot be read.
     """
     if unit is None:
-        name = _own_service() if "INVOCATION_ID" in os.environ else ""
-        return _ask(name) if name else None
+        own = service_of("self") if "INVOCATION_ID" in os.environ else None
+        return None if own is None else _ask(own.name)
     path = Path(unit)
     if "/" in unit or path.is_file():
         return _read(path)
@@ -70,16 +72,6 @@ def _read(path: Path) -> StopTimeout:
         elif section == "[Service]" and name in _KEYS:
             found = StopTimeout(_seconds(value) if value else DEFAULT, f"{name} in {path}")
     return found
-
-
-def _own_service() -> str:
-    """The last part of the control group's path that is the name of a service."""
-    try:
-        groups = Path("/proc/self/cgroup").read_text()
-    except OSError:
-        return ""
-    names = re.findall(r"/([^/\n]+\.service)(?=/|$)", groups, re.MULTILINE)
-    return str(names[-1]) if names else ""
 
 
 def _ask(name: str) -> StopTimeout | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 HAS_PROC = os.access("/proc/self/statm", os.R_OK)  # Linux has it
 _AFTER_NAME = 19  # starttime, the 22nd field of /proc/PID/stat, among those after the name in parentheses
@@ -36,16 +37,32 @@ def _start_by_psutil() -> float:
         raise OSError(str(exc)) from exc
 
 
-def unit_of(pid: int, proc: Path = Path("/proc")) -> str:
-    """The options of journalctl for the systemd service that a process belongs to, such as
-    ``--user -u shop.service``; empty where it belongs to none, or the kernel does not say it."""
+class ServiceName(NamedTuple):
+    """A service of systemd's, such as ``shop.service``; ``of_user``: of a user's own manager."""
+
+    name: str
+    of_user: bool
+
+
+def service_of(pid: int | str, proc: Path = Path("/proc")) -> ServiceName | None:
+    """Return the service that a process, or ``self``, belongs to; None if it belongs to none, or the kernel
+    does not say it."""
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
-        return ""
+        return None
     for line in lines:
-        *above, last = line.split(":", 2)[2].split("/")
-        if last.endswith(".service") and not last.startswith("user@"):
-            of_user = any(part.startswith("user@") for part in above)
-            return f"--user -u {last}" if of_user else f"-u {last}"
-    return ""
+        services = [part for part in line.split(":", 2)[2].split("/") if part.endswith(".service")]
+        managers = [part for part in services if part.startswith("user@")]
+        if len(services) > len(managers):
+            return ServiceName([part for part in services if part not in managers][-1], bool(managers))
+    return None
+
+
+def unit_of(pid: int, proc: Path = Path("/proc")) -> str:
+    """The options of journalctl for the service of a process, such as ``--user -u shop.service``; empty where
+    it has none."""
+    service = service_of(pid, proc)
+    if service is None:
+        return ""
+    return f"--user -u {service.name}" if service.of_user else f"-u {service.name}"
