@@ -17,6 +17,8 @@ from typing import Any
 
 from gunicorn.systemd import SD_LISTEN_FDS_START
 
+from multicore_server.arbiter.system import fork
+
 ADDRESS, PERIOD, WATCHED = VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 RETRY = 0.1  # seconds after which what systemd had no room for is sent again
 NOBODY = (FileNotFoundError, ConnectionRefusedError)
@@ -96,7 +98,7 @@ class Service:
         if not self._address:
             return
         reader, writer = os.pipe()
-        arbiter, between = os.getpid(), os.fork()
+        arbiter, between = os.getpid(), fork()
         if between == 0:
             try:
                 os.close(writer)
@@ -163,7 +165,7 @@ def pass_on(listeners: list[Any], environ: dict[str, str]) -> dict[str, str]:
 
 def reexec(arbiter: Any) -> None:
     """As gunicorn's, which forgets that it has given the listeners other descriptors than systemd did."""
-    arbiter.reexec_pid = os.fork()
+    arbiter.reexec_pid = fork()
     if arbiter.reexec_pid == 0:
         arbiter.cfg.pre_exec(arbiter)
         environ = pass_on(arbiter.LISTENERS, arbiter.cfg.env_orig | {"GUNICORN_PID": str(arbiter.pid)})
