@@ -13,6 +13,7 @@ from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.event_log import EventLog
 from multicore_server.arbiter.report import fleet_report, shown
 from multicore_server.fleet.events import Event
+from multicore_server.ipc.identity import server_name
 from multicore_server.ipc.report import ArbiterReport, Report
 from multicore_server.ipc.shared_report import SharedReport
 from multicore_server.version import __version__
@@ -36,7 +37,7 @@ class Publisher:
         self._memory_limit = memory_limit
         self.event_log = EventLog()
         self.shared_report = SharedReport(ROOM + ROOM_PER_SLOT * context.fleet.capacity)
-        self._name = name.partition("(")[0]  # without the arguments of an app factory
+        self._name = server_name(name)
         self._arbiter = self._about_arbiter()
         self._published = b""
 

@@ -20,6 +20,7 @@ from multicore_server.cli.ecosystem import App, Log
 from multicore_server.cli.elsewhere import OPTIONS
 from multicore_server.cli.servers import LeftError, RunningServer, Trouble, ask_all, running
 from multicore_server.cli.text import plain
+from multicore_server.ipc.identity import server_name
 from multicore_server.ipc.report import Status
 
 PM2S = (".js", ".cjs", ".mjs", ".json", ".yml", ".yaml")  # ecosystem files of PM2
@@ -47,7 +48,7 @@ def start(arguments: tuple[str, ...]) -> None:
     there = by_name(ask_all(running()))
     try:
         with ThreadPoolExecutor(len(apps)) as pool:
-            begun = {pool.submit(_start, app, there.get(shown(app.name))): app for app in apps}
+            begun = {pool.submit(_start, app, there.get(server_name(app.name))): app for app in apps}
             results = [_print(begun[done], done.result()) for done in as_completed(begun)]
     except KeyboardInterrupt:
         raise LeftError("no longer waiting; `ps` shows what has been started") from None
@@ -85,7 +86,7 @@ def _from_command_line(app: str, options: list[str]) -> App:
             raise Trouble(f"{exc.option_name} is PM2's; {ours}") from None
         raise
     name = params["proc_name"] or app
-    log = None if params["errorlog"] else Log(log_places.default_path(shown(name)))
+    log = None if params["errorlog"] else Log(log_places.default_path(server_name(name)))
     return App(name, app, Path.cwd(), options=tuple(options), log=log)
 
 
@@ -107,11 +108,6 @@ def _file_and_names(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
 
 def by_name(answers: dict[RunningServer, Status | Trouble]) -> dict[str, Status]:
     return {it["name"]: it for it in answers.values() if not isinstance(it, Trouble)}
-
-
-def shown(name: str) -> str:
-    """As /status has it: without the arguments of an app factory, which may be secret."""
-    return name.partition("(")[0]
 
 
 def _about(status: Status) -> str:
@@ -154,7 +150,7 @@ def _launch(app: App, said: IO[bytes]) -> int:
 
 
 def _ready(app: App) -> Result:
-    status = by_name(ask_all(running())).get(shown(app.name))
+    status = by_name(ask_all(running())).get(server_name(app.name))
     log = f", log {app.log.file}" if app.log else ""
     return Result(True, f"ready, {_about(status)}{log}" if status else f"ready{log}")
 

@@ -53,7 +53,7 @@ class OfUvloop:
         weakref.finalize(self, self._epoll.close)
 
     def stop(self, connection: Any, own: int) -> bool:
-        number = _descriptor(connection)
+        number = _descriptor(connection.transport)
         try:
             self._epoll.unregister(number)
         except OSError:  # it is paused, or not yet known there
@@ -67,7 +67,7 @@ class OfUvloop:
         return True  # it was one step
 
     def resume(self, connection: Any) -> None:
-        self._register(_descriptor(connection))
+        self._register(_descriptor(connection.transport))
 
     def _register(self, number: int) -> None:
         try:
@@ -97,12 +97,11 @@ class OfAsyncio:
     def _handle_of(self, transport: Any) -> Any:
         """That reads; None where nothing does."""
         try:
-            handle, _ = self._loop._selector.get_map()[transport.get_extra_info("socket").fileno()].data
+            handle, _ = self._loop._selector.get_map()[_descriptor(transport)].data
         except (KeyError, ValueError):  # it is paused, not yet known there, or closed
             return None
-        reads = getattr(
-            transport, "_read_ready", None
-        )  # a method: equal to another where both are of one object
+        # A method: it equals another one where both are of one object.
+        reads = getattr(transport, "_read_ready", None)
         return handle if reads is not None and getattr(handle, "_callback", None) == reads else None
 
     def resume(self, connection: Any) -> None:
@@ -110,12 +109,11 @@ class OfAsyncio:
 
     def _resume(self, transport: Any) -> None:
         if transport.is_reading() and not transport.is_closing():
-            number = transport.get_extra_info("socket").fileno()
-            self._loop._add_reader(number, transport._read_ready)
+            self._loop._add_reader(_descriptor(transport), transport._read_ready)
 
 
-def _descriptor(connection: Any) -> int:
-    number: int = connection.transport.get_extra_info("socket").fileno()
+def _descriptor(transport: Any) -> int:
+    number: int = transport.get_extra_info("socket").fileno()
     return number
 
 

@@ -1,4 +1,4 @@
-"""Names a worker in log lines.
+"""Names a worker in log lines, and a server to its operators.
 
 Pure.
 """
@@ -10,3 +10,8 @@ def identity(instance: int | None, generation: int | None, pid: int | None) -> s
     """Return ``instance=2 gen=3 pid=4711``, without the parts that are None."""
     parts = (("instance", instance), ("gen", generation), ("pid", pid))
     return " ".join(f"{name}={value}" for name, value in parts if value is not None)
+
+
+def server_name(name: str) -> str:
+    """Return a server's name without the arguments of an app factory, which may be secret."""
+    return name.partition("(")[0]

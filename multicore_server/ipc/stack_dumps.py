@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of the real-time signals those that systemd (1) and container engines give a meaning to end at +6.
+# systemd (1) gives a meaning to the real-time signals +0 to +6, and from +13 on.
 SIGNAL = getattr(signal, "SIGRTMIN", 0) + 9
 NAME = "multicore-stacks"
 LARGEST = 1024 * 1024  # bytes that are read

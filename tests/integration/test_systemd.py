@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.apps import TROUBLED
@@ -37,6 +38,18 @@ def wait_status(machine: Machine, words: str) -> None:
     wait_for(lambda: re.fullmatch(words, machine.show("StatusText")), f"the status {words!r}")
 
 
+def answer_while_it_stops(machine: Machine, server: Server, client: httpx.Client) -> int:
+    """Of a request that was begun before."""
+    answers: list[int] = []
+    slow = threading.Thread(target=lambda: answers.append(client.get("/slow?1").status_code))
+    slow.start()
+    server.wait_logged("SLOW")
+    assert machine.systemctl("stop", "api").returncode == 0
+    slow.join()
+    (answer,) = answers
+    return answer
+
+
 def test_start_reload_watchdog_and_stop(machine: Machine, server: Server) -> None:
     start(machine)
     wait_status(machine, "2 of 2 workers ready")
@@ -57,13 +70,7 @@ def test_start_reload_watchdog_and_stop(machine: Machine, server: Server) -> Non
     assert server.logged("Fatal Python error: Aborted")
 
     with machine.client() as client:  # a request that was begun has its answer
-        answers: list[int] = []
-        slow = threading.Thread(target=lambda: answers.append(client.get("/slow?1").status_code))
-        slow.start()
-        server.wait_logged("SLOW")
-        assert machine.systemctl("stop", "api").returncode == 0
-        slow.join()
-    assert answers == [200]
+        assert answer_while_it_stops(machine, server, client) == 200
     assert machine.show("Result") == "success"
 
 
@@ -81,13 +88,7 @@ def test_usr2_makes_another_main_process(machine: Machine, server: Server) -> No
     with machine.client() as client:
         assert client.get("/").status_code == 200
         # It is systemd's child: otherwise it would be killed without a wait for its end.
-        answers: list[int] = []
-        slow = threading.Thread(target=lambda: answers.append(client.get("/slow?1").status_code))
-        slow.start()
-        server.wait_logged("SLOW")
-        assert machine.systemctl("stop", "api").returncode == 0
-        slow.join()
-    assert answers == [200]
+        assert answer_while_it_stops(machine, server, client) == 200
     assert (machine.show("Result"), machine.show("NRestarts")) == ("success", "0")
 
 
