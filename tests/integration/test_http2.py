@@ -38,11 +38,18 @@ def client(verify: ssl.SSLContext | bool = False) -> httpx.Client:
 
 @contextmanager
 def held(server: Server, over: httpx.Client, number: int) -> Iterator[list[int]]:
-    """So many requests at once, held by the app until the end of the block; their statuses then."""
+    """So many requests at once, held by the app until the end of the block; their statuses then. They begin
+    one after the other: httpx gives a stream's number to two that begin in one moment."""
     statuses: list[int] = []
+    turn = threading.Semaphore()
+
+    def begun(event: str, _: object) -> None:
+        if event == "http2.send_request_body.complete":
+            turn.release()
 
     def ask() -> None:
-        statuses.append(over.get(f"{server.url}/hold").status_code)
+        assert turn.acquire(timeout=PATIENCE)
+        statuses.append(over.get(f"{server.url}/hold", extensions={"trace": begun}).status_code)
 
     with running(*[ask] * number, end=(server.directory / "release").touch):
         wait_for((server.directory / "held").exists, "the app has one")
