@@ -28,16 +28,20 @@ OURS = (["multicore-server", "run"], ["mcs", "run"], ["uvicorn"])  # how a start
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[RUN'S OPTIONS]... [APP]")
-@click.option("--running", is_flag=True, help="It may be running: then its own addresses are no error.")
-@click.option("--unit", metavar="UNIT", help="Its systemd unit, a file or a name: is TimeoutStopSec enough?")
-@click.option("--strict", is_flag=True, help="Exit status 1 for a warning, too.")
+@click.option(
+    "--running", is_flag=True, help="The server may be running: that its addresses are in use is no error."
+)
+@click.option(
+    "--unit", metavar="UNIT", help="The server's systemd unit, a file or a name: check its TimeoutStopSec."
+)
+@click.option("--strict", is_flag=True, help="Exit with status 1 for a warning, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(arguments: tuple[str, ...], running: bool, unit: str | None, strict: bool, as_json: bool) -> None:
     """Say what a start would refuse, what would have no effect, and how many workers there would be.
 
-    Takes the options of `run`. Or put `multicore-server check` before the command that starts the server:
-    `multicore-server check gunicorn -c conf.py app:app`. Nothing is started. Exit status 0 when it would
-    start, else 1.
+    Takes the options of `run`. You can also put `multicore-server check` before the command that starts the
+    server: `multicore-server check gunicorn -c conf.py app:app`. Nothing is started. The exit status is 0 if
+    the server would start, else 1.
     """
     findings = [*_findings(list(arguments), running=running, allowed=_allowed(unit))]
     levels = [it.level for it in findings]

@@ -35,13 +35,13 @@ class Source(NamedTuple):
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVER] [INSTANCE]...", shell_complete=complete)
 @click.option("-s", "--server", help="The server's name, port or pid; then every argument is an instance.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
-@click.option("-n", "--lines", metavar="N", help=f"How many lines of those that there were: {LAST}.")
+@click.option("-f", "--follow", is_flag=True, help="Also print each new line, until Ctrl-C.")
+@click.option("-n", "--lines", metavar="N", help=f"Number of past lines: {LAST}.")
 def logs(arguments: tuple[str, ...], server: str | None, follow: bool, lines: str | None) -> None:
     """Print what a server has written: its logs, and what its workers print.
 
-    Without SERVER, that of all running servers. A server that has ended is found by its name. With INSTANCEs,
-    the lines that name these workers, by instance or pid: what an app prints names none.
+    Without SERVER, it shows all running servers. An exited server is found by its name. With INSTANCEs, it
+    shows only the lines that name these workers, by instance or pid. Lines that an app prints name none.
     """
     server, instances = server_and_instances("logs", arguments, server)
     number = number_of("--lines", lines, LAST)

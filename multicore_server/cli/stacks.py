@@ -42,7 +42,7 @@ def stacks(arguments: tuple[str, ...], server: str | None, tasks: bool, timeout:
     """Show the stack of every thread of arbiter, monitor and workers, the innermost line last.
 
     With instances, only those workers are shown. All processes keep running. A worker whose event loop is
-    blocked answers too. If its C code keeps Python's lock, it is asked by a signal after --timeout.
+    blocked answers too. A worker that runs C code which holds the GIL is asked by a signal after --timeout.
     The exit status is 1 if a process shows no stack.
     """
     server, numbers = server_and_instances("stacks", arguments, server)

@@ -42,7 +42,7 @@ def start(arguments: tuple[str, ...]) -> None:
     """Start the servers of an ecosystem file, or of an app, in the background.
 
     FILE is multicore.toml, or pyproject.toml with [tool.multicore_server]; NAMEs are tables in it. Returns
-    when each server is ready, or has said why it is not: then with exit status 1.
+    when each server is ready; if one is not, it says why, and the exit status is 1.
     """
     apps = apps_of(arguments)
     there = by_name(ask_all(running()))

@@ -29,13 +29,15 @@ GRACEFUL = 30.0  # seconds: graceful_timeout, unless it is given
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[FILE] [NAME]...")
 @click.option("--install", is_flag=True, help="Write the units and enable them.")
-@click.option("--system", is_flag=True, help="For the machine, not for your user.")
-@click.option("--run-as", metavar="USER", help="With --system: whose processes; you, by default.")
+@click.option("--system", is_flag=True, help="Units of the machine, not of your user.")
+@click.option(
+    "--run-as", metavar="USER", help="With --system: the user that the servers run as; you, by default."
+)
 def startup(arguments: tuple[str, ...], install: bool, system: bool, run_as: str | None) -> None:
-    """Print systemd units, which start servers at boot, or install them.
+    """Print systemd units that start servers at boot, or install them.
 
-    For the apps of FILE (as `start` takes it), or those NAMEs in it; where there is no such file here, for
-    the servers that run. Without --system they are units of your user.
+    The units are for the apps of FILE (see `start`), or for the NAMEs in it. If there is no such file here,
+    they are for the servers that run. Without --system, they are units of your user.
     """
     user = (run_as or _login()) if system else ""
     services = _services(arguments, "" if user == "root" else user, make_logs=install and not system)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -38,15 +39,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 LAST = 20  # events that are shown without --last
 
 
+def _explain(function: Callable[..., Any], text: str) -> None:
+    function.__doc__ = f"{inspect.getdoc(function)}\n\n{text}"
+
+
 def _server(function: F) -> F:
     text = "SERVER is a name, a port or a pid. Leave it out if only one server runs."
-    function.__doc__ = f"{function.__doc__}\n\n{text}"
+    _explain(function, text)
     return click.argument("server", required=False, shell_complete=complete)(function)
 
 
 def _servers(function: F) -> F:
     text = "SERVER is a name, port or pid, an ecosystem file or all. Leave it out if only one server runs."
-    function.__doc__ = f"{function.__doc__}\n\n{text}"
+    _explain(function, text)
     return click.argument("servers", nargs=-1, metavar="[SERVER]...", shell_complete=complete)(function)
 
 

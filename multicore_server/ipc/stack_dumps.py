@@ -1,4 +1,4 @@
-"""Shows the stacks of a process that does not answer, by a signal whose handler does not need Python's lock.
+"""Shows the stacks of a process that does not answer, by a signal whose handler does not need the GIL.
 
 The arbiter installs the handler and makes the file before its first fork, so every process of the server has
 both. The handler is in C. There is one file in memory, to which all processes append. A reader locks it while

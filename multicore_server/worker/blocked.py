@@ -80,7 +80,7 @@ class Blocked:
     def over(self, seconds: float, used: float) -> None:
         """The loop runs again; it stood still for so long, in which its thread has used so much CPU time.
 
-        The watcher sees no block in which C code keeps Python's lock: that uses the CPU. What does not is no
+        The watcher sees no block in which C code holds the GIL: that uses the CPU. What does not is no
         block of the app's: the process was stopped, or had no CPU.
         """
         noted, self._noted = self._noted, None
@@ -90,7 +90,7 @@ class Blocked:
         self._row[BLOCKED_SECONDS] += seconds
         if noted is None:
             noted = Noted(None, "", self._is_due(None, time.monotonic()))
-            rest = ", by C code that keeps Python's lock: its line is not known"
+            rest = ", by C code that holds the GIL: its line is not known"
         else:
             rest = "; it runs again"
         if noted.is_said:

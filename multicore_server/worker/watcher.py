@@ -1,7 +1,7 @@
 """A thread of a worker that wakes when the heart is late, and sees what blocks the event loop.
 
 While the heart beats quickly, the thread checks five times a second whether the next beat is overdue. While
-the worker rests, it sleeps. It needs Python's lock, so what keeps that lock also keeps this thread.
+the worker rests, it sleeps. It needs the GIL, so what holds the GIL also stops this thread.
 """
 
 from __future__ import annotations

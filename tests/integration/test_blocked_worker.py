@@ -290,7 +290,7 @@ def test_code_that_keeps_pythons_lock_is_told_apart_from_a_process_that_was_stop
     time.sleep(0.5)
     assert not server.logged("event loop")
     client.ask("/block/1")
-    server.wait_logged(r"the event loop was blocked for .* s, by C code that keeps Python's lock")
+    server.wait_logged(r"the event loop was blocked for .* s, by C code that holds the GIL")
 
 
 def test_a_sibling_that_is_stopped_gets_none(server: Server) -> None:

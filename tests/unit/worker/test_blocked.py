@@ -80,14 +80,14 @@ def test_what_is_known_is_said(watched: Watched) -> None:
 
 @pytest.mark.parametrize("used", [4.9, 1.3])  # alone on a CPU, and among others
 def test_a_block_that_nobody_saw_used_the_cpu_or_was_none(watched: Watched, used: float) -> None:
-    """What keeps Python's lock keeps the watcher, too. A process that is stopped does nothing at all."""
+    """What holds the GIL stops the watcher, too. A process that is stopped does nothing at all."""
     watched.blocked.over(60.0, used=0.01)
     assert (watched.row[Item.BLOCKED], watched.caplog.records) == (0, [])
     for _ in range(2):
         watched.blocked.over(5.0, used=used)
     assert (watched.row[Item.BLOCKED], watched.row[Item.BLOCKED_SECONDS]) == (2, 10)
     (record,) = watched.caplog.records
-    text = "the event loop was blocked for 5.0 s, by C code that keeps Python's lock: its line is not known"
+    text = "the event loop was blocked for 5.0 s, by C code that holds the GIL: its line is not known"
     assert record.getMessage() == f"instance=0 {text}"
 
 
