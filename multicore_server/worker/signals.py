@@ -33,6 +33,8 @@ class LoopSignals:
         self._ours: dict[int, Callback] = {}
         self._apps: dict[int, Callback] = {}  # callbacks of the loop
         self._plain: dict[int, Callback] = {}  # handlers of the process
+        self._arrived: set[int] = set()
+        self._told_ahead: set[int] = set()  # told to the app before they arrived
         self._put("add_signal_handler", self.add)
         self._put("remove_signal_handler", self.remove)
 
@@ -63,16 +65,32 @@ class LoopSignals:
         self._add(number, self._heard, number)
 
     def _heard(self, number: int) -> None:
+        self._arrived.add(number)
         self._ours[number](signal.Signals(number))
         if number != signal.SIGTERM:  # that one's handler is the server's, which tells the app
             self.tell_app(number, None)
-        if number in self._apps:
-            _call(self._apps[number], "a signal handler of the app's event loop")
+        if number in self._told_ahead:
+            self._told_ahead.discard(number)
+        else:
+            self._tell_loops_callback(number)
 
     def tell_app(self, number: int, frame: Any) -> None:
-        """Call the handler that the app had set before ours was."""
-        if number in self._plain:
+        """A signal has arrived: call the handler that the app had set before ours was."""
+        self._arrived.add(number)
+        if number in self._plain and number not in self._told_ahead:
             _call(partial(self._plain[number], number, frame), "the app's handler of a signal")
+
+    def tell_ahead(self, number: int) -> None:
+        """The arbiter has said what its signal is to say. That may arrive when the worker handles none any
+        more: tell the app now, unless it has arrived."""
+        if number not in self._arrived:
+            self.tell_app(number, None)
+            self._tell_loops_callback(number)
+            self._told_ahead.add(number)
+
+    def _tell_loops_callback(self, number: int) -> None:
+        if number in self._apps:
+            _call(self._apps[number], "a signal handler of the app's event loop")
 
     def release(self) -> None:
         """Give the loop its own methods back: when it is closed it removes what it has by these."""

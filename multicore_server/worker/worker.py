@@ -322,6 +322,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     def _obey(self) -> None:
         """An order has come, by whichever way it was noticed."""
         if (order := self.orders.take()) is not None:
+            if self.server is not None:
+                self.server.signals.tell_ahead(signal.SIGQUIT if order.quick else signal.SIGTERM)
             self._end_as(order)
         elif self.orders.ended:
             asyncio.get_running_loop().remove_reader(self.context.channel.child_end.fileno())

@@ -64,9 +64,16 @@ def test_a_draining_worker_that_hangs_is_aborted_too(server: Server) -> None:
     server.write("app.py", TROUBLED)
     server.start("-w", "1", "-t", "1", ready=1)
     victim = server.worker_of(0)
-    threading.Timer(0.25, os.kill, [victim, signal.SIGTERM]).start()
+
+    def end_it() -> None:
+        server.wait_logged("^SLOW")
+        os.kill(victim, signal.SIGTERM)
+
+    ends = threading.Thread(target=end_it)
+    ends.start()
     with pytest.raises(httpx.RemoteProtocolError):
         server.get("/slow-then-hang?0.5")
+    ends.join()
     server.wait_logged(f"pid={victim} no heartbeat")
     server.wait_logged(rf"pid={victim} exited with code 1 after draining")
     assert server.logged(r'File ".*/app.py", line \d+ in stuck')

