@@ -23,15 +23,16 @@ def for_http_1_0(cycle: Any) -> Any:
             return super().send(message)
 
         def _framed(self, message: Any) -> Any:
+            given = list(message.get("headers", ()))  # they may be an iterator
             headers = [
                 (name, value)
-                for name, value in message.get("headers", ())
+                for name, value in given
                 if name.lower() not in (b"transfer-encoding", b"connection")
             ]
             names = {name.lower() for name, _ in headers}
             closes = any(
                 name.lower() == b"connection" and b"close" in value.lower()
-                for name, value in (*self.default_headers, *message.get("headers", ()))
+                for name, value in (*self.default_headers, *given)
             )
             bodiless = self.scope["method"] == "HEAD" or message["status"] in (204, 304)
             if b"content-length" not in names and not bodiless:
