@@ -8,7 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
 
-from multicore_server.connections.message_event import MessageEvent
+from multicore_server.connections.message_event import UNAWAITED, MessageEvent
 from multicore_server.connections.room import make_room
 from multicore_server.ipc.request_table import NONE
 
@@ -83,7 +83,7 @@ def maker(connection: Any) -> Callable[[Any], Any]:
     if vars(theirs(**given)) != {**known, **CONSTANTS, "body": bytearray()}:
         return make_by_uvicorn
     shared = {name: getattr(connection, name) for name in SHARED}
-    own: Any = type(theirs.__name__, (theirs,), shared)
+    own: Any = type(theirs.__name__, (theirs,), {**shared, "receive": _receiver(theirs.receive)})
     new = own.__new__
     make_room(new(own), (known.keys() - shared) | CONSTANTS.keys() | ADDED.keys() | {"body"})
 
@@ -93,7 +93,7 @@ def maker(connection: Any) -> Callable[[Any], Any]:
         cycle.transport = connection.transport
         cycle.flow = connection.flow
         cycle.default_headers = connection.server_state.default_headers
-        cycle.message_event = MessageEvent()
+        cycle.message_event = UNAWAITED
         cycle.keep_alive = connection.parser.should_keep_alive()
         cycle.on_response = connection.on_response_complete
         cycle.waiting_for_100_continue = connection.expect_100_continue
@@ -110,3 +110,15 @@ def maker(connection: Any) -> Callable[[Any], Any]:
         return cycle
 
     return make
+
+
+def _receiver(theirs: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """uvicorn's ``receive``, for cycles that get their event when it is called for the first time."""
+
+    def receive(self: Any) -> Any:
+        if self.message_event is UNAWAITED:
+            has_news = bool(self.body) or not self.more_body or self.disconnected or self.response_complete
+            self.message_event = MessageEvent(is_set=has_news)
+        return theirs(self)
+
+    return receive

@@ -1,4 +1,4 @@
-"""An event that costs little if nobody waits for it: most requests never wait."""
+"""Events that cost little if nobody waits for them: most requests never wait."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class MessageEvent:
 
     __slots__ = ("_is_set", "_waiting")
 
-    def __init__(self) -> None:
-        self._is_set = False
+    def __init__(self, *, is_set: bool = False) -> None:
+        self._is_set = is_set
         self._waiting: list[asyncio.Future[None]] | None = None
 
     def is_set(self) -> bool:
@@ -44,3 +44,15 @@ class MessageEvent:
                 self._waiting = [each for each in self._waiting if each is not waiting]
             raise
         return True
+
+
+class Unawaited:
+    """In place of an event for which nobody has waited yet: there is nobody to wake."""
+
+    __slots__ = ()
+
+    def set(self) -> None:
+        """Do nothing. Whoever waits first makes an event, and finds out whether it is set."""
+
+
+UNAWAITED = Unawaited()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given as given_by
+from hypothesis import strategies as st
 from uvicorn.protocols.http import httptools_impl
 
 from multicore_server.connections.cycles import ADDED, make_by_uvicorn, maker
 from multicore_server.connections.flow import Flow
-from multicore_server.connections.message_event import MessageEvent
+from multicore_server.connections.message_event import UNAWAITED
 from multicore_server.ipc.scoreboard import Scoreboard
 from multicore_server.worker.cycle import installed
 
@@ -46,13 +49,73 @@ def test_a_cycle_is_as_the_constructor_makes_it(ours: bool, expects: bool) -> No
     assert isinstance(made, type(expected))
     for name, value in vars(expected).items():
         if name == "message_event":
-            assert isinstance(made.message_event, MessageEvent)
-            assert made.message_event is not value
+            assert made.message_event is UNAWAITED  # `receive` makes one
         else:
             assert getattr(made, name) == value, name
     if ours:
         for name, value in ADDED.items():
             assert getattr(made, name) == getattr(type(expected), name) == value, name
+
+
+def gets_body(cycle: Any) -> None:
+    cycle.body += b"part"
+    cycle.message_event.set()
+
+
+def is_complete(cycle: Any) -> None:
+    cycle.more_body = False
+    cycle.message_event.set()
+
+
+def client_leaves(cycle: Any) -> None:
+    cycle.disconnected = True
+    cycle.message_event.set()
+
+
+def is_answered(cycle: Any) -> None:
+    cycle.response_complete = True
+    cycle.message_event.set()
+
+
+STEPS: dict[str, Callable[[Any], None] | None] = {
+    "body": gets_body, "complete": is_complete, "leaves": client_leaves, "answered": is_answered,
+    "receive": None, "turn": None,
+}  # fmt: skip
+
+
+async def messages_of(cycle: Any, steps: list[str]) -> list[Any]:
+    """What an app receives, and after which steps."""
+    received: list[Any] = []
+
+    async def receive() -> None:
+        received.append(await cycle.receive())
+
+    tasks = []
+    for number, step in enumerate(steps):
+        do = STEPS[step]
+        if do is not None:
+            do(cycle)
+        elif step == "receive":
+            tasks.append(asyncio.create_task(receive()))
+        else:
+            await asyncio.sleep(0)
+            received.append(number)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return received
+
+
+@given_by(st.lists(st.sampled_from(sorted(STEPS)), max_size=12))
+def test_an_app_receives_what_it_does_with_an_event_from_the_start(steps: list[str]) -> None:
+    given = connection()
+    given.flow = SimpleNamespace(resume_reading=lambda: None)
+    given.transport = SimpleNamespace(is_closing=lambda: False)
+    make = maker(given)
+    ours, theirs = make(given), make_by_uvicorn(given)
+    assert asyncio.run(messages_of(ours, steps)) == asyncio.run(messages_of(theirs, steps))
 
 
 class WithMore(THEIRS):  # type: ignore[misc]  # it is Any
