@@ -85,7 +85,9 @@ class LeanHttpTools(MovableHttpTools):
         if not self.transport.is_closing():
             if flow.read_paused:
                 flow.resume_reading()
-            self._keep_alive()
+            self.rests_until = self.loop.time() + self.timeout_keep_alive
+            if self.timeout_keep_alive_task is None:
+                self._keep_alive()
         if self.phase == ASKED and self.scope is self.cycle.scope:
             self.phase = RESTING
             self.row[IN_HAND] -= 1

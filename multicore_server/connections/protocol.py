@@ -135,15 +135,16 @@ class MovableProtocol(SpoolingProtocol):
     # --- requests ---
 
     def data_received(self, data: bytes) -> None:
+        state = self.server_state
         if self.phase != ASKED:
-            if self.server_state.wake is not None:
-                self.server_state.wake()
+            if state.wake is not None:
+                state.wake()
             if self.phase == RESTING:
                 self.row[IN_HAND] += 1
             else:
                 self._is_read()
             self.phase = ASKED
-        if self.server_state.draining:
+        if state.draining:
             self._receive_last(data)
         else:
             self._receive(data)
@@ -153,9 +154,8 @@ class MovableProtocol(SpoolingProtocol):
         # The rest of a body whose response is complete, or line breaks: no response will come for these.
         if (cycle is None or cycle.response_complete) and self.phase == ASKED and self.idle:
             self.finish()
-        progressed = self.server_state.progressed
-        if progressed is not None:
-            progressed(self)
+        if state.progressed is not None:
+            state.progressed(self)
 
     def _receive_last(self, data: bytes) -> None:
         """The request that was taken for the last one may not be."""

@@ -154,8 +154,7 @@ class JoinedCycle:
             self._held.add(self)
             self._wait(body)
         else:
-            self._write_with_head(body)
-            self._complete()
+            self._finish(body)
             self.on_response = _nothing
         return True
 
@@ -174,13 +173,13 @@ class JoinedCycle:
 
     def _send_body(self, body: Any, more: Any) -> bool:
         """Whether it is done; otherwise uvicorn is to say what is wrong with it."""
-        if self.chunked_encoding and self.scope["method"] != "HEAD":
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length, body = 0, b""
+        elif self.chunked_encoding:
             if body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
                 body = b"%b0\r\n\r\n" % body
-        elif self.scope["method"] == "HEAD":
-            self.expected_content_length, body = 0, b""
         else:
             left = self.expected_content_length - len(body)
             if left < 0 or (left and not more):
@@ -188,15 +187,10 @@ class JoinedCycle:
             self.expected_content_length = left
         if more:
             self._send_part(body)
-            return True
-        if not self.head:
-            self.transport.write(body)
-        elif QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
+        elif self.head and QUICK[0] < self.took < QUICK[1] and self._may_wait(body):
             self._wait(body)
-            return True
         else:
-            self._write_with_head(body)
-        self._complete()
+            self._finish(body)
         return True
 
     def _send_part(self, body: Any) -> None:
@@ -240,6 +234,14 @@ class JoinedCycle:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
+
+    def _finish(self, body: Any) -> None:
+        """Send the last of the response."""
+        if self.head:
+            self._write_with_head(body)
+        else:
+            self.transport.write(body)
+        self._complete()
 
     def _complete(self) -> None:
         self.response_complete = True
