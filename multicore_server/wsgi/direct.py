@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from multicore_server.wsgi.bridge import WSGIBridge, close_hidden, go_on
 from multicore_server.wsgi.exchange import Exchange
@@ -20,6 +21,8 @@ from multicore_server.wsgi.response import Batch, Response
 TURNS = 3  # of the loop, in which descriptors are closed
 AT_ONCE = 64 * 1024  # bytes of a body that are handled in this way
 WHOLE = 2  # messages: a start, and a body behind it
+
+App: TypeAlias = "Callable[..., Awaitable[None]]"
 
 
 class Cycle(Protocol):
@@ -65,20 +68,41 @@ class Direct:
         self._state = state
         self.loop = asyncio.get_running_loop()
         self._hidden = HiddenLoop()
+        self._queue: deque[tuple[Cycle, App]] = deque()
+        self._is_due = False  # `_serve_queued`, in the loop's next turn
 
-    def begin(self, cycle: Cycle, app: Callable[..., Awaitable[None]]) -> None:
+    def begin(self, cycle: Cycle, app: App) -> None:
         """Serve a request in the loop's next turn: what has come with it is read by then. ``app`` is the
         bridge with what surrounds it: the usual way."""
         self._state.scheduled += 1
-        self.loop.call_soon(self._serve, cycle, app)
+        self._queue.append((cycle, app))
+        self._serve_soon()
 
-    def _serve(self, cycle: Cycle, app: Callable[..., Awaitable[None]], turns: int = TURNS) -> None:
-        # The client of a connection that a sibling has may wait for its end, which comes when nobody has a
-        # descriptor of it: it must not wait for what the app does now.
-        if self._state.gate.leaving and turns:
-            self.loop.call_soon(self._serve, cycle, app, turns - 1)
-            return
-        self._state.scheduled -= 1
+    def _serve_soon(self, turns: int = TURNS) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self.loop.call_soon(self._serve_queued, turns)
+
+    def _serve_queued(self, turns: int) -> None:
+        """The loop is hidden once for all of them: that takes a system call before Python 3.12."""
+        self._is_due = False
+        self._hidden.hide_loop()
+        try:
+            for _ in range(len(self._queue)):
+                # The client of a connection that a sibling has may wait for its end, which comes when nobody
+                # has a descriptor of it: it must not wait for what the app does now.
+                if self._state.gate.leaving and turns:
+                    self._serve_soon(turns - 1)
+                    return
+                self._state.scheduled -= 1
+                self._serve(*self._queue.popleft())
+                turns = TURNS
+        finally:
+            self._hidden.show_loop()
+            if self._queue:  # what has come meanwhile
+                self._serve_soon()
+
+    def _serve(self, cycle: Cycle, app: App) -> None:
         turn = self._bridge.turn
         if not turn.take():
             self._in_task(cycle, app)
@@ -89,13 +113,10 @@ class Direct:
             self._in_task(cycle, app)
             return
         failed: BaseException | None = None
-        self._hidden.hide_loop()
         try:
             ended = request.run()
         except BaseException as exc:  # noqa: BLE001 - as in a task, where uvicorn answers 500 and logs it
             failed, ended = exc, False
-        finally:
-            self._hidden.show_loop()
         if ended:
             turn.give()
         else:
@@ -120,8 +141,12 @@ class Direct:
         )
 
     def _in_task(self, cycle: Cycle, app: Any) -> asyncio.Task[Any]:
-        task = self.loop.create_task(cycle.run_asgi(app))
-        self._state.hold(task)
+        self._hidden.show_loop()  # a task may begin at once
+        try:
+            task = self.loop.create_task(cycle.run_asgi(app))
+            self._state.hold(task)
+        finally:
+            self._hidden.hide_loop()
         return task
 
 
@@ -155,6 +180,7 @@ class _Request:
         if not self._cycle.answer(start["status"], start["headers"], body["body"]):
             return False
         next(steps, None)
+        self._forget()
         return True
 
     def _push(self, batch: Batch) -> None:
@@ -184,4 +210,9 @@ class _Request:
         finally:
             exchange.end()
             self._body.close()
+            self._forget()
             self._bridge.turn.give()
+
+    def _forget(self) -> None:
+        """The response, which has a method of this request: otherwise the garbage collector had to."""
+        del self._response, self._steps

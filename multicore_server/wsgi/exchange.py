@@ -48,8 +48,8 @@ class Exchange(HiddenLoop):
     async def transmit(self, batch: Batch) -> None:
         """Send a batch. Unless it is the last one, let the loop run once, so that it sees a disconnect."""
         complete = bool(batch) and not batch[-1]["more_body"]
-        if complete and self._watcher is not None:
-            self._watcher.cancel()  # receive() takes a complete response for a disconnect
+        if complete:
+            self._end_watch()  # receive() takes a complete response for a disconnect
         for message in batch:
             await self._send(message)
         if complete:
@@ -63,10 +63,14 @@ class Exchange(HiddenLoop):
             pass
         self.gone = True
 
+    def _end_watch(self) -> None:
+        watcher, self._watcher = self._watcher, None  # it keeps, by the error that ends it, this exchange
+        if watcher is not None:
+            watcher.cancel()
+
     def end(self) -> None:
         """Stop watching the client, and close a send that is not finished."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._end_watch()
         if self.suspended is not None:
             self.suspended.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -191,6 +192,29 @@ def test_a_whole_response_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None
     assert outcome.counts[cell("GET", "2xx") - Item.REQUESTS] == 1
     assert [body for _, body in outcome.seen] == [b"", b"body", b""]
     assert outcome.in_hand == 0
+
+
+def test_requests_of_one_turn_are_served_in_their_order_each_with_its_own_end() -> None:
+    outcome = play(Script(headers=(("Content-Length", "5"),)), GET * 3, GET, POST + GET)
+    assert outcome.written.count(b"hello") == 6
+    assert outcome.in_hand == 0
+
+
+@pytest.mark.parametrize("script", [Script(), Script(result="iterator"), Script(written=(b"hel",))])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_request_leaves_nothing_to_the_garbage_collector(script: Script, direct: bool) -> None:
+    """Its work grows with the app's heap: an app whose requests need it never pays for ours."""
+    play(script, GET)  # what is made once
+    gc.collect()
+    gc.disable()
+    try:
+        left = []
+        for requests in ((GET,), (GET,) * 20):
+            play(script, *requests, direct=direct)
+            left.append(gc.collect())
+    finally:
+        gc.enable()
+    assert left[1] - left[0] < 20, "as much of twenty as of one"
 
 
 class Leaving(set[Any]):
