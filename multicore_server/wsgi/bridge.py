@@ -23,7 +23,7 @@ from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
 from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
-from multicore_server.wsgi.environ import ALWAYS, FORWARDED, Forwarded, environ, fill
+from multicore_server.wsgi.environ import ALWAYS, FORWARDED, Forwarded, add_connection, add_request, environ
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
@@ -38,6 +38,7 @@ __all__ = ["ENVIRON_WANTED", "IN_THREAD", "WSGIBridge", "environ"]
 ENVIRON_WANTED = "multicore_server.environ"
 # Who measures puts a callable at this key into a scope. It is given the seconds that a thread was waited for.
 IN_THREAD = "multicore_server.in_thread"
+KNOWN = 128  # connections whose part of the environ is remembered
 AT_ONCE = 64 * 1024  # bytes of a body that are read before the app is called, in threads too
 Steps: TypeAlias = Generator[Batch, None, None]
 HeaderMap: TypeAlias = Literal["drop", "refuse", "dangerous"]
@@ -87,6 +88,7 @@ class WSGIBridge:
         self._refuse_underscores = header_map == "refuse"
         self._spool_dirs = spool_dirs
         self.turn = Turn()
+        self._known: dict[Any, dict[str, Any]] = {}  # environs that have what is their connection's
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
         self._base: dict[str, Any] = {
             **dict.fromkeys(ALWAYS, ""),  # a dictionary that has its size already is filled faster
@@ -130,9 +132,29 @@ class WSGIBridge:
 
     def environ(self, scope: Scope) -> dict[str, Any]:
         """The environ of a request, but for its body."""
-        return fill(
-            self._base.copy(), scope, script_name=self._script_name, drop_underscores=self._drop_underscores
+        return add_request(
+            self._of_connection(scope),
+            scope,
+            script_name=self._script_name,
+            drop_underscores=self._drop_underscores,
         )
+
+    def _of_connection(self, scope: Scope) -> dict[str, Any]:
+        client, server = scope.get("client"), scope.get("server")
+        if type(client) is not tuple or type(server) is not tuple:  # it may be more than it is equal to
+            return self._begun(scope)
+        key = client, server, scope.get("scheme"), scope["http_version"]
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            known = self._known[key] = self._begun(scope)
+        return known.copy()
+
+    def _begun(self, scope: Scope) -> dict[str, Any]:
+        env = self._base.copy()
+        add_connection(env, scope)
+        return env
 
     @property
     def is_inline(self) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import Scope
 
-# What `fill` sets for each request.
+# What each environ has.
 ALWAYS = ("REQUEST_METHOD", "SERVER_PROTOCOL", "wsgi.url_scheme", "REMOTE_ADDR", "SCRIPT_NAME", "PATH_INFO",
           "QUERY_STRING", "RAW_URI", "SERVER_NAME", "SERVER_PORT")  # fmt: skip
 FORWARDED = "multicore_server.forwarded"  # in a scope: what its proxy has set, a Forwarded
@@ -55,16 +55,16 @@ class _HeaderKeys(dict[bytes, str]):
 _KEYS = {drop: _HeaderKeys(drop) for drop in (True, False)}
 
 
-def environ(scope: Scope) -> dict[str, Any]:
+def environ(scope: Scope, *, script_name: str = "", drop_underscores: bool = True) -> dict[str, Any]:
     """Return the CGI part of the environ (and ``wsgi.url_scheme``) of an HTTP scope."""
-    return fill({}, scope)
+    env: dict[str, Any] = {}
+    add_connection(env, scope)
+    return add_request(env, scope, script_name=script_name, drop_underscores=drop_underscores)
 
 
-def fill(
-    env: dict[str, Any], scope: Scope, *, script_name: str = "", drop_underscores: bool = True
-) -> dict[str, Any]:
-    """Add the CGI variables of the scope to `env`, and return `env`."""
-    env["REQUEST_METHOD"] = scope["method"]
+def add_connection(env: dict[str, Any], scope: Scope) -> None:
+    """Add what depends on ``client``, ``server``, ``scheme`` and ``http_version`` of the scope alone: most
+    requests of a connection have that in common."""
     env["SERVER_PROTOCOL"] = "HTTP/" + scope["http_version"]
     scheme = env["wsgi.url_scheme"] = scope.get("scheme", "http")
     if scheme == "https":
@@ -75,17 +75,25 @@ def fill(
         env["REMOTE_PORT"] = str(client[1])
         if type(client) is not tuple:
             _add_proxy(env, client)
+    server = scope.get("server")
+    if server and server[1] is not None:  # no Unix socket
+        env["SERVER_NAME"], env["SERVER_PORT"] = server[0], str(server[1])
+
+
+def add_request(
+    env: dict[str, Any], scope: Scope, *, script_name: str, drop_underscores: bool
+) -> dict[str, Any]:
+    """Add what is a request's own, and return `env`."""
+    env["REQUEST_METHOD"] = scope["method"]
     forwarded = scope.get(FORWARDED)
     if forwarded is None:
         _add_paths(env, scope, scope.get("root_path", ""), script_name)
         _add_headers(env, scope["headers"], _KEYS[drop_underscores])
     else:
         _add_forwarded(env, scope, forwarded, script_name, drop_underscores)
-    server = scope.get("server")
-    if not server or server[1] is None:  # a Unix socket
-        server = _server_from_host(env.get("HTTP_HOST", ""), scheme)
-    env["SERVER_NAME"] = server[0]
-    env["SERVER_PORT"] = str(server[1])
+    if not env.get("SERVER_NAME"):
+        host = env.get("HTTP_HOST", "")
+        env["SERVER_NAME"], env["SERVER_PORT"] = _server_from_host(host, env["wsgi.url_scheme"])
     return env
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from multicore_server.wsgi.bridge import WSGIBridge, environ
-from multicore_server.wsgi.environ import _KEYS, fill
+from multicore_server.wsgi.bridge import WSGIBridge
+from multicore_server.wsgi.environ import _KEYS, environ
 from tests.unit.wsgi_client import OK, TEXT, Client, both, call, hello, scope
 
 # environ
@@ -81,7 +81,7 @@ def test_paths(raw: bytes, root: str, expected: tuple[str, str, str]) -> None:
     ],
 )
 def test_script_name(raw: bytes, expected: str) -> None:
-    env = fill({}, scope(raw_path=raw), script_name="/mnt")
+    env = environ(scope(raw_path=raw), script_name="/mnt")
     assert (env["SCRIPT_NAME"], env["PATH_INFO"]) == ("/mnt", expected)
 
 
@@ -109,7 +109,7 @@ def test_headers() -> None:
     assert env["HTTP_COOKIE"] == "a=1; b=2"
     assert env["HTTP_X_LATIN"] == "\xe9"
     assert "HTTP_X_REAL_IP" not in env
-    assert fill({}, scope(headers=headers), drop_underscores=False)["HTTP_X_REAL_IP"] == "faked"
+    assert environ(scope(headers=headers), drop_underscores=False)["HTTP_X_REAL_IP"] == "faked"
 
 
 def test_made_up_header_names_are_not_kept_for_ever() -> None:
