@@ -28,7 +28,8 @@ TOLD = {"MULTICORE_INSTANCE"}
 # Programs whose own documentation says what they take. They ask a server that runs, or change the machine.
 FOREIGN = frozenset({
     "apt-get", "cd", "curl", "docker", "eval", "exit", "git", "journalctl", "kubectl", "loginctl", "pm2",
-    "prometheus", "pytest", "sleep", "source", "ssh", "systemctl", "systemd-analyze", "useradd", "wait", "wrk",
+    "prometheus", "pytest", "sleep", "source", "ssh", "systemctl", "systemd-analyze", "useradd",
+    "wait", "wrk",
 })  # fmt: skip
 
 
