@@ -66,7 +66,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.get("/")
-def ticks() -> list[dict[str, float]]:
+def ticks() -> list[dict[str, int | float]]:
     with closing(connect()) as db:
         rows = db.execute("select pid, at from ticks order by at desc limit 10")
         return [{"pid": pid, "at": at} for pid, at in rows]

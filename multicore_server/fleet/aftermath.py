@@ -116,6 +116,7 @@ class Endings:
             slot.wanted = None
             return Aftermath(Next.OLD_WORKER_STAYS)
         verdict = self._judge(slot, End(code, None))
+        old.settled = True  # from now on its time says nothing about the ends that are remembered
         if verdict.decision is Decision.RESTART:
             slot.not_before = self.state.now + verdict.delay
             slot.queued_at = self.state.now

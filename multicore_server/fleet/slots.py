@@ -90,7 +90,7 @@ class Process:
     killed: bool = False  # SIGKILL was sent
     quit: bool = False  # SIGQUIT was sent
     signals: list[SignalName] = field(default_factory=list)  # to send at the next tick, once it has a pid
-    settled: bool = False  # it was ready for so long that the slot's history was cleared
+    settled: bool = False  # its stable time has cleared the slot's history, or clears it no more
     kept: bool = False  # its replacement was given up: it goes on for good
 
     def move(self, state: State, now: float) -> None:

@@ -139,7 +139,7 @@ def parse(text: str) -> dict[str, list[str]]:
     for line in text.splitlines():
         if thread := _THREAD.match(line):
             number, name = thread.groups()
-            lines = found.setdefault(name or f"thread {number}", [])
+            lines = found.setdefault(name or number, [])
         elif frame := _FRAME.match(line):
             lines.insert(0, "{}:{} in {}".format(*frame.groups()))
         elif line.strip() == "...":

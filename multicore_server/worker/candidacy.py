@@ -15,7 +15,11 @@ PATIENCE = 1.0  # seconds between two looks of a worker that is about to be repl
 
 class Candidacy:
     """In a reload the new workers go first: otherwise what runs in the primary worker would be moved from one
-    old worker to the next, as often as there are workers."""
+    old worker to the next, as often as there are workers.
+
+    A worker that is to drain is no candidate, also before it hears of that: when the server stops, what the
+    primary worker has ended would start in a worker that ends as well.
+    """
 
     def __init__(self, lock: PrimaryLock, scoreboard: Scoreboard, row: Row, deployment: int) -> None:
         self._lock = lock
@@ -28,11 +32,12 @@ class Candidacy:
         self._look_due = 0.0
         self._changes = -1.0
         self._is_old = False
+        self._has_served = False
         self._has_withdrawn = False
 
     def beat(self) -> None:
         """At each heartbeat."""
-        if self._has_withdrawn:  # what it would hear is for others
+        if self._has_withdrawn or self._is_to_drain():  # what it would hear is for others
             return
         now = self._loop.time()
         if not self._has_newer():
@@ -52,6 +57,12 @@ class Candidacy:
         self._be_deaf()
         return self._election.give_up()
 
+    def _is_to_drain(self) -> bool:
+        """The arbiter says so here before it orders the first worker to end."""
+        serves = bool(self._row[Item.SERVING])
+        self._has_served = self._has_served or serves  # it is ready a moment before the arbiter knows
+        return self._has_served and not serves
+
     def _has_newer(self) -> bool:
         """Whether a worker of a newer deployment serves."""
         if self._changes != self._scoreboard.changes:
@@ -70,8 +81,8 @@ class Candidacy:
         self._loop.remove_reader(self._lock.freed)
 
     def _hear(self) -> None:
-        """It was freed. Who leaves it to a newer one leaves the message as well."""
-        if self._has_newer():
+        """It was freed. Who leaves it to another one leaves the message as well."""
+        if self._is_to_drain() or self._has_newer():
             self._be_deaf()
             return
         self._lock.hear()

@@ -64,7 +64,7 @@ def _threads() -> Iterator[Stack]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident in sorted(tops, key=lambda it: it != threading.main_thread().ident):
         lines = [_line(frame) for frame in frames(tops[ident])]
-        yield {"name": names.get(ident, f"thread {ident}"), "lines": _shown(lines)}
+        yield {"name": names.get(ident, f"{ident:#018x}"), "lines": _shown(lines)}
 
 
 def _tasks(loop: asyncio.AbstractEventLoop) -> Iterator[Stack]:

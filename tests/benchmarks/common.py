@@ -83,7 +83,7 @@ class Process:
     def workers(self) -> list[psutil.Process]:
         """Its children but the monitor, which has a process group of its own."""
         children = psutil.Process(self.process.pid).children()
-        return [child for child in children if os.getpgid(child.pid) != child.pid]
+        return [child for child in children if _has_group_of_another(child.pid)]
 
     def end(self) -> None:
         self.process.terminate()
@@ -92,6 +92,13 @@ class Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _has_group_of_another(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) != pid
+    except ProcessLookupError:  # reaped since its parent was asked
+        return False
 
 
 def gunicorn(worker: str, workers: int, app: str, *options: str) -> Callable[[int], list[str]]:

@@ -1,4 +1,4 @@
-"""docs/operating.md has every verb, every key and no setting that there is not."""
+"""The docs of the commands have every verb, every key and no setting that there is not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def test_every_verb_and_option_is_in_the_docs(verb: str) -> None:
 
 
 def test_the_settings_that_stand_beside_pm2s_are_ours() -> None:
-    table = DOCS.read_text().partition("| PM2's option | ours |")[2].partition("\n\n")[0]
+    page = DOCS.with_name("moving-from-pm2.md").read_text()
+    table = page.partition("| PM2's option | ours |")[2].partition("\n\n")[0]
     ours = "".join(row.split("|")[2] for row in table.split("\n")[2:])
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", ours))
     assert len(named) > 8

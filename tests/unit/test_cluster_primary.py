@@ -18,7 +18,7 @@ from multicore_server import cluster
 from multicore_server.cluster import primary
 from multicore_server.cluster.primary import Election, Jobs
 from multicore_server.ipc.primary_lock import PrimaryLock
-from multicore_server.ipc.scoreboard import Scoreboard
+from multicore_server.ipc.scoreboard import Item, Scoreboard
 from multicore_server.worker.candidacy import Candidacy
 from tests.support import outside
 from tests.support.coroutines import run, until
@@ -272,6 +272,44 @@ def test_who_drains_leaves_the_news_of_a_free_lock_to_others() -> None:
             lock.announce()
             await asyncio.sleep(0.01)
             assert os.read(lock.freed, 4096), "it is there for whoever waits"
+        finally:
+            lock.close()
+
+    run(story)
+
+
+class OthersLock(PrimaryLock):
+    """Another worker has it, at first."""
+
+    is_taken = True
+
+    def take(self) -> bool:
+        return not self.is_taken and super().take()
+
+    def leave(self) -> None:
+        self.is_taken = False
+        self.announce()
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_who_is_to_drain_does_not_become_primary_before_it_hears_of_that(serving: bool) -> None:
+    """The server stops: the primary worker has left already, and this one has not read its order yet."""
+
+    async def story() -> None:
+        lock, scoreboard = OthersLock(), Scoreboard(1)
+        row = scoreboard.row(0)
+        try:
+            candidacy = Candidacy(lock, scoreboard, row, deployment=1)
+            candidacy.beat()
+            scoreboard.publish(frozenset({0}))
+            candidacy.beat()
+            if not serving:
+                scoreboard.publish(frozenset())
+            lock.leave()
+            await asyncio.sleep(0.01)
+            candidacy.beat()
+            assert row[Item.PRIMARY_CHANGES] == serving
+            await candidacy.withdraw()
         finally:
             lock.close()
 

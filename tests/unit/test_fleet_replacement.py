@@ -94,6 +94,18 @@ def test_a_replacement_that_never_boots_is_given_up(reason: str) -> None:
     assert world.ready() == ["0.1", "1.1"]
 
 
+def test_the_old_workers_stable_time_does_not_grant_more_attempts() -> None:
+    """It becomes stable (backoff_reset, 30 s) while its replacement fails again and again."""
+    world = serving(1, max_restarts=16)
+    world.plans = {f"0.{generation}": BROKEN for generation in range(2, 99)}
+    over_memory(world, "0.1")
+    world.run(28)
+    assert world.said("boot")[-1].partition("next attempt")[1]
+    world.run(200)
+    assert len([line for line in world.history() if "fork" in line]) == 16
+    assert world.ready() == ["0.1"]
+
+
 def test_a_worker_whose_replacement_was_given_up_can_be_restarted_by_hand() -> None:
     world = asked("memory", max_restarts=1)
     world.plans["0.2"] = BROKEN

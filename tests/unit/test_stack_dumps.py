@@ -35,7 +35,7 @@ def dumps() -> Iterator[StackDumps]:
 
 def test_what_faulthandler_writes_is_turned_around() -> None:
     assert parse(SAID) == {
-        "thread 0x00007f01": [
+        "0x00007f01": [
             "...",
             "/srv/app.py:??? in work",
             "/usr/lib/python3.11/threading.py:324 in wait",
@@ -46,7 +46,7 @@ def test_what_faulthandler_writes_is_turned_around() -> None:
 
 def test_what_a_process_with_something_else_in_mind_has_written() -> None:
     assert parse("nothing of this\n  File \x1b[31m\n...\nThread 0x1 (most recent call first):\n") == {
-        "thread 0x1": []
+        "0x1": []
     }
 
 

@@ -29,6 +29,7 @@ TOLD = {"MULTICORE_INSTANCE"}
 FOREIGN = frozenset({
     "apt-get", "cd", "curl", "docker", "eval", "exit", "git", "journalctl", "kubectl", "loginctl", "pm2",
     "prometheus", "pytest", "sleep", "source", "ssh", "systemctl", "systemd-analyze", "useradd",
+    "wait", "wrk",
 })  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import json
 import threading
@@ -34,6 +35,26 @@ def test_every_thread_the_main_one_first() -> None:
     mine = " ".join(found["threads"][0]["lines"])
     assert "in test_every_thread_the_main_one_first: found = take(None)" in mine
     assert (found["tasks"], found["left_out"]) == (None, 0)
+
+
+def test_a_thread_that_python_has_no_name_for_has_its_number() -> None:
+    begun, done, ended = (_thread.allocate_lock() for _ in range(3))
+    for lock in (begun, done, ended):
+        lock.acquire()
+
+    def waits() -> None:
+        begun.release()
+        done.acquire()
+        ended.release()
+
+    ident = _thread.start_new_thread(waits, ())
+    try:
+        assert begun.acquire(timeout=5)
+        names = [it["name"] for it in take(None)["threads"]]
+    finally:
+        done.release()
+        assert ended.acquire(timeout=5)
+    assert f"0x{ident:016x}" in names
 
 
 def test_every_task_with_what_it_waits_for() -> None:
