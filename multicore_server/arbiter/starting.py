@@ -6,8 +6,10 @@ A part of `multicore_server.arbiter.arbiter.Arbiter`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
+import resource
 import signal
 import sys
 from typing import Any, NoReturn
@@ -51,7 +53,7 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
         try:
             self._open()
         except OSError as exc:  # no descriptors or no memory for what workers share
-            self._refuse(f"cannot start: {exc}")
+            self._refuse(f"cannot start: {exc}{_advice(exc)}")
 
     def _refuse(self, reason: str, cause: BaseException | None = None) -> NoReturn:
         """A mistake of the user's: one line, exit status 1, nothing left behind. ``cause`` is an exception in
@@ -95,3 +97,10 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
     def _open(self) -> None:
         """Make, once and before the first fork, all that workers inherit."""
         raise NotImplementedError
+
+
+def _advice(exc: OSError) -> str:
+    if exc.errno != errno.EMFILE:
+        return ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f" (the hard limit of open files is {limit}: raise it to 1024 or more)"

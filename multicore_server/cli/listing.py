@@ -29,6 +29,7 @@ from multicore_server.cli.text import (
     rate,
 )
 from multicore_server.ipc.report import EventReport, MemoryStatus, Status, WorkerStatus
+from multicore_server.settings.table import TABLE
 
 Name = TypeVar("Name", bound=str)
 _Shown: TypeAlias = tuple[str, list[list[Cell]]]
@@ -176,7 +177,7 @@ def _sections(
         shown = click.style(state.text, fg=state.color) if color else state.text
         rated = found.get(worker["instance"], Rates())
         yield f"instance {worker['instance']}: {shown}", _pairs(_about_worker(worker, rated))
-    yield "settings", _pairs(status["settings"])
+    yield "settings", _pairs(_in_force(status["settings"]))
     yield "last events", [event_line(event, color=color) for event in status["events"][-EVENTS:]]
 
 
@@ -226,6 +227,14 @@ def _errors_in_all(worker: WorkerStatus) -> str:
 def _memory(amounts: MemoryStatus) -> str:
     unique = f", {memory(amounts['unique'])} of its own" if amounts["unique"] else ""
     return f"{memory(amounts['resident'])}{unique}, limit {memory(amounts['limit'])}"
+
+
+def _in_force(settings: Mapping[str, str]) -> dict[str, str]:
+    sizes = {name for name, row in TABLE.items() if row.accepted.startswith("bytes")}
+    return {
+        name: memory(int(value)) if name in sizes and value.isdecimal() else value
+        for name, value in settings.items()
+    }
 
 
 def _counts(counts: Mapping[Name, int]) -> str:

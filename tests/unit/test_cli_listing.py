@@ -109,6 +109,7 @@ def test_show_prints_all_about_a_server(capsys: pytest.CaptureFixture[str]) -> N
     replaced = worker(1, wanted="memory", next_restart=2000.0, unstable=2, restarts={}, started=None)
     first = status(worker(0, requests=requests(100)), replaced)
     second = status(worker(0, requests=requests(150)), replaced, events=[event("x")] * 12)
+    second["settings"] = {"workers": "2", "max_memory_restart": str(300 * 1024**2), "log_max_size": "none"}
     listing.print_server(ScriptedServer(first, second))
     out = capsys.readouterr().out
     for text in (
@@ -129,7 +130,9 @@ def test_show_prints_all_about_a_server(capsys: pytest.CaptureFixture[str]) -> N
         "  wanted       about to be replaced (memory)",
         "  restarts     none; 2 unstable",
         "  next start   1970-01-01",
-        "  workers  2",
+        "  workers             2",
+        "  max_memory_restart  300.0mb",
+        "  log_max_size        none",
     ):
         assert text in out
     assert out.count("instance=0 gen=1 pid=4001 x") == listing.EVENTS
