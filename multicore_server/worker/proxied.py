@@ -6,17 +6,16 @@ A request without any of these fields costs only a look at the names of its fiel
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from multicore_server.connections.announcements import VERSIONS, AnnouncedClient, Announcements
 from multicore_server.settings.gunicorn import is_given
-from multicore_server.wsgi.bridge import refuse
+from multicore_server.wsgi.bridge import REFUSED_NAME, refuse, say_refused
 from multicore_server.wsgi.environ import FORWARDED, Forwarded
 
 FOR, PROTO, SCRIPT_NAME = b"x-forwarded-for", b"x-forwarded-proto", b"script_name"
@@ -24,8 +23,7 @@ START = b"x-request-start"
 ANY = b"*"
 Field: TypeAlias = "tuple[bytes, bytes]"
 OF_WEBSOCKETS = {b"wss": b"https", b"ws": b"http"}  # what some proxies say for these
-
-logger = logging.getLogger("gunicorn.error")
+REFUSED = "multicore_server.refused"  # in a scope: the status with which it is refused, and has its line
 
 
 class Rules(NamedTuple):
@@ -127,8 +125,8 @@ class Proxied:
         return self.app(scope, receive, send)
 
     def apply(self, scope: Any) -> HTTPStatus | None:
-        """Write into the scope what is to be believed. A status: nothing was written, and the request is to
-        be refused with it."""
+        """Write into the scope what is to be believed. A status: nothing of it was written, and the request
+        is to be refused with that."""
         watched, headers = self._watched, scope.get("headers", ())
         for name, _ in headers:
             if name in watched:
@@ -138,14 +136,14 @@ class Proxied:
         return None
 
     def _judge(self, scope: Any) -> HTTPStatus | None:
-        if FORWARDED in scope:  # it comes here once more
-            return None
+        if FORWARDED in scope or REFUSED in scope:  # it comes here once more
+            return cast("HTTPStatus | None", scope.get(REFUSED))
         trusted = self._peers is not None and self._peers.has_sent(scope)
         rules, headers = self._rules, scope["headers"]
         if rules.header_map != "dangerous":
             headers = self._mapped(headers, trusted=trusted)
             if headers is None:
-                return _say(scope, HTTPStatus.BAD_REQUEST, "a name with a _ (header_map)")
+                return _say(scope, HTTPStatus.BAD_REQUEST, REFUSED_NAME)
         watched = self._watched
         told = headers if self._watches_names else [field for field in headers if field[0] in watched]
         if trusted and (rules.schemes or rules.forwarder):
@@ -256,8 +254,8 @@ def _origin(path: str) -> str:
 
 
 def _say(scope: Any, status: HTTPStatus, why: str) -> HTTPStatus:
-    host = scope["client"][0] if scope["client"] else "a unix socket"
-    logger.warning("a request from %s is refused with %d: %s", host, status, why)
+    say_refused(scope, status, why)
+    scope[REFUSED] = status
     return status
 
 

@@ -40,6 +40,7 @@ ENVIRON_WANTED = "multicore_server.environ"
 IN_THREAD = "multicore_server.in_thread"
 KNOWN = 128  # connections whose part of the environ is remembered
 AT_ONCE = 64 * 1024  # bytes of a body that are read before the app is called, in threads too
+REFUSED_NAME = "a name with a _ (header_map)"
 Steps: TypeAlias = Generator[Batch, None, None]
 HeaderMap: TypeAlias = Literal["drop", "refuse", "dangerous"]
 
@@ -56,6 +57,11 @@ async def refuse(send: Send, status: HTTPStatus) -> None:
     ]
     await send({"type": "http.response.start", "status": status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def say_refused(scope: Scope, status: HTTPStatus, why: str) -> None:
+    host = scope["client"][0] if scope["client"] else "a unix socket"
+    logger.warning("a request from %s is refused with %d: %s", host, status, why)
 
 
 class WSGIBridge:
@@ -109,6 +115,7 @@ class WSGIBridge:
         if scope["type"] != "http":
             raise RuntimeError(f"a WSGI app has no {scope['type']} protocol")
         if self._refuse_underscores and _has_refused_name(scope):
+            say_refused(scope, HTTPStatus.BAD_REQUEST, REFUSED_NAME)
             await refuse(send, HTTPStatus.BAD_REQUEST)
             return
         env = self.environ(scope)

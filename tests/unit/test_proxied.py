@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from multicore_server.connections.announcements import AnnouncedClient
-from multicore_server.worker.proxied import Peers, Proxied, Rules
+from multicore_server.worker.proxied import REFUSED, Peers, Proxied, Rules
 from multicore_server.wsgi.bridge import WSGIBridge
 from tests.unit.wsgi_client import Client, hello
 from tests.unit.wsgi_client import scope as http
@@ -35,7 +35,7 @@ def applied(request: dict[str, Any], rules: Rules = GUNICORNS, trusted: Any = TR
     """The status of a refusal, or the scope."""
     before = {**request, "headers": list(request["headers"])}
     status = Proxied(None, trusted, rules).apply(request)
-    assert status is None or request == before
+    assert status is None or request == before | {REFUSED: status}
     return request if status is None else int(status)
 
 
@@ -323,6 +323,14 @@ def test_a_refusal_is_the_last_answer_and_has_a_line(caplog: pytest.LogCaptureFi
     ]
 
 
+def test_a_request_that_is_refused_on_the_direct_way_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """It takes the usual way then, and is judged once more."""
+    caplog.set_level(logging.WARNING, "gunicorn.error")
+    proxied, request = Proxied(None, TRUSTED, GUNICORNS), scope(*BAD)
+    assert [proxied.apply(request), proxied.apply(request)] == [400, 400]
+    assert len(caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     ("extensions", "first"),
     [({}, "websocket.close"), ({"websocket.http.response": {}}, "websocket.http.response.start")],
@@ -410,6 +418,13 @@ def test_names_are_refused_but_for_those_of_a_proxy(client: tuple[str, int]) -> 
     assert env.get("status") == (400 if client == STRANGER else None)
     both = environ({**scope("SCRIPT_NAME: /a", "X_Y: z"), "client": client}, header_map="refuse")
     assert both["status"] == 400
+
+
+def test_a_refused_name_has_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "gunicorn.error")
+    assert environ(scope("X_Y: z"), header_map="refuse")["status"] == 400
+    line = "a request from 127.0.0.1 is refused with 400: a name with a _ (header_map)"
+    assert caplog.messages == [line]
 
 
 def test_a_stranger_tells_the_bridge_nothing() -> None:
