@@ -15,7 +15,7 @@ from gunicorn.errors import ConfigError
 from uvicorn.main import main as uvicorn_command
 
 from multicore_server.arbiter.launch import Launch, launch
-from multicore_server.settings.gunicorn import DURATIONS, from_environment, log_files
+from multicore_server.settings.gunicorn import DURATIONS, from_environment, log_files, worker_class
 from multicore_server.settings.hooks import EVENTS
 from multicore_server.settings.quantities import whole_seconds
 from multicore_server.settings.table import TABLE, SettingError
@@ -120,7 +120,11 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
             self._set(name, given.value, given.source)
         for name, value in self.options.items():
             self._set(name, value)
-        if not issubclass(self.cfg.worker_class, Worker):
+        try:
+            ours = issubclass(worker_class(self.cfg), Worker)
+        except TypeError as exc:
+            raise ConfigError(f"worker_class: {exc}") from None
+        if not ours:
             raise ConfigError(f"worker_class: {self.cfg.worker_class_str!r} is not {WORKER_CLASS}")
         self.chdir()
 

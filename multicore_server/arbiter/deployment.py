@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from multicore_server.arbiter import hooks, listeners, resolution
 from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet.policy import Options, RestartPolicy
+from multicore_server.settings.gunicorn import worker_class
 from multicore_server.settings.table import SettingError, Settings
 from multicore_server.worker.worker import Worker
 
@@ -246,8 +247,8 @@ def _settings(app: Any) -> Settings:
 
 def _check_worker_class(cfg: Any) -> None:
     try:
-        ours = issubclass(cfg.worker_class, Worker)
-    except RuntimeError as exc:  # with a traceback in its text
+        ours = issubclass(worker_class(cfg), Worker)
+    except (RuntimeError, TypeError) as exc:
         raise DeploymentError(f"worker_class: {in_one_line(str(exc))}") from exc
     if not ours:
         raise DeploymentError(f"worker_class: {cfg.worker_class_str!r} needs a restart of the server")

@@ -24,7 +24,7 @@ from multicore_server.machine import cgroup, memory
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.machine.directories import check_appendable, check_makable
 from multicore_server.monitor.address import AddressError, try_metrics
-from multicore_server.settings.gunicorn import log_configuration, log_files
+from multicore_server.settings.gunicorn import log_configuration, log_files, worker_class
 from multicore_server.settings.table import SettingError, Settings
 from multicore_server.version import __version__
 from multicore_server.worker.worker import Worker
@@ -54,10 +54,13 @@ def find(app: Any, *, running: bool = False, allowed: StopTimeout | None = None)
 def _find(app: Any, running: bool, allowed: StopTimeout | None) -> Iterator[Finding]:
     deployment.enter_environment(app.cfg)
     try:
-        if not issubclass(app.cfg.worker_class, Worker):
+        if not issubclass(worker_class(app.cfg), Worker):
             text = "is not multicore_server.Worker: nothing of this package is at work"
             yield Finding("error", f"worker_class: {app.cfg.worker_class_str!r} {text}")
             return
+    except TypeError as exc:
+        yield Finding("error", f"worker_class: {exc}")
+        return
     except RuntimeError as exc:  # gunicorn's text ends with a traceback, in brackets
         why = str(exc).rstrip(" \n]").splitlines()[-1]
         yield Finding("error", f"worker_class: {app.cfg.settings['worker_class'].get()!r}: {why}")

@@ -49,6 +49,14 @@ def log_files(cfg: Any) -> dict[str, str]:
     return {name: path for name, path in named.items() if path and path != "-"}
 
 
+def worker_class(cfg: Any) -> type:
+    """The class that the setting names. Raises TypeError, and RuntimeError with a traceback in its text."""
+    found = cfg.worker_class
+    if not isinstance(found, type):  # gunicorn gives the name itself where the module has no such class
+        raise TypeError(f"{cfg.settings['worker_class'].get()!r} is not a class")
+    return found
+
+
 def variables() -> dict[str, str]:
     """Return gunicorn's settings that have an option, by their environment variables."""
     names = (name for name, setting in make_settings().items() if setting.cli)

@@ -287,6 +287,7 @@ def test_run_with_an_object_and_a_config_file(asked: Server, ending: list[int]) 
         ("check_config=True, max_restarts='often'", "Error: max_restarts: 'often' (from run's options"),
         ("config='nowhere.py'", "Error: 'nowhere.py' doesn't exist"),
         ("worker_class='sync'", "Error: worker_class: 'sync' is not multicore_server.Worker"),
+        ("worker_class='multicore_server.Wrker'", "worker_class: 'multicore_server.Wrker' is not a class"),
     ],
 )
 def test_run_with_bad_options(server: Server, options: str, said: str) -> None:

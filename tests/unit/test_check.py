@@ -380,6 +380,8 @@ def test_the_command_line_of_gunicorn(check: Check, project: Path) -> None:
     ]
     said = check("gunicorn", "-k", "nowhere.Worker")
     assert said["error"] == ["worker_class: 'nowhere.Worker': ModuleNotFoundError: No module named 'nowhere'"]
+    said = check("gunicorn", "-k", "multicore_server.Wrker")
+    assert said["error"] == ["worker_class: 'multicore_server.Wrker' is not a class"]
     assert check("gunicorn", *worker, "-b", "127.0.0.1:9x")["error"] == [
         "bind: '9x' is not a valid port number."
     ]
