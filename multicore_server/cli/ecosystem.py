@@ -61,7 +61,7 @@ class Log:
 @dataclass(frozen=True)
 class App:
     """A server to be started: ``options`` are those of `run`. ``log`` is where its output goes, None: as the
-    options say; ``log_given``: its table says so."""
+    options say; ``log_given``: its table says so. ``named``: its options have the name."""
 
     name: str
     app: str
@@ -71,10 +71,11 @@ class App:
     options: tuple[str, ...] = ()
     log: Log | None = None
     log_given: bool = False
+    named: bool = False
 
     def command(self, *, logs: bool = True) -> list[str]:
         """Its `run`, in the foreground."""
-        name = ["--name", self.name] if self.name != self.app else []
+        name = ["--name", self.name] if self.name != self.app and not self.named else []
         log = self.log.options() if self.log and logs else []
         return [self.python, "-m", "multicore_server", "run", self.app, *name, *self.options, *log]
 

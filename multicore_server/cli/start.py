@@ -87,7 +87,7 @@ def _from_command_line(app: str, options: list[str]) -> App:
         raise
     name = params["proc_name"] or app
     log = None if params["errorlog"] else Log(log_places.default_path(server_name(name)))
-    return App(name, app, Path.cwd(), options=tuple(options), log=log)
+    return App(name, app, Path.cwd(), options=tuple(options), log=log, named=True)
 
 
 def _file_and_names(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:

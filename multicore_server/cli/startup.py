@@ -9,6 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import click
 import psutil
@@ -82,14 +83,29 @@ def _services(arguments: tuple[str, ...], user: str, *, make_logs: bool) -> list
 
 def _of_app(app: App, user: str) -> Service:
     """Its output is the journal's, unless its table names a file."""
-    from multicore_server.cli.run import run
     from multicore_server.settings.quantities import duration
 
-    params = run.make_context("run", [app.app, *app.options]).params
+    params = _params(app)
     graceful = params["graceful_timeout"] or params["timeout_graceful_shutdown"] or GRACEFUL
     ends_within = graceful + duration(params["shutdown_delay"] or 0)
     link = {"PWD": str(app.cwd)} if app.cwd.resolve() != app.cwd else {}  # a reload follows it
     return Service(app.name, app.command(logs=app.log_given), app.cwd, ends_within, {**link, **app.env}, user)
+
+
+def _params(app: App) -> dict[str, Any]:
+    """Of its options. Their paths are relative to the directory that it runs in. Raises Trouble."""
+    from multicore_server.cli.run import run
+
+    here = Path.cwd()
+    try:
+        os.chdir(app.cwd)
+        return run.make_context("run", [app.app, *app.options]).params
+    except click.UsageError as exc:
+        raise Trouble(f"{app.name}: {exc.format_message()}") from None
+    except OSError as exc:
+        raise Trouble(f"{app.name}: {exc.filename}: {exc.strerror}") from None
+    finally:
+        os.chdir(here)
 
 
 def _of_running(server: RunningServer, status: Status, user: str) -> Service:

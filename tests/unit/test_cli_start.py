@@ -138,7 +138,9 @@ def test_an_app_without_a_file(machine: Machine) -> None:
     (factory,) = start.apps_of(["main:make('secret')"])
     assert factory.log is not None
     assert factory.log.file.name == "main:make.log"
-    assert start.apps_of(["main:app", "--name", "a/b"])[0].name == "a/b"
+    (named,) = start.apps_of(["main:app", "--name", "a/b"])
+    assert (named.name, named.command(logs=False)[-2:]) == ("a/b", ["--name", "a/b"])
+    assert named.command().count("--name") == 1
     assert start.apps_of(["main:app", "--error-logfile", "x"])[0].log is None
 
 
@@ -330,6 +332,18 @@ def test_units_of_the_file(machine: Machine) -> None:
     assert machine.run("startup", "shop").stdout.count("[Install]") == 1
     assert not (machine.directory / "config").exists()
     assert not (machine.directory / "out").exists()
+
+
+def test_paths_in_a_table_are_relative_to_its_directory(machine: Machine) -> None:
+    (machine.directory / "app").mkdir()
+    (machine.directory / "app/.env").write_text("A=b\n")
+    table = "[shop]\napp = 'shop:app'\ncwd = 'app'\npython = '../venv'\n"
+    (machine.directory / "multicore.toml").write_text(f"{table}env_file = '.env'\n")
+    assert "run shop:app --name shop --env-file .env\n" in machine.run("startup").stdout
+    (machine.directory / "multicore.toml").write_text(f"{table}env_file = 'none.env'\n")
+    said = machine.run("startup", code=2).stderr
+    assert said == "multicore-server: shop: Invalid value for '--env-file': Path 'none.env' does not exist.\n"
+    assert Path.cwd() == machine.directory
 
 
 def test_a_user_without_a_name_and_a_home(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
