@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 USUAL = ("app", "application", "api", "asgi", "wsgi", "create_app", "make_app", "factory")
 
+_APP = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
+
 
 def mistake_in(app: str) -> str:
     """Return what is wrong with APP and what it should be; empty if it may be right."""
     path, _, attribute = app.partition(":")
+    if len(path.split()) > 1:  # PM2 starts whole commands
+        return f"{app!r} is a command; give its app, and options behind that: {_app_in(app.split()[1:])}"
     if path.endswith(".py") or "/" in path:
-        module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
-        meant = f"{module}:{attribute or _usual(_names(Path(path))) or 'app'}"
+        meant = _app_of(path, attribute)
         return f"{app!r} is a file; give the module and the app in it: {meant}"
     if ":" in app:
         return ""
@@ -27,6 +31,17 @@ def mistake_in(app: str) -> str:
         return ""
     meant = f"{path}:{_usual(names) or 'NAME'}"
     return f"{app!r} means {path}:application, which {path} does not have; give {meant}"
+
+
+def _app_in(words: list[str]) -> str:
+    """The app that a command line of uvicorn, gunicorn or Python names."""
+    apps = (it if _APP.fullmatch(it) else _app_of(it) if it.endswith(".py") else "" for it in words)
+    return next(filter(None, apps), "module:app")
+
+
+def _app_of(path: str, attribute: str = "") -> str:
+    module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
+    return f"{module}:{attribute or _usual(_names(Path(path))) or 'app'}"
 
 
 def _usual(names: set[str]) -> str:

@@ -59,7 +59,7 @@ OTHERS = {
     "install": _MODULES, "uninstall": _MODULES, "package": _MODULES, "publish": _MODULES,
     "autoinstall": _MODULES, "module:install": _MODULES, "module:update": _MODULES,
     "module:generate": _MODULES, "module:uninstall": _MODULES, "module:package": _MODULES,
-    "module:publish": _MODULES,
+    "module:publish": _MODULES, "install-otel": _MODULES, "uninstall-otel": _MODULES,
     "link": _SERVICE, "unlink": _SERVICE, "monitor": _SERVICE, "unmonitor": _SERVICE, "open": _SERVICE,
     "plus": _SERVICE, "register": _SERVICE, "login": _SERVICE, "logout": _SERVICE,
     # gunicornc's
@@ -77,8 +77,19 @@ OTHERS = {
     "worker-count-up": _ONE_UP, "worker-count-down": _ONE_DOWN,
 }  # fmt: skip
 
+# What gunicornc shows besides a server.
+SHOWN = {
+    "workers": "`ps` lists the workers",
+    "all": "`ps` lists the servers and their workers",
+    "stats": "`show` and `metrics` have the figures",
+    "config": "`show` lists the settings in force",
+    "listeners": "`ps` lists the addresses",
+    "dirty": OTHERS["dirty"],
+}
+
 # Options of `pm2 start` that `run` has by another name, or not at all.
 _LOG = "here it is --error-logfile, or log in multicore.toml"
+_TABLES = "here `start shop` starts a table of multicore.toml"
 OPTIONS = {
     "-i": "here it is --workers", "--instances": "here it is --workers",
     "--watch": "here it is --reload",
@@ -91,4 +102,26 @@ OPTIONS = {
     "--cwd": "here it is --chdir, or cwd in multicore.toml",
     "--no-daemon": "here `run` stays in the foreground",
     "--time": "here the log has the time",
+    "--only": _TABLES, "--namespace": _TABLES,
+    "-f": "here a second server needs another --name", "--force": "here a second server needs another --name",
+    "--attach": "here `logs -f` shows what it writes",
+}  # fmt: skip
+
+_ENVIRONMENT = {"--update-env": "here a new environment takes effect with `stop` and `start`"}
+_TIMES = "here the log has the times"
+_ONE_FILE = "here one file has everything; the lines of the error log have their level"
+# Options of PM2's other commands, by the names of ours.
+OPTIONS_OF = {
+    "start": OPTIONS | {"--env": "here it is env in multicore.toml, or --env-file"},
+    "run": OPTIONS,
+    "reload": _ENVIRONMENT,
+    "restart": _ENVIRONMENT,
+    "logs": {
+        "--nostream": "here `logs` shows past lines, and `logs -f` new ones too",
+        "--err": _ONE_FILE, "--out": _ONE_FILE,
+        "--raw": "here lines are as they are in the file",
+        "--timestamp": _TIMES, "--format": _TIMES,
+        "--json": "here it is log_format = json, a setting of the server",
+        "--highlight": "here it is `logs -f | grep --color`",
+    },
 }  # fmt: skip

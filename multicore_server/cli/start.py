@@ -71,6 +71,8 @@ def apps_of(arguments: Sequence[str]) -> list[App]:
         return [_from_command_line(first, rest)]
     path, names = _file_and_names(arguments)
     if options := [name for name in names if name.startswith("-")]:
+        if ours := OPTIONS.get(options[0]):
+            raise Trouble(f"{options[0]} is PM2's; {ours}")
         raise Trouble(f"{options[0]}: the options of the apps in {path} stand in it")
     return ecosystem.chosen(ecosystem.read(path), names, path)
 
@@ -79,12 +81,7 @@ def _from_command_line(app: str, options: list[str]) -> App:
     from multicore_server.cli.run import run
 
     context = click.get_current_context(silent=True)
-    try:
-        params = run.make_context("start", [app, *options], context and context.parent).params
-    except click.NoSuchOption as exc:
-        if ours := OPTIONS.get(exc.option_name):
-            raise Trouble(f"{exc.option_name} is PM2's; {ours}") from None
-        raise
+    params = run.make_context("start", [app, *options], context and context.parent).params
     name = params["proc_name"] or app
     log = None if params["errorlog"] else Log(log_places.default_path(server_name(name)))
     return App(name, app, Path.cwd(), options=tuple(options), log=log, named=True)
@@ -99,8 +96,15 @@ def _file_and_names(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
     if path := ecosystem.find(Path.cwd()):
         return path, arguments
     if first:
-        raise Trouble(mistake_in(first) or f"{first!r} is no app such as main:app, and {NONE}")
+        raise Trouble(mistake_in(first) or _unknown(first))
     raise Trouble(f"{NONE}; write one, or give an app: start main:app")
+
+
+def _unknown(name: str) -> str:
+    if name in log_places.names():  # it has run
+        again = f"give the app again: start main:app --name {name}"
+        return f"{name!r} is not running, and a stopped server is forgotten: {NONE}; {again}"
+    return f"{name!r} is no app such as main:app, and {NONE}"
 
 
 # --- what runs already

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from multicore_server.cli.arguments import answer_timeout, instances_of
+from multicore_server.cli.arguments import answer_timeout, instances_of, is_number
 from multicore_server.cli.servers import Trouble, choose
 from multicore_server.cli.text import plain
 from multicore_server.ipc.report import ActionAnswer
@@ -34,6 +34,9 @@ def trigger(
     Without NAME, list the actions. Built in: gc, memory, stacks, tracemalloc (start, top, stop).
     The exit status is 1 if the action fails in a worker.
     """
+    if server is None and len(instances) == 1 and not is_number(instances[0]):  # as in PM2
+        other_way = f"for a server {name!r}: trigger {instances[0]} -s {name}"
+        raise Trouble(f"trigger: {instances[0]!r} is not an instance number; `ps` shows them; {other_way}")
     numbers = instances_of("trigger", instances)
     answers = choose(server).act(name, numbers, _arguments(given), answer_timeout(timeout))
     if name is None:

@@ -16,6 +16,7 @@ import click
 from multicore_server.cli import listing
 from multicore_server.cli.all_users import running_of_all, user_of
 from multicore_server.cli.arguments import complete, number_of, seconds_of, servers_and_instances
+from multicore_server.cli.elsewhere import SHOWN
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
     Begun,
@@ -151,7 +152,12 @@ def _list_json(servers: list[RunningServer]) -> list[Trouble]:
 @_as_json
 def show(server: str | None, as_json: bool) -> None:
     """Show one server in detail: its workers, the settings in force, the last events."""
-    chosen = choose(server)
+    try:
+        chosen = choose(server)
+    except UnknownServerError:
+        if server in SHOWN:
+            raise Trouble(f"show {server} is gunicornc's; {SHOWN[server]}") from None
+        raise
     if as_json:
         _print_json(chosen.status())
     else:

@@ -95,7 +95,7 @@ def test_a_worker_that_does_not_run_or_answer_costs_its_own_answer(
 
 def test_what_cannot_be_asked_is_one_line(operator: Operator, server: Server) -> None:
     assert operator.refused("trigger", "greet", "x") == (
-        "trigger: 'x' is not an instance number; `ps` shows them"
+        "trigger: 'x' is not an instance number; `ps` shows them; for a server 'greet': trigger x -s greet"
     )
     assert operator.refused("trigger", "greet", "--json", "{").startswith("--json: '{' is not JSON: ")
     assert operator.refused("trigger", "greet", "--timeout", "0") == (

@@ -50,18 +50,22 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ours_factory", "ours_factory:create_app"),
         ("ours_other", "ours_other:NAME"),
         ("ours_package.main", "ours_package.main:api"),
+        ("uvicorn main:app --port 8001", "main:app"),
+        ("gunicorn -b 0.0.0.0:80 shop.wsgi:application", "shop.wsgi:application"),
+        ("python ours_package/main.py --debug", "ours_package.main:api"),
+        ("npm start", "module:app"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_give(app: str, meant: str) -> None:
     said = mistake_in(app)
-    assert said.endswith((f" give {meant}", f" app in it: {meant}"))
+    assert said.endswith((f" give {meant}", f" app in it: {meant}", f" behind that: {meant}"))
     assert "\n" not in said
 
 
 @pytest.mark.parametrize(
     "app",
     ["ours_app:app", "ours_django", "ours_imported", "ours_star", "ours_lazy", "ours_broken", "ours_missing",
-     "a.b", "ours_package", "sys"],
+     "a.b", "ours_package", "sys", "main:make('a b', 2)"],
 )  # fmt: skip
 def test_what_may_be_right_is_left_to_the_workers(app: str) -> None:
     assert mistake_in(app) == ""

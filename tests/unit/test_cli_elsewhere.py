@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from multicore_server.cli.elsewhere import ALIASES, OTHERS
+from multicore_server.cli.elsewhere import ALIASES, OPTIONS_OF, OTHERS, SHOWN
 from multicore_server.cli.main import COMMANDS, main
 
 PM2 = """
@@ -19,7 +20,7 @@ PM2 = """
     login logout dump save cleardump send attach resurrect unstartup startup logrotate ecosystem init reset
     describe desc info show env list ls l ps status jlist sysmonit slist sysinfos prettylist monit imonit
     dashboard dash flush reloadLogs reloadLogsSilently logs kill pull forward backward deepUpdate serve expose
-    autoinstall examples help
+    autoinstall examples help install-otel uninstall-otel
 """
 GUNICORNC = "show worker dirty reload reopen shutdown help"
 PUMACTL = """
@@ -69,3 +70,46 @@ def test_a_command_that_nobody_has() -> None:
 def test_completion_of_such_a_command_is_silent() -> None:
     context = click.Context(main, resilient_parsing=True)
     assert main.get_command(context, "flush") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["logs", "shop", "--nostream"], "here `logs` shows past lines, and `logs -f` new ones too"),
+        (["logs", "--err"], "here one file has everything; the lines of the error log have their level"),
+        (["restart", "shop", "--update-env"], "here a new environment takes effect with `stop` and `start`"),
+        (["run", "a:b", "-i", "max"], "here it is --workers"),
+        (["start", "a:b", "--env", "production"], "here it is env in multicore.toml, or --env-file"),
+    ],
+)
+def test_an_option_of_pm2s_gets_one_line(arguments: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, arguments)
+    (option,) = (it for it in arguments if it in OPTIONS_OF[arguments[0]])
+    assert (done.exit_code, done.stderr) == (2, f"multicore-server: {option} is PM2's; {said}\n")
+
+
+def test_an_option_that_nobody_has() -> None:
+    done = CliRunner().invoke(main, ["logs", "--nothing"])
+    assert (done.exit_code, "No such option '--nothing'" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", OPTIONS_OF)
+def test_no_option_of_ours_is_said_to_be_pm2s(command: str) -> None:
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    ours = {flag for param in found.params for flag in (*param.opts, *param.secondary_opts)}
+    assert not ours & OPTIONS_OF[command].keys()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_gunicornc_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    done = CliRunner().invoke(main, ["show", name])
+    assert done.exit_code == 2
+    assert done.stderr == f"multicore-server: show {name} is gunicornc's; {SHOWN[name]}\n"
+
+
+def test_triggers_arguments_in_the_order_of_pm2s() -> None:
+    done = CliRunner().invoke(main, ["trigger", "shop", "gc"])
+    text = "trigger: 'gc' is not an instance number; `ps` shows them; for a server 'shop': trigger gc -s shop"
+    assert (done.exit_code, done.stderr) == (2, f"multicore-server: {text}\n")

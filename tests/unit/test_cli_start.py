@@ -15,9 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from multicore_server.cli import start, startup
-from multicore_server.cli.elsewhere import OPTIONS
 from multicore_server.cli.main import main
-from multicore_server.cli.run import run
 from multicore_server.cli.servers import RunningServer, Trouble
 from multicore_server.cli.units import Service
 from multicore_server.ipc.report import Status
@@ -162,25 +160,21 @@ def test_what_cannot_be_started(machine: Machine, arguments: list[str], said: st
     assert f"multicore-server: {said}" in machine.run("start", *arguments, code=2).stderr
 
 
-@pytest.mark.parametrize(
-    ("option", "said"),
-    [("-i", "-i is PM2's; here it is --workers"), ("--watch", "--watch is PM2's; here it is --reload"),
-     ("--no-daemon", "--no-daemon is PM2's; here `run` stays in the foreground")],
-)  # fmt: skip
-def test_options_of_pm2s(machine: Machine, option: str, said: str) -> None:
-    assert f"multicore-server: {said}" in machine.run("start", "a:b", option, "max", code=2).stderr
-
-
-def test_no_option_of_runs_is_said_to_be_pm2s() -> None:
-    assert not OPTIONS.keys() & {
-        flag for param in run.params for flag in (*param.opts, *param.secondary_opts)
-    }
+def test_a_server_that_has_run_is_forgotten(machine: Machine) -> None:
+    log = machine.directory / "state/multicore/shop.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    said = machine.run("start", "shop", code=2).stderr
+    assert said.startswith("multicore-server: 'shop' is not running, and a stopped server is forgotten: ")
+    assert said.endswith("; give the app again: start main:app --name shop\n")
 
 
 def test_options_stand_in_the_file(machine: Machine) -> None:
     machine.write("shop")
     said = machine.run("start", "shop", "--port", "1", code=2).stderr
     assert "--port: the options of the apps in" in said
+    only = machine.run("start", "multicore.toml", "--only", "shop", code=2).stderr
+    assert "--only is PM2's; here `start shop` starts a table of multicore.toml" in only
     assert "has no app 'blog'; there are shop" in machine.run("start", "blog", code=2).stderr
     assert "No such option '--prot'" in machine.run("start", "a:b", "--prot", "1", code=2).stderr
     assert machine.called() == []
