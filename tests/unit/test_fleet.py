@@ -116,6 +116,14 @@ def test_a_boot_that_hangs() -> None:
     assert world.said("timeout") == ["not ready within 10 s (listen_timeout); aborting it"]
 
 
+def test_an_app_whose_boot_hangs_is_the_reason() -> None:
+    """It is the last line; the worker itself has said nothing."""
+    world = new(1)
+    world.plan = HANGS
+    world.run(14)
+    assert world.halted == ev.Halt(3, "no worker could boot: it was not ready within 10 s (listen_timeout)")
+
+
 def test_a_boot_may_take_any_time() -> None:
     world = new(1, listen_timeout=0.0)
     world.plan = Plan(boot=3600.0)
