@@ -210,8 +210,10 @@ def _load_configuration(app: Any, breakable: Breakable) -> None:
     try:
         with contextlib.redirect_stderr(said), breakable():
             app.do_load_config()
-    except SystemExit:
-        raise DeploymentError(in_one_line(said.getvalue())) from None
+    except SystemExit as exc:
+        if said.getvalue().strip():
+            raise DeploymentError(in_one_line(said.getvalue())) from None
+        raise DeploymentError(f"the config file ended the process (sys.exit({exc.code!r}))") from None
     if "\0" in (app.cfg.pythonpath or ""):  # no import would work any more
         raise DeploymentError(f"pythonpath: {app.cfg.pythonpath!r} is not a directory")
     _add_python_path(app.cfg)

@@ -143,7 +143,7 @@ def test_preloaded_code_stays_and_the_line_names_usr2(asked: Server) -> None:
 BAD_CONFIGURATIONS = {
     "(": "SyntaxError: '(' was never closed",
     "import nowhere": "ModuleNotFoundError: No module named 'nowhere'",
-    "raise SystemExit(9)": "the configuration cannot be loaded",
+    "raise SystemExit(9)": "the config file ended the process (sys.exit(9))",
     "timeout = 'soon'": "Invalid value for timeout: soon",
     "max_restarts = 'often'": "max_restarts: 'often' (from the config file, ",
     "certfile = 'nowhere.pem'": "certfile: 'nowhere.pem' does not exist",
