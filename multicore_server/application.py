@@ -60,7 +60,7 @@ def _check_names(options: dict[str, Any]) -> None:
 
 
 def _refuse_logs(cfg: Any) -> None:
-    """Refuse log files before stderr is gone: gunicorn reports this there, and nobody would read it."""
+    """Refuse log files in one line, and before a daemon's stderr is gone."""
     for name, path in log_files(cfg).items():
         try:
             Path(path).open("a").close()
@@ -137,8 +137,8 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
     def run(self) -> None:
         if self.cfg.check_config:
             self._check()
-        elif self.cfg.daemon and "GUNICORN_FD" not in os.environ:  # not USR2's
-            _refuse_logs(self.cfg)
+        _refuse_logs(self.cfg)
+        if self.cfg.daemon and "GUNICORN_FD" not in os.environ:  # not USR2's
             self.launch = launch()
         try:
             super().run()

@@ -286,6 +286,7 @@ def test_run_with_an_object_and_a_config_file(asked: Server, ending: list[int]) 
         ("timeout='soon'", "Error: timeout: 'soon' (from run's options) cannot be used"),
         ("check_config=True, max_restarts='often'", "Error: max_restarts: 'often' (from run's options"),
         ("config='nowhere.py'", "Error: 'nowhere.py' doesn't exist"),
+        ("errorlog='none/log'", "Error: errorlog: 'none/log' cannot be written: No such file or directory"),
         ("worker_class='sync'", "Error: worker_class: 'sync' is not multicore_server.Worker"),
         ("worker_class='multicore_server.Wrker'", "worker_class: 'multicore_server.Wrker' is not a class"),
     ],
