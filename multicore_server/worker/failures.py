@@ -31,7 +31,11 @@ def explain(exc: BaseException, app_uri: str) -> str:
     if isinstance(exc, SystemExit):
         return f"{app_uri} ended the process (sys.exit({exc.code!r})) while it was loaded"
     if isinstance(exc, AppImportError):
-        return f"{app_uri}: {_first_line(exc)}; {_what_to_check(app_uri)}"
+        return f"{app_uri}: {_first_line(exc).removesuffix('.')}; {_what_to_check(app_uri)}"
+    path, _, name = app_uri.partition(":")
+    if isinstance(exc, ImportError) and path.endswith(".py"):
+        meant = f"{path.removesuffix('.py')}:{name or 'app'}"
+        return f"{app_uri!r} is a file; give the module and the app in it: {meant}"
     if is_missing_app(exc, app_uri):
         return f"no module named {_name(exc)!r}; check {app_uri!r}, --chdir and --pythonpath"
     return f"{app_uri} could not be loaded: {_described(exc)}"

@@ -152,7 +152,7 @@ def test_what_a_start_would_refuse(check: Check, options: list[str], said: str) 
         ("raise ValueError('in\\nthe app')", "shop:app", "shop:app could not be loaded: ValueError: in"),
         ("import sys; sys.exit(5)", "shop:app", "shop:app ended the process (sys.exit(5)) while it was load"),
         (ASGI, "nowhere:app", "no module named 'nowhere'; check 'nowhere:app', --chdir and --pythonpath"),
-        ("app = 5", "shop:app", "shop:app: Application object must be callable.; check the name after the"),
+        ("app = 5", "shop:app", "shop:app: Application object must be callable; check the name after the"),
         (
             "def app(a, b, c, d): ...",
             "shop:app",

@@ -45,9 +45,20 @@ def test_an_app_that_exits_is_named_with_its_code() -> None:
 def test_a_wrong_name_behind_the_colon_gets_one_line() -> None:
     exc = AppImportError("Failed to find attribute 'ap' in 'a'.\nmore")
     assert failures.explain(exc, "a:ap") == (
-        "a:ap: Failed to find attribute 'ap' in 'a'.; check the name after the colon"
+        "a:ap: Failed to find attribute 'ap' in 'a'; check the name after the colon"
     )
     assert failures.app_traceback(exc, "a:ap") == ""
+
+
+@pytest.mark.parametrize(("uri", "meant"), [("main.py", "main:app"), ("main.py:site", "main:site")])
+def test_a_file_in_the_place_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, meant: str
+) -> None:
+    (tmp_path / "main.py").touch()
+    monkeypatch.chdir(tmp_path)
+    exc = caught(import_app, uri)
+    assert failures.explain(exc, uri) == f"{uri!r} is a file; give the module and the app in it: {meant}"
+    assert failures.app_traceback(exc, uri) == ""
 
 
 def test_an_address_that_is_taken_may_be_the_servers() -> None:

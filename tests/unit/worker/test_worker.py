@@ -63,9 +63,7 @@ def test_why_the_app_could_not_be_loaded_is_told_in_its_own_words(hire: Hire) ->
     with pytest.raises(SystemExit):
         hired.worker.boot(lambda: None)
     (heard,) = hired.heard()
-    assert (
-        heard.words == "site:app: Failed to find attribute 'app' in 'site'.; check the name after the colon"
-    )
+    assert heard.words == "site:app: Failed to find attribute 'app' in 'site'; check the name after the colon"
 
 
 def test_a_worker_that_was_ready_fails_in_the_log(hire: Hire, caplog: pytest.LogCaptureFixture) -> None:
