@@ -111,6 +111,10 @@ def unknown_environment(
 def _why_not_read(name: str, gunicorns: Mapping[str, str]) -> str:
     if name in gunicorns:
         return f"only multicore-server run reads {name}; it is ignored here: use gunicorn's own option"
+    from gunicorn.config import make_settings  # here alone: for a mistake, at a start
+
+    if (setting := name.removeprefix(PREFIX).lower()) in make_settings():
+        return f"{name} is not read: set {setting} in the config file"
     return f"{name} is not a setting and is ignored{_hint(name, 'environment')}"
 
 

@@ -224,6 +224,10 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
         *lines,
         "only multicore-server run reads MULTICORE_TIMEOUT; it is ignored here: use gunicorn's own option",
     ]
+    # gunicorn has it without an option.
+    assert unknown_environment({"MULTICORE_TMP_UPLOAD_DIR": "/tmp"}, DEFAULTS, {}, run=True) == [
+        "MULTICORE_TMP_UPLOAD_DIR is not read: set tmp_upload_dir in the config file"
+    ]
 
 
 def test_the_docs_hold_the_table() -> None:
