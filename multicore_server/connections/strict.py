@@ -27,6 +27,16 @@ class Refused(Exception):  # noqa: N818 - it ends a request, and is no error of 
     """Raised inside a parser's callback; the protocol's ``refusal`` says why."""
 
 
+INVALID = "Invalid HTTP request received."  # uvicorn's words
+_FIELDS = "its header is too large (limit_request_fields, limit_request_field_size)"
+WHY = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "its body is above limit_request_body",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "its request line is too long (limit_request_line)",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: _FIELDS,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "it is not HTTP/1",
+}
+
+
 class StrictProtocol:
     """Mixed into a protocol of uvicorn's, below what lets its connections move."""
 
@@ -47,6 +57,8 @@ class StrictProtocol:
     headers: Any
     flow: Any
     loop: Any
+    client: Any
+    logger: Any
     connection_lost: Any
 
     def refuse(self, status: HTTPStatus) -> None:
@@ -67,8 +79,23 @@ class StrictProtocol:
             self.connection_lost(ConnectionAbortedError(why))  # its transport is another protocol's
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for what its parser, or a check of ours within it, refuses."""
+        """uvicorn calls this for what its parser, or a check of ours within it, refuses; it has written its
+        line of the log."""
+        if self.refusal in WHY:
+            self.log_refusal(self.refusal)
         self.refuse(self.refusal)
+
+    def turn_down(self, status: HTTPStatus) -> None:
+        """Refuse what uvicorn has not refused, with a line of the log."""
+        self.log_refusal(status)
+        self.refuse(status)
+
+    def log_refusal(self, status: HTTPStatus) -> None:
+        if status in WHY:
+            host = self.client[0] if self.client else "a unix socket"
+            self.logger.warning("a request from %s is refused with %d: %s", host, status, WHY[status])
+        else:
+            self.logger.warning(INVALID)
 
     def resume_writing(self) -> None:
         self.flowed = True
@@ -128,7 +155,6 @@ class StrictHttpTools(StrictProtocol):
     unfinished = 0  # bytes of a head, or of what stands between the parts of a body, before this call
     hosts = 0  # Host fields of this head
     replayed: Any = None  # the headers of a request whose upgrade is not for us
-    logger: Any
     handle_websocket_upgrade: Any
     _before: Any  # the cycle before that request
     _should_upgrade: Any
@@ -155,9 +181,9 @@ class StrictHttpTools(StrictProtocol):
                 self._count_unfinished()
 
     def _on_error(self) -> None:
-        text = "Invalid HTTP request received."
-        self.logger.warning(text)
-        self.send_400_response(text)
+        if self.refusal not in WHY:
+            self.log_refusal(self.refusal)
+        self.send_400_response(INVALID)
 
     def _on_pause(self, data: bytes, pause: HttpParserUpgrade) -> None:
         """The parser has stopped behind a head that offers an upgrade."""
@@ -190,7 +216,7 @@ class StrictHttpTools(StrictProtocol):
         if self.unfinished > self.server_state.limits.head:
             in_line = self.awaits_head and 2 * len(self.url) > self.unfinished
             uri, fields = HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self.refuse(uri if in_line else fields)
+            self.turn_down(uri if in_line else fields)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self.headers
@@ -307,7 +333,7 @@ class StrictH11(StrictByEvents):
         try:
             self._handle()
         except Refused:
-            self.refuse(self.refusal)
+            self.turn_down(self.refusal)
 
     def _should_upgrade(self) -> bool:
         """uvicorn asks this for each request, between its head and its cycle."""

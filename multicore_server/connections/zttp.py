@@ -103,14 +103,14 @@ class StrictZttp(StrictByEvents):
         try:
             self._feed(data)
         except Refused:
-            self.refuse(self.refusal)
+            self.turn_down(self.refusal)
             return
         cycle = self.cycle
         if cycle is not None and not cycle.more_body:
             tail.end(data)
         behind = len(tail.bytes or b"")
         if self.awaits_head and behind > self.server_state.limits.head:
-            self.refuse(self._too_long())
+            self.turn_down(self._too_long())
         elif behind > MOST_BEHIND:
             self.flow.pause_reading()  # uvicorn reads on when the response is complete
 
@@ -122,7 +122,7 @@ class StrictZttp(StrictByEvents):
         try:
             self._handle(event)
         except Refused:
-            self.refuse(self.refusal)
+            self.turn_down(self.refusal)
 
     def _should_upgrade(self) -> bool:
         """uvicorn asks this for each request, between its head and its cycle."""

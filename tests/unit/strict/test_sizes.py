@@ -34,13 +34,19 @@ GUNICORN = limits.gunicorns(4094, 100, 8190)
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 100 + b"\r\n", 431),
     ],
 )
-def test_gunicorns_limits_are_kept(http: str, head: bytes, code: int) -> None:
+def test_gunicorns_limits_are_kept(
+    http: str, head: bytes, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test(served: Served) -> None:
         client = await served.connect()
         await client.send(head)
         assert status(await client.answer()) == code
 
     run(test, echo, http, GUNICORN)
+    said = [line.partition(": its ")[0] for line in caplog.messages if "limit_request" in line]
+    line = f"a request from a unix socket is refused with {code}"
+    assert said == ([] if code == 200 else [line, line]), "with each of two event loops"
+    assert http == "h11" or "Invalid HTTP request received." not in caplog.messages
 
 
 @pytest.mark.parametrize(("limit", "code"), [(400, 200), (399, 414)])
