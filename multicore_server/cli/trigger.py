@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from multicore_server.cli.arguments import answer_timeout, instances_of
+from multicore_server.cli.arguments import answer_timeout, choosing, instances_of
 from multicore_server.cli.servers import Trouble, choose
 from multicore_server.cli.text import plain
 from multicore_server.ipc.report import ActionAnswer
@@ -35,7 +35,9 @@ def trigger(
     The exit status is 1 if the action fails in a worker.
     """
     numbers = instances_of("trigger", instances)
-    answers = choose(server).act(name, numbers, _arguments(given), answer_timeout(timeout))
+    with choosing(numbers):
+        chosen = choose(server)
+    answers = chosen.act(name, numbers, _arguments(given), answer_timeout(timeout))
     if name is None:
         _list(answers)
     else:
