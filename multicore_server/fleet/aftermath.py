@@ -71,7 +71,8 @@ class Endings:
         if process.state is State.DRAINING:
             self._gone(process, exited)
         elif process.state is State.STARTING:
-            self.boot_failed(slot, process, describe(exited), exited.code, exited.words)
+            late = self.state.options.too_late if process.ending == "boot" else ""
+            self.boot_failed(slot, process, describe(exited), exited.code, exited.words or late)
         else:
             self._crashed(slot, process, exited)
 

@@ -116,6 +116,15 @@ def test_a_boot_that_hangs() -> None:
     assert world.said("timeout") == ["not ready within 10 s (listen_timeout); aborting it"]
 
 
+def test_a_first_boot_that_hangs_is_the_reason() -> None:
+    world = new()
+    world.plan = HANGS
+    world.run(20)
+    late = "not ready within 10 s (listen_timeout)"
+    assert world.halted == ev.Halt(3, f"no worker could boot: {late}")
+    assert f"before it was ready: {late}; " in world.said("boot")[0]
+
+
 def test_a_boot_may_take_any_time() -> None:
     world = new(1, listen_timeout=0.0)
     world.plan = Plan(boot=3600.0)
