@@ -31,7 +31,7 @@ def explain(exc: BaseException, app_uri: str) -> str:
     if isinstance(exc, SystemExit):
         return f"{app_uri} ended the process (sys.exit({exc.code!r})) while it was loaded"
     if isinstance(exc, AppImportError):
-        return f"{app_uri}: {_first_line(exc)}; {_what_to_check(app_uri)}"
+        return f"{app_uri}: {_first_line(exc).removesuffix('.')}; {_what_to_check(app_uri)}"
     if is_missing_app(exc, app_uri):
         return f"no module named {_name(exc)!r}; check {app_uri!r}, --chdir and --pythonpath"
     return f"{app_uri} could not be loaded: {_described(exc)}"

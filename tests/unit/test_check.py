@@ -152,7 +152,7 @@ def test_what_a_start_would_refuse(check: Check, options: list[str], said: str) 
         ("raise ValueError('in\\nthe app')", "shop:app", "shop:app could not be loaded: ValueError: in"),
         ("import sys; sys.exit(5)", "shop:app", "shop:app ended the process (sys.exit(5)) while it was load"),
         (ASGI, "nowhere:app", "no module named 'nowhere'; check 'nowhere:app', --chdir and --pythonpath"),
-        ("app = 5", "shop:app", "shop:app: Application object must be callable.; check the name after the"),
+        ("app = 5", "shop:app", "shop:app: Application object must be callable; check the name after the"),
         (
             "def app(a, b, c, d): ...",
             "shop:app",
@@ -374,6 +374,8 @@ def test_the_command_line_of_gunicorn(check: Check, project: Path) -> None:
     assert said.status == 0
     assert "workers: 1 (from the command line, -w, 1)" in said["note"]
     assert "did you mean timeout?" in said["warning"][0]
+    said = check("python3", "-m", "gunicorn", *worker, "-w1", "-b", f"127.0.0.1:{free_port()}")
+    assert "workers: 1 (from the command line, -w, 1)" in said["note"]
     said = check("/usr/bin/gunicorn", "-k", "sync")
     assert said["error"] == [
         "worker_class: 'sync' is not multicore_server.Worker: nothing of this package is at work"
@@ -385,7 +387,17 @@ def test_the_command_line_of_gunicorn(check: Check, project: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", [["uvicorn"], ["/usr/bin/uvicorn"], ["multicore-server", "run"], []])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["uvicorn"],
+        ["/usr/bin/uvicorn"],
+        ["multicore-server", "run"],
+        ["python", "-m", "multicore_server", "run"],
+        ["/usr/bin/python3.11", "-X", "utf8", "-m", "uvicorn"],
+        [],
+    ],
+)
 def test_the_command_line_of_others(check: Check, command: list[str]) -> None:
     options = ("--loop", "multicore_server:prefork", "--workers", "3", "--port", str(free_port()))
     said = check(*command, *options)
@@ -409,7 +421,9 @@ def test_a_config_file_that_fails(check: Check, project: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("wrong", [["--nowhere"], ["--port", "x"], ["shop.py"]])
+@pytest.mark.parametrize(
+    "wrong", [["--nowhere"], ["--port", "x"], ["shop.py"], ["python", "-m"], ["python", "shop.py"]]
+)
 def test_a_command_line_that_is_wrong(project: Path, wrong: list[str]) -> None:
     result = CliRunner().invoke(main, ["check", *wrong])
     assert (result.exit_code, result.stdout) == (2, "")

@@ -45,7 +45,7 @@ def test_an_app_that_exits_is_named_with_its_code() -> None:
 def test_a_wrong_name_behind_the_colon_gets_one_line() -> None:
     exc = AppImportError("Failed to find attribute 'ap' in 'a'.\nmore")
     assert failures.explain(exc, "a:ap") == (
-        "a:ap: Failed to find attribute 'ap' in 'a'.; check the name after the colon"
+        "a:ap: Failed to find attribute 'ap' in 'a'; check the name after the colon"
     )
     assert failures.app_traceback(exc, "a:ap") == ""
 
