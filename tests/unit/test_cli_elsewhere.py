@@ -19,7 +19,7 @@ PM2 = """
     login logout dump save cleardump send attach resurrect unstartup startup logrotate ecosystem init reset
     describe desc info show env list ls l ps status jlist sysmonit slist sysinfos prettylist monit imonit
     dashboard dash flush reloadLogs reloadLogsSilently logs kill pull forward backward deepUpdate serve expose
-    autoinstall examples help
+    autoinstall examples help install-otel uninstall-otel
 """
 GUNICORNC = "show worker dirty reload reopen shutdown help"
 PUMACTL = """
