@@ -82,7 +82,7 @@ def check_possible(verb: str, instances: Sequence[int] | None, statuses: Sequenc
 
 
 def _otherwise(number: int) -> str:
-    return f"{number} is taken for an instance, and `-s {number}` names a server by its port or pid"
+    return f"a number is an instance here, and `-s {number}` names a server by its port or pid"
 
 
 def number_of(option: str, text: str | None, default: int) -> int:

@@ -265,7 +265,7 @@ def test_a_port_is_taken_for_an_instance(known: Servers) -> None:
     assert known.run("63").stdout == ""  # scaling may have removed it
     said = known.run("8000", code=2).stderr
     assert said.startswith(
-        "multicore-server: logs: there is no instance 8000; 8000 is taken for an instance,"
+        "multicore-server: logs: there is no instance 8000; a number is an instance here, "
     )
 
 

@@ -167,12 +167,12 @@ def test_a_port_is_taken_for_an_instance(operated: Operated, options: tuple[str,
     said = operated.run("restart", "0", "8000", *options, status=2).stderr
     assert said == (
         "multicore-server: restart: there is no instance 8000; there are 0, 1; "
-        "8000 is taken for an instance, and `-s 8000` names a server by its port or pid\n"
+        "a number is an instance here, and `-s 8000` names a server by its port or pid\n"
     )
     assert operated.server.asked == []
 
 
-@pytest.mark.parametrize(("arguments", "hint"), [((), ""), (("8000",), "; 8000 is taken for an instance, ")])
+@pytest.mark.parametrize(("arguments", "hint"), [((), ""), (("8000",), "; a number is an instance here, ")])
 def test_a_port_alone_names_none_of_several_servers(
     operated: Operated, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], hint: str
 ) -> None:
