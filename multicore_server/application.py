@@ -68,11 +68,24 @@ def _refuse_logs(cfg: Any) -> None:
             sys.exit(f"Error: {name}: {path!r} cannot be written: {exc.strerror}")
 
 
+class DurationError(ConfigError):  # type: ignore[misc]  # gunicorn has no types
+    """A value of gunicorn's is no duration. One line with its source."""
+
+
 class Config(config.Config):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's configuration, with durations in the formats that the other settings accept."""
 
+    source = "in the config file"  # of the next value
+
     def set(self, name: str, value: object) -> None:
-        super().set(name, whole_seconds(value) if name in DURATIONS else value)
+        super().set(name, self._seconds(name, value) if name in DURATIONS else value)
+
+    def _seconds(self, name: str, value: object) -> int:
+        try:
+            return whole_seconds(value)
+        except ValueError as exc:
+            text = f"{name}: {value!r} ({self.source}) {exc}; give whole seconds, or 2s, 10m, 24h"
+            raise DurationError(text) from None
 
 
 class Application(base.Application):  # type: ignore[misc]  # gunicorn has no types
@@ -130,9 +143,14 @@ class Application(base.Application):  # type: ignore[misc]  # gunicorn has no ty
 
     def _set(self, name: str, value: Any, source: str = "from run's options") -> None:
         try:
+            self.cfg.source = source
             self.cfg.set(name, value)
+        except DurationError:
+            raise
         except Exception as exc:
             raise ConfigError(f"{name}: {value!r} ({source}) cannot be used: {exc}") from exc
+        finally:
+            self.cfg.source = Config.source
 
     def run(self) -> None:
         if self.cfg.check_config:

@@ -132,7 +132,7 @@ class Arbiter(ParentArbiter):
     def _make_parts(self) -> None:
         context = self.context
         self.publisher = Publisher(
-            context, str(self.proc_name), self.in_force, lambda: self.inspection.memory_limit
+            context, str(self.cfg.proc_name), self.in_force, lambda: self.inspection.memory_limit
         )
         addresses = MonitorAddresses(
             self.log,

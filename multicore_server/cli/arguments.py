@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 import click
 
-from multicore_server.cli.servers import Trouble, names
-from multicore_server.ipc.report import LONGEST_ACTION
+from multicore_server.cli.servers import SeveralServersError, Trouble, names
+from multicore_server.ipc.report import LONGEST_ACTION, Status
 
 LONGEST = 9  # digits of an instance number
 
@@ -49,6 +50,39 @@ def servers_and_instances(
     if instances and len(named) > 1:
         raise Trouble(f"{verb}: instances are those of one server, and {len(named)} are named")
     return named, instances
+
+
+@contextlib.contextmanager
+def choosing(instances: Sequence[int] | None) -> Iterator[None]:
+    """If several servers run, say that these numbers have named none of them."""
+    try:
+        yield
+    except SeveralServersError as exc:
+        if not instances:
+            raise
+        raise SeveralServersError(f"{exc.message}; {_otherwise(instances[0])}") from None
+
+
+def check_instances(verb: str, instances: Sequence[int] | None, status: Status) -> None:
+    """Raise Trouble for an instance that the server does not have."""
+    there = [worker["instance"] for worker in status["workers"]]
+    for number in instances or ():
+        if number not in there:
+            have = ", ".join(map(str, there))
+            raise Trouble(f"{verb}: there is no instance {number}; there are {have}; {_otherwise(number)}")
+
+
+def check_possible(verb: str, instances: Sequence[int] | None, statuses: Sequence[Status]) -> None:
+    """Raise Trouble for an instance that none of these servers can have had. Unlike `check_instances`, it
+    accepts those that scaling has removed."""
+    most = max((status["capacity"] for status in statuses), default=None)
+    for number in instances or ():
+        if most is not None and number >= most:
+            raise Trouble(f"{verb}: there is no instance {number}; {_otherwise(number)}")
+
+
+def _otherwise(number: int) -> str:
+    return f"a number is an instance here, and `-s {number}` names a server by its port or pid"
 
 
 def number_of(option: str, text: str | None, default: int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def _findings(words: list[str], **how: Any) -> Iterator[Finding]:
 
 def _application(words: list[str]) -> Any:
     """gunicorn's application, loaded. Raises click.UsageError; ends the process for a bad config file."""
+    words = _without_interpreter(words)
     names = [Path(word).name for word in words[:2]]
     if names[:1] == ["gunicorn"]:
         from gunicorn.app.wsgiapp import WSGIApplication
@@ -89,6 +91,14 @@ def _application(words: list[str]) -> Any:
         app = make_application(ctx)
     app.app_uri = app.app_uri or app.cfg.wsgi_app  # the config file may name it
     return app
+
+
+def _without_interpreter(words: list[str]) -> list[str]:
+    """``python -m multicore_server run`` is ``multicore-server run``."""
+    if not words or not re.fullmatch(r"python[\d.]*", Path(words[0]).name) or "-m" not in words[:-1]:
+        return words
+    module, *rest = words[words.index("-m") + 1 :]
+    return [module.replace("_", "-"), *rest]
 
 
 def _parser() -> Run:

@@ -17,15 +17,16 @@ ALIASES = {
 _LIKE_JSON = "`ps --json` prints all servers as JSON"
 _UNITS = "`startup --install` lets systemd start the servers at boot; multicore.toml is what is to be started"
 _MODULES = "there are no modules; install packages with pip"
+_OTEL = "the app itself sets OpenTelemetry up; install its packages with pip"
 _SERVICE = "there is no hosted service; `metrics`, the live page and examples/grafana show the servers"
 _DEPLOY = "deploy by git or rsync, then `reload SERVER`"
 _PROFILE = "`trigger memory`, `trigger tracemalloc` and `stacks` look into the workers"
 _GC = "`trigger gc` collects garbage in the workers, and says what it found"
 _ONE_UP, _ONE_DOWN = "`scale +1` adds a worker", "`scale -1` removes a worker"
-_LOGS = "`kill -USR1 PID` opens the log files anew; `ps` shows the pid"
+_LOGS = "`kill -USR1 PID` reopens the log files; `ps` shows the pid"
 _BOTH = "`start FILE` starts what does not run yet, `reload FILE` loads new code into what runs"
-_STOP = "`stop` answers the requests in hand, `stop --now` does not"
-_CONFIG = "settings stand in multicore.toml, and in gunicorn's config file; `show` lists those in force"
+_STOP = "`stop` answers the requests in progress, `stop --now` does not"
+_CONFIG = "settings are in multicore.toml and in gunicorn's config file; `show` lists those in force"
 _DAEMON = "there is no daemon to be updated; `reload` loads new code, and `kill -USR2 PID` new versions"
 
 OTHERS = {
@@ -56,10 +57,11 @@ OTHERS = {
     "set": _CONFIG, "multiset": _CONFIG, "get": _CONFIG, "unset": _CONFIG, "conf": _CONFIG, "config": _CONFIG,
     "update": _DAEMON, "updatePM2": _DAEMON, "deepUpdate": _DAEMON,
     "deploy": _DEPLOY, "pull": _DEPLOY, "forward": _DEPLOY, "backward": _DEPLOY,
+    "install-otel": _OTEL, "uninstall-otel": _OTEL,
     "install": _MODULES, "uninstall": _MODULES, "package": _MODULES, "publish": _MODULES,
     "autoinstall": _MODULES, "module:install": _MODULES, "module:update": _MODULES,
     "module:generate": _MODULES, "module:uninstall": _MODULES, "module:package": _MODULES,
-    "module:publish": _MODULES, "install-otel": _MODULES, "uninstall-otel": _MODULES,
+    "module:publish": _MODULES,
     "link": _SERVICE, "unlink": _SERVICE, "monitor": _SERVICE, "unmonitor": _SERVICE, "open": _SERVICE,
     "plus": _SERVICE, "register": _SERVICE, "login": _SERVICE, "logout": _SERVICE,
     # gunicornc's
@@ -70,7 +72,7 @@ OTHERS = {
     # pumactl's
     "halt": _STOP,
     "refork": "`reload` replaces every worker; with preload_app they share the app's memory",
-    "reload-worker-directory": "`reload` loads the configuration anew, with its directory",
+    "reload-worker-directory": "`reload` loads the configuration again, with its directory",
     "reopen-log": _LOGS,
     "gc": _GC, "gc-stats": _GC,
     "stats": "`ps`, `show` and `metrics` show the figures of the workers",

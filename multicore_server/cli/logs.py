@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 import click
 
 from multicore_server.cli import ecosystem, log_places, table
-from multicore_server.cli.arguments import complete, number_of, server_and_instances
+from multicore_server.cli.arguments import check_possible, complete, number_of, server_and_instances
 from multicore_server.cli.log_lines import Speakers, shown
 from multicore_server.cli.log_reader import LogReader
 from multicore_server.cli.servers import Trouble, UnknownServerError, ask_all, choose, running
@@ -46,6 +46,7 @@ def logs(arguments: tuple[str, ...], server: str | None, follow: bool, lines: st
     server, instances = server_and_instances("logs", arguments, server)
     number = number_of("--lines", lines, LAST)
     sources = _sources(server)
+    check_possible("logs", instances, [it.status for it in sources if it.status])
     try:
         with contextlib.ExitStack() as stack:
             outputs = [_Output(source, instances, alone=len(sources) == 1) for source in sources]
@@ -84,7 +85,8 @@ def _of_all() -> list[Source]:
     statuses = [it for it in answers if not isinstance(it, Trouble)]
     if not statuses:
         have = ", ".join(log_places.names())
-        raise Trouble(f"no server of this user is running; say which log is meant: {have or 'there is none'}")
+        which = f"name one of these logs: {have}" if have else "there is no log of one that has exited"
+        raise Trouble(f"no server of this user is running; {which}")
     found = [source for status in statuses for source in _of_running(status)]
     return found or _refuse(statuses[0])
 

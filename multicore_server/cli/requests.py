@@ -7,7 +7,7 @@ import json
 import click
 
 from multicore_server.cli import table
-from multicore_server.cli.arguments import server_and_instances
+from multicore_server.cli.arguments import check_instances, choosing, server_and_instances
 from multicore_server.cli.in_progress import Running, in_progress, running
 from multicore_server.cli.servers import choose
 from multicore_server.cli.table import Cell, Column
@@ -30,7 +30,9 @@ def requests(arguments: tuple[str, ...], server: str | None, as_json: bool) -> N
     requests. If it has more, a line says how many.
     """
     server, wanted = server_and_instances("requests", arguments, server)
-    status = choose(server).status()
+    with choosing(wanted):
+        status = choose(server).status()
+    check_instances("requests", wanted, status)
     found = running(status, wanted)
     if as_json:
         click.echo(json.dumps(found, indent=2))

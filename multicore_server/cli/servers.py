@@ -62,6 +62,10 @@ class GoneError(Trouble):
     """No process listens on the command socket."""
 
 
+class SeveralServersError(Trouble):
+    """Several servers run, and none is named."""
+
+
 class UnknownServerError(Trouble):
     """No server that runs has this name, port or pid."""
 
@@ -265,7 +269,7 @@ def running() -> list[RunningServer]:
 
 def _known() -> list[RunningServer]:
     try:
-        servers = [RunningServer(path) for path in command_sockets(command_directory())]
+        servers = [RunningServer(path) for path in command_sockets(command_directory(make=False))]
     except AddressError as exc:
         raise Trouble(str(exc)) from None
     return sorted(servers, key=lambda it: it.pid)
@@ -313,7 +317,7 @@ def choose(wanted: str | None) -> RunningServer:
 
 def _none() -> Trouble:
     return UnknownServerError(
-        f"no server of this user is running (no command socket in {command_directory()})"
+        f"no server of this user is running (no command socket in {command_directory(make=False)})"
     )
 
 
@@ -321,7 +325,9 @@ def _only(answers: dict[RunningServer, Status | Trouble]) -> RunningServer:
     if not answers:
         raise _none()
     if len(answers) > 1:
-        raise Trouble(f"several servers are running; name one of them: {_listed(answers, answers)}")
+        raise SeveralServersError(
+            f"several servers are running; name one of them: {_listed(answers, answers)}"
+        )
     return next(iter(answers))
 
 

@@ -8,7 +8,12 @@ from typing import Any, Literal, TypedDict
 
 import click
 
-from multicore_server.cli.arguments import answer_timeout, server_and_instances
+from multicore_server.cli.arguments import (
+    answer_timeout,
+    check_instances,
+    choosing,
+    server_and_instances,
+)
 from multicore_server.cli.servers import RunningServer, Trouble, choose
 from multicore_server.cli.text import plain
 from multicore_server.ipc.report import ActionAnswer, Status
@@ -46,7 +51,9 @@ def stacks(arguments: tuple[str, ...], server: str | None, tasks: bool, timeout:
     The exit status is 1 if a process shows no stack.
     """
     server, numbers = server_and_instances("stacks", arguments, server)
-    found = _all_stacks(choose(server), numbers, answer_timeout(timeout), tasks=tasks)
+    with choosing(numbers):
+        chosen = choose(server)
+    found = _all_stacks(chosen, numbers, answer_timeout(timeout), tasks=tasks)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -62,6 +69,7 @@ def _all_stacks(
     server: RunningServer, numbers: list[int] | None, seconds: float, *, tasks: bool
 ) -> list[ProcessStacks]:
     status = server.status()
+    check_instances("stacks", numbers, status)
     found = []
     if numbers is None:
         found.append(_by_signal(_unknown("arbiter", status["arbiter"]["pid"]), seconds))
@@ -110,8 +118,13 @@ def _print(found: ProcessStacks, *, tasks: bool) -> None:
         click.echo(f"{who}: it did not answer, so its tasks are not known", err=True)
     for kind in ("threads", "tasks"):
         for stack in value.get(kind) or ():
-            click.echo(f"{who}, {kind[:-1]} {plain(stack['name'])}")
+            click.echo(f"{who}, {_title(kind[:-1], plain(stack['name']))}")
             for line in stack["lines"]:
                 click.echo(f"  {plain(line)}")
     if value.get("left_out"):
         click.echo(f"{who}: {value['left_out']} more")
+
+
+def _title(kind: str, name: str) -> str:
+    """A thread without a name is called "thread" and a number."""
+    return name if name.startswith(f"{kind} ") else f"{kind} {name}"

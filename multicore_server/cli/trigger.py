@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from multicore_server.cli.arguments import answer_timeout, instances_of, is_number
+from multicore_server.cli.arguments import answer_timeout, choosing, instances_of, is_number
 from multicore_server.cli.servers import Trouble, choose
 from multicore_server.cli.text import plain
 from multicore_server.ipc.report import ActionAnswer
@@ -38,7 +38,9 @@ def trigger(
         other_way = f"for a server {name!r}: trigger {instances[0]} -s {name}"
         raise Trouble(f"trigger: {instances[0]!r} is not an instance number; `ps` shows them; {other_way}")
     numbers = instances_of("trigger", instances)
-    answers = choose(server).act(name, numbers, _arguments(given), answer_timeout(timeout))
+    with choosing(numbers):
+        chosen = choose(server)
+    answers = chosen.act(name, numbers, _arguments(given), answer_timeout(timeout))
     if name is None:
         _list(answers)
     else:

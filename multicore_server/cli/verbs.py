@@ -15,7 +15,14 @@ import click
 
 from multicore_server.cli import listing
 from multicore_server.cli.all_users import running_of_all, user_of
-from multicore_server.cli.arguments import complete, number_of, seconds_of, servers_and_instances
+from multicore_server.cli.arguments import (
+    check_instances,
+    choosing,
+    complete,
+    number_of,
+    seconds_of,
+    servers_and_instances,
+)
 from multicore_server.cli.elsewhere import SHOWN
 from multicore_server.cli.progress import wait, wait_for_end
 from multicore_server.cli.servers import (
@@ -261,10 +268,14 @@ def restart(arguments: tuple[str, ...], server: str | None, no_wait: bool, as_js
     named, instances = servers_and_instances("restart", arguments, server)
 
     def begin(server: RunningServer) -> None:
-        waiting = None if no_wait else Restarting(server.status(), instances)
+        before = server.status()
+        check_instances("restart", instances, before)
+        waiting = None if no_wait else Restarting(before, instances)
         _conclude(server, server.command("restart", instances=instances), waiting, as_json)
 
-    sys.exit(_each(_choose_all(named), begin))
+    with choosing(instances):
+        servers = _choose_all(named)
+    sys.exit(_each(servers, begin))
 
 
 # A number such as -1 is not an option.

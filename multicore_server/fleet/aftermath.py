@@ -71,15 +71,10 @@ class Endings:
         if process.state is State.DRAINING:
             self._gone(process, exited)
         elif process.state is State.STARTING:
-            self.boot_failed(slot, process, describe(exited), exited.code, self._cause(process, exited))
+            late = self.state.options.too_late if process.ending == "boot" else ""
+            self.boot_failed(slot, process, describe(exited), exited.code, exited.words or late)
         else:
             self._crashed(slot, process, exited)
-
-    def _cause(self, process: Process, exited: ev.Exited) -> str:
-        """Of a failed boot: a worker that was aborted has said nothing of it."""
-        if exited.words or not process.aborted:
-            return exited.words
-        return f"it was not ready within {self.state.options.listen_timeout:g} s (listen_timeout)"
 
     def _gone(self, process: Process, exited: ev.Exited) -> None:
         drained = self.state.now - process.since

@@ -119,3 +119,8 @@ class Options:
     reload_surge: int = 1
     draining_limit: int = 3
     lifetime: Callable[[float], float | None] = lambda _: None
+
+    @property
+    def too_late(self) -> str:
+        """What a boot that takes longer than `listen_timeout` is called."""
+        return f"not ready within {self.listen_timeout:g} s (listen_timeout)"

@@ -73,8 +73,8 @@ class Retiring:
     def escalate(self, process: Process) -> None:
         """A worker has not become ready, or has not ended, in time."""
         if process.state is State.STARTING and not process.aborted:
-            limit = f"{self.state.options.listen_timeout:g} s (listen_timeout)"
-            self.state.tell("timeout", f"not ready within {limit}; aborting it", process, "error", "boot")
+            late = self.state.options.too_late
+            self.state.tell("timeout", f"{late}; aborting it", process, "error", "boot")
             self.abort(process, "boot")
             return
         self.state.tell("killed", "did not exit in time; killing it", process, "warning")

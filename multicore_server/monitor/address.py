@@ -29,15 +29,19 @@ class AddressError(OSError):
 # --- the command socket ---
 
 
-def command_directory() -> Path:
-    """Return the directory of this user's command sockets. It has mode 0700 and is made if it is missing.
+def command_directory(*, make: bool = True) -> Path:
+    """Return the directory of this user's command sockets. It has mode 0700.
 
-    Raises AddressError where it cannot be made, or is not safe to use.
+    If it is missing, it is made, unless somebody only looks for servers. Raises AddressError where it cannot
+    be made, or is not safe to use.
     """
     directory = _directory()
     try:
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
+        elif not os.path.lexists(directory):
+            return directory
         status = directory.lstat()  # of a symbolic link itself
     except OSError as exc:
         raise _error(exc, f"cannot make {directory} for the command socket") from exc

@@ -326,6 +326,7 @@ def test_the_stacks_of_workers_that_run_and_of_one_that_is_blocked(
     assert "instance 0, task " in shown
     for other in ("arbiter", "monitor"):
         assert f"\n{other}, thread " in f"\n{shown}"
+    assert "thread thread" not in shown
     blocker = Client(server)
     blocker.ask("/first")
     instance = next(number for number in (0, 1) if server.worker_of(number) == blocker.pid)
@@ -341,7 +342,7 @@ def test_the_stacks_of_workers_that_run_and_of_one_that_is_blocked(
 
 def test_who_asks_for_stacks_and_gets_none(server: Server, operator: Operator) -> None:
     start(server, ASGI, workers=1, env=operator.env)
-    assert "it is not running" in operator.run("stacks", "7", status=1).stderr
+    assert operator.refused("stacks", "7").startswith("stacks: there is no instance 7; there are 0; ")
     assert "is not between 0 and" in operator.refused("stacks", "--timeout", "0")
     (answer,) = operator.json("stacks", "0")
     assert (answer["ok"], answer["by_signal"], answer["value"]["tasks"]) == (True, False, None)

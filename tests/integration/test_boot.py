@@ -48,7 +48,7 @@ def test_a_boot_that_hangs_is_ended_and_shows_where(server: Server) -> None:
     server.start("-w", "1", env={"MULTICORE_LISTEN_TIMEOUT": "500ms"})
     assert server.wait_exit() == 3
     assert server.logged(r"instance=0 .* not ready within 0.5 s \(listen_timeout\); aborting it")
-    assert server.logged(r"Reason: .*: it was not ready within 0.5 s \(listen_timeout\)$")
+    assert server.logged(r"Reason: .*: not ready within 0.5 s \(listen_timeout\)$")
     assert server.logged(r'File ".*/app.py", line \d+ in stuck')
 
 

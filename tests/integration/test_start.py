@@ -283,7 +283,7 @@ def test_run_with_an_object_and_a_config_file(asked: Server, ending: list[int]) 
         ("workres=2", "TypeError: run() got an unknown option 'workres'; did you mean workers?"),
         ("max_memory_restrat=2", "unknown option 'max_memory_restrat'; did you mean max_memory_restart?"),
         ("workers='many'", "workers: 'many' (from run's options"),
-        ("timeout='soon'", "Error: timeout: 'soon' (from run's options) cannot be used"),
+        ("timeout='soon'", "Error: timeout: 'soon' (from run's options) is not a duration; give "),
         ("check_config=True, max_restarts='often'", "Error: max_restarts: 'often' (from run's options"),
         ("config='nowhere.py'", "Error: 'nowhere.py' doesn't exist"),
         ("errorlog='none/log'", "Error: errorlog: 'none/log' cannot be written: No such file or directory"),

@@ -15,6 +15,7 @@ import pytest
 from tests.support.addresses import free_port
 from tests.support.apps import HELLO
 from tests.support.command_line import Operator
+from tests.support.deploying import usr2s_arbiter
 from tests.support.processes import gone
 from tests.support.server import Server
 from tests.support.threads import running
@@ -67,6 +68,17 @@ def test_ps_counts_requests_between_two_looks(operator: Operator, server: Server
     with running(load, end=enough.set):
         rows = operator.run("ps").stdout.splitlines()[2:]
     assert sum(float(row.split()[8]) for row in rows) > 0
+
+
+def test_usr2_keeps_the_name(operator: Operator, server: Server, ending: list[int]) -> None:
+    server.signal(signal.SIGUSR2)
+    new = usr2s_arbiter(server)
+    ending.append(new)
+    server.wait_ready(4)
+    assert operator.refused("show", "app:app").startswith("'app:app' names several servers; give a pid: ")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert operator.json("show", "app:app")["arbiter"]["pid"] == new
 
 
 def test_ps_of_several_servers(operator: Operator) -> None:
@@ -208,7 +220,7 @@ def test_restart(operator: Operator, server: Server) -> None:
     assert operator.run("restart", "app:app").stdout == "restarted: 2 workers replaced\n"
     assert server.worker_of(0) != before[0]
     assert operator.json("restart", "-s", str(server.port), "0")["ok"] is True
-    assert operator.refused("restart", "7") == "restart: there is no instance 7; there are 0, 1"
+    assert operator.refused("restart", "7").startswith("restart: there is no instance 7; there are 0, 1; ")
     assert operator.refused("restart", "0", "x").startswith("restart: 'x' is not an instance number")
 
 

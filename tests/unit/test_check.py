@@ -374,6 +374,8 @@ def test_the_command_line_of_gunicorn(check: Check, project: Path) -> None:
     assert said.status == 0
     assert "workers: 1 (from the command line, -w, 1)" in said["note"]
     assert "did you mean timeout?" in said["warning"][0]
+    said = check("python3", "-m", "gunicorn", *worker, "-w1", "-b", f"127.0.0.1:{free_port()}")
+    assert "workers: 1 (from the command line, -w, 1)" in said["note"]
     said = check("/usr/bin/gunicorn", "-k", "sync")
     assert said["error"] == [
         "worker_class: 'sync' is not multicore_server.Worker: nothing of this package is at work"
@@ -387,7 +389,17 @@ def test_the_command_line_of_gunicorn(check: Check, project: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", [["uvicorn"], ["/usr/bin/uvicorn"], ["multicore-server", "run"], []])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["uvicorn"],
+        ["/usr/bin/uvicorn"],
+        ["multicore-server", "run"],
+        ["python", "-m", "multicore_server", "run"],
+        ["/usr/bin/python3.11", "-X", "utf8", "-m", "uvicorn"],
+        [],
+    ],
+)
 def test_the_command_line_of_others(check: Check, command: list[str]) -> None:
     options = ("--loop", "multicore_server:prefork", "--workers", "3", "--port", str(free_port()))
     said = check(*command, *options)
@@ -411,7 +423,9 @@ def test_a_config_file_that_fails(check: Check, project: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("wrong", [["--nowhere"], ["--port", "x"], ["shop.py"]])
+@pytest.mark.parametrize(
+    "wrong", [["--nowhere"], ["--port", "x"], ["shop.py"], ["python", "-m"], ["python", "shop.py"]]
+)
 def test_a_command_line_that_is_wrong(project: Path, wrong: list[str]) -> None:
     result = CliRunner().invoke(main, ["check", *wrong])
     assert (result.exit_code, result.stdout) == (2, "")

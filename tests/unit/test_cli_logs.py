@@ -259,6 +259,16 @@ def test_logs_of_some_instances(known: Servers) -> None:
     assert known.run("shop", "0", "1", "-n", "3").stdout == "".join(every[-3:])
 
 
+def test_a_port_is_taken_for_an_instance(known: Servers) -> None:
+    known.path.write_text("[x] [4001] [INFO] a\n")
+    known.add("shop", known.path)
+    assert known.run("63").stdout == ""  # scaling may have removed it
+    said = known.run("8000", code=2).stderr
+    assert said.startswith(
+        "multicore-server: logs: there is no instance 8000; a number is an instance here, "
+    )
+
+
 def test_logs_of_several_servers_say_whose_a_line_is(known: Servers, tmp_path: Path) -> None:
     known.path.write_bytes(b"one")  # unfinished
     access = tmp_path / "access.log"
@@ -273,7 +283,7 @@ def test_logs_of_a_server_that_has_ended(known: Servers, tmp_path: Path) -> None
     path.parent.mkdir(parents=True)
     path.write_bytes(lines(1, 2))
     assert known.run("shop").stdout.encode() == lines(1, 2)
-    assert "say which log is meant: shop" in known.run(code=2).stderr
+    assert "name one of these logs: shop\n" in known.run(code=2).stderr
     (tmp_path / "multicore.toml").write_text('[shop]\napp = "a:b"\nlog = "own.log"\n')
     (tmp_path / "own.log").write_bytes(lines(7, 8))
     assert known.run("shop").stdout.encode() == lines(7, 8)

@@ -120,6 +120,13 @@ def test_ports() -> None:
 # --- what is no good ---
 
 
+def test_a_look_leaves_nothing_behind(directory: Path) -> None:
+    directory.rmdir()
+    assert running() == []
+    assert said(lambda: choose(None)).startswith("no server of this user is running")
+    assert not directory.exists()
+
+
 def test_no_server_at_all(directory: Path) -> None:
     assert said(lambda: choose(None)).startswith("no server of this user is running")
     assert said(lambda: choose("api")).startswith("no server of this user is running")

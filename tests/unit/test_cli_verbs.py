@@ -16,6 +16,7 @@ from multicore_server.cli.servers import (
     GoneError,
     LeftError,
     NoAnswerError,
+    SeveralServersError,
     Trouble,
     UnknownServerError,
 )
@@ -159,6 +160,40 @@ def test_restart(
 def test_restart_of_what_is_no_instance(operated: Operated) -> None:
     assert "'x' is not an instance number" in operated.run("restart", "0", "x", status=2).stderr
     assert operated.server.asked == []
+
+
+@pytest.mark.parametrize("options", [(), ("--no-wait",)])
+def test_a_port_is_taken_for_an_instance(operated: Operated, options: tuple[str, ...]) -> None:
+    said = operated.run("restart", "0", "8000", *options, status=2).stderr
+    assert said == (
+        "multicore-server: restart: there is no instance 8000; there are 0, 1; "
+        "a number is an instance here, and `-s 8000` names a server by its port or pid\n"
+    )
+    assert operated.server.asked == []
+
+
+@pytest.mark.parametrize(("arguments", "hint"), [((), ""), (("8000",), "; a number is an instance here, ")])
+def test_a_port_alone_names_none_of_several_servers(
+    operated: Operated, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], hint: str
+) -> None:
+    def choose(_: str | None) -> ScriptedServer:
+        raise SeveralServersError("several servers are running")
+
+    for verb in ("requests", "stacks"):
+        monkeypatch.setattr(f"multicore_server.cli.{verb}.choose", choose)
+    monkeypatch.setattr(verbs, "choose", choose)
+    for verb in ("requests", "stacks", "restart"):
+        said = operated.run(verb, *arguments, status=2).stderr
+        assert said.startswith(f"multicore-server: several servers are running{hint or chr(10)}")
+
+
+@pytest.mark.parametrize("verb", ["requests", "stacks"])
+def test_an_instance_that_is_not_there(
+    operated: Operated, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(f"multicore_server.cli.{verb}.choose", lambda _: operated.server)
+    said = operated.run(verb, "1", "7", status=2).stderr
+    assert said.startswith(f"multicore-server: {verb}: there is no instance 7; there are 0, 1; ")
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), [(("+1",), "+1"), (("api", "-1"), "-1"), (("MAX",), "MAX")])

@@ -116,12 +116,13 @@ def test_a_boot_that_hangs() -> None:
     assert world.said("timeout") == ["not ready within 10 s (listen_timeout); aborting it"]
 
 
-def test_an_app_whose_boot_hangs_is_the_reason() -> None:
-    """It is the last line; the worker itself has said nothing."""
-    world = new(1)
+def test_a_first_boot_that_hangs_is_the_reason() -> None:
+    world = new()
     world.plan = HANGS
-    world.run(14)
-    assert world.halted == ev.Halt(3, "no worker could boot: it was not ready within 10 s (listen_timeout)")
+    world.run(20)
+    late = "not ready within 10 s (listen_timeout)"
+    assert world.halted == ev.Halt(3, f"no worker could boot: {late}")
+    assert f"before it was ready: {late}; " in world.said("boot")[0]
 
 
 def test_a_boot_may_take_any_time() -> None:

@@ -65,6 +65,15 @@ def test_the_directory_is_private_whatever_the_umask(runtime: Path) -> None:
     assert command_path(4711) == directory / "4711.sock"
 
 
+def test_who_looks_for_servers_makes_none(runtime: Path) -> None:
+    directory = runtime / "multicore-server"
+    assert command_directory(make=False) == directory
+    assert not directory.exists()
+    directory.symlink_to(runtime / "nowhere")
+    with pytest.raises(AddressError, match="it is not a directory"):
+        command_directory(make=False)
+
+
 @pytest.mark.parametrize("variable", ["", "relative", "/nowhere/at/all"])
 def test_without_a_runtime_directory_there_is_one_of_this_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str

@@ -137,7 +137,10 @@ def test_which_source_is_stronger(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("MULTICORE_TIMEOUT", "timeout: 'soon' (from the environment, MULTICORE_TIMEOUT) cannot be used"),
+        (
+            "MULTICORE_TIMEOUT",
+            "timeout: 'soon' (from the environment, MULTICORE_TIMEOUT) is not a duration; give whole seconds",
+        ),
         (
             "MULTICORE_DAEMON",
             "daemon: 'soon' (from the environment, MULTICORE_DAEMON) is neither true nor false",
@@ -153,3 +156,13 @@ def test_a_bad_variable_ends_it_in_one_line(
     err = capsys.readouterr().err.strip()
     assert err.startswith(f"Error: {said}")
     assert "\n" not in err
+
+
+def test_a_bad_duration_in_the_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "conf.py").write_text("timeout = 'soon'\n")
+    with pytest.raises(SystemExit):
+        application(config=str(tmp_path / "conf.py"), keepalive="5s")
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(
+        "Error: timeout: 'soon' (in the config file) is not a duration; give whole seconds"
+    )

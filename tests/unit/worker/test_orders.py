@@ -239,6 +239,7 @@ def test_a_handler_from_before_is_called_too_whatever_it_raises(
         for number in (signal.SIGINT, signal.SIGQUIT):
             signals.take(number, lambda number: heard.append(number.name))
             await raise_in_loop(number)
+        signals.ignore()
 
     asyncio.run(main())
     assert heard == ["SIGINT", "exits", "SIGQUIT", "fails"]
