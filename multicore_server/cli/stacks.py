@@ -118,13 +118,8 @@ def _print(found: ProcessStacks, *, tasks: bool) -> None:
         click.echo(f"{who}: it did not answer, so its tasks are not known", err=True)
     for kind in ("threads", "tasks"):
         for stack in value.get(kind) or ():
-            click.echo(f"{who}, {_title(kind[:-1], plain(stack['name']))}")
+            click.echo(f"{who}, {kind[:-1]} {plain(stack['name'])}")
             for line in stack["lines"]:
                 click.echo(f"  {plain(line)}")
     if value.get("left_out"):
         click.echo(f"{who}: {value['left_out']} more")
-
-
-def _title(kind: str, name: str) -> str:
-    """A thread without a name is called "thread" and a number."""
-    return name if name.startswith(f"{kind} ") else f"{kind} {name}"
