@@ -53,6 +53,7 @@ def idle(cfg: Any, settings: Settings, given: Mapping[str, Given]) -> Iterator[s
     has_host = settings.metrics_bind and not settings.metrics_bind.startswith("unix:")
     needs = {
         "max_lifetime_jitter": ("max_lifetime", settings.max_lifetime),
+        "log_keep": ("log_max_size", settings.log_max_size),
         "metrics_hosts": ("a host and a port in metrics_bind", has_host),
     }
     for name, (missing, there) in needs.items():

@@ -196,7 +196,7 @@ def test_what_the_app_prints_is_no_json(check: Check, project: Path) -> None:
 def test_what_has_no_effect_and_why(check: Check, project: Path) -> None:
     (project / "conf.py").write_text(
         "timeot = 3\nmin_uptime = 1000\nsendfile = True\nthreads = 4\nmax_requests_jitter = 5\n"
-        "logconfig_dict = {'version': 1}\nlog_format = 'json'\nmax_lifetime_jitter = '5%'\n"
+        "logconfig_dict = {'version': 1}\nlog_format = 'json'\nmax_lifetime_jitter = '5%'\nlog_keep = 2\n"
         "metrics_hosts = ['a.example']\n"
     )
     said = check("--config", "conf.py", "--reload-delay", "1", "--port", str(free_port()))
@@ -208,6 +208,7 @@ def test_what_has_no_effect_and_why(check: Check, project: Path) -> None:
         r"log_format = json has no effect with logconfig_dict, which has .*logs\.JsonFormatter there",
         r"max_requests_jitter = 5 has no effect without max_requests",
         r"max_lifetime_jitter: '5%' \(from the config file, .*\) has no effect without max_lifetime",
+        r"log_keep: 2 \(from the config file, .*\) has no effect without log_max_size",
         r"metrics_hosts: .* has no effect without a host and a port in metrics_bind",
         r"--reload-delay has no effect: gunicorn's reloader has no delay",
         r"threads = 4 has no effect: the app is ASGI and has its own concurrency",
