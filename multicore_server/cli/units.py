@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MARGIN = 15  # seconds: what the arbiter takes for the end of its workers, beyond their own time
+WATCHDOG = 30  # seconds: as in examples/systemd
 _STRANGE = re.compile(r"[^A-Za-z0-9:_.-]")  # in the name of a unit
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")  # a word that needs no quotes
 
@@ -56,6 +57,8 @@ class Service:
             f"TimeoutStopSec={self.ends_within + MARGIN:g}",
             "Restart=on-failure",
             "RestartSec=1",
+            "# An arbiter that makes no progress for this time is ended, and the service starts again.",
+            f"WatchdogSec={WATCHDOG}",
             "# A worker that the kernel kills for its memory is replaced; the service goes on.",
             "OOMPolicy=continue",
             "",

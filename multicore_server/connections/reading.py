@@ -40,7 +40,7 @@ def reading_of(loop: Any) -> Reading | None:
 
 
 class OfUvloop:
-    """It reads what epoll reports, and runs nothing of the app's between the two.
+    """It reads what epoll reports, and runs no task between the two (see `standstill.is_in_app`).
 
     libuv notes what it wants to know of a descriptor, and tells epoll of it before it waits. A connection of
     which it has noted something must be left alone: it would be read again, or, as epoll does not know it any

@@ -5,6 +5,7 @@ Pure, except for reading the source of a line.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
 import sysconfig
@@ -19,15 +20,16 @@ OF_THE_LOOP = (
     f"{OURS}connections{os.sep}",
     *(f"{OURS}worker{os.sep}{name}.py" for name in ("server", "heart", "drain")),
 )
-# The loop's own code: on top where it waits, or in between where it reads.
-LOOPS = (
+# The loop's own code: what it calls is right above it.
+CALLS = (
     "asyncio/runners.py",
     "asyncio/base_events.py",
     "asyncio/events.py",
-    "selectors.py",
     "uvloop/__init__.py",  # its run()
     "worker/loop.py",
 )
+LOOPS = (*CALLS, "selectors.py")  # on top where it waits
+LATER = f"{OURS}wsgi{os.sep}direct.py"  # it has an inline WSGI app's requests called in a turn of their own
 READS = ("asyncio/selector_events.py", "asyncio/sslproto.py")
 SERVERS = frozenset({"multicore_server", "uvicorn", "gunicorn", "uvloop", "httptools", "h11"})
 LONGEST = 60  # characters of a line of code
@@ -72,11 +74,28 @@ def awaited(step: Any) -> Iterator[Any]:
 
 def is_in_app(top: FrameType | None) -> bool:
     """Whether the loop's thread is in a call of the app's, and neither the loop nor we are at work below it:
-    then the loop reads nothing before that call has returned."""
+    then the loop reads nothing before that call has returned, and nothing right after it."""
     if top is None or top.f_code.co_filename.endswith(LOOPS):
         return False
     names = [frame.f_code.co_filename for frame in frames(top)]
-    return not any(name.endswith(READS) or name.startswith(OF_THE_LOOP) for name in names)
+    if any(name.endswith(READS) or name.startswith(OF_THE_LOOP) for name in names):
+        return False
+    return _has_a_turn_of_its_own(top)
+
+
+def _has_a_turn_of_its_own(top: FrameType) -> bool:
+    """Whether the loop has called a step of a task, or what `wsgi.direct` gave it for later.
+
+    Anything else may run in the middle of the loop's work. uvloop calls what waits for a descriptor, and code
+    of the standard library, between two of the connections that epoll has reported: it reads the second one
+    afterwards, whatever becomes of it meanwhile.
+    """
+    called = top
+    for frame in frames(top.f_back):
+        if frame.f_code.co_filename.endswith(CALLS):
+            break
+        called = frame
+    return bool(called.f_code.co_flags & inspect.CO_COROUTINE) or called.f_code.co_filename == LATER
 
 
 def place_of(top: FrameType | None) -> Place | None:

@@ -286,9 +286,11 @@ def test_a_unit() -> None:
         "Type=notify", "User=www", "WorkingDirectory=/srv/50%% off", 'Environment="A=b $C %%d"',
         "Environment=E=f", "ExecReload=/v/python -m multicore_server reload $MAINPID", "KillMode=mixed",
         "TimeoutStopSec=57.5", "WantedBy=multi-user.target", "After=network-online.target",
+        "WatchdogSec=30", "Restart=on-failure",
     ):  # fmt: skip
         assert line in lines
     own = service.text(system=False)
+    assert "\nWatchdogSec=30\n" in own
     assert "WantedBy=default.target" in own
     assert "network" not in own
 

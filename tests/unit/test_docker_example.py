@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +54,35 @@ def test_every_image_has_a_version() -> None:
         assert re.search(r":v?\d+\.\d+", image), image
 
 
-def test_what_is_copied_is_not_ignored() -> None:
+def copied() -> list[tuple[list[str], str]]:
+    """What is copied of the clone, and where to."""
     text = (DOCKER / "Dockerfile").read_text()
-    copied = " ".join(re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE)).split()
+    return [
+        (what.split(), where) for what, where in re.findall(r"^COPY (?!--)(.*) (\S+)$", text, re.MULTILINE)
+    ]
+
+
+def test_what_is_copied_is_not_ignored() -> None:
     let_through = re.findall(r"^!(\S+)$", (DOCKER / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
-    assert sorted(copied) == sorted(let_through)
+    assert sorted(name for names, _ in copied() for name in names) == sorted(let_through)
     assert all((EXAMPLES.parent / name).exists() for name in let_through)
+
+
+def test_the_package_is_built_from_what_is_copied(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    for names, where in copied():
+        for name in names:
+            of, to = EXAMPLES.parent / name, tmp_path / where.lstrip("/")
+            if of.is_dir():
+                shutil.copytree(of, to, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                to.mkdir(parents=True, exist_ok=True)
+                shutil.copy(of, to)
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    done = subprocess.run(command, cwd=tmp_path / "src", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "src" / "dist").iterdir()
+    assert "multicore_server/__init__.py" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_app_has_time_to_end() -> None:

@@ -10,6 +10,7 @@ import pytest
 from gunicorn.config import Config
 
 from multicore_server.cli.main import COMMANDS
+from multicore_server.cli.units import WATCHDOG
 from multicore_server.settings.table import TABLE
 
 SYSTEMD = Path(__file__).parents[2] / "examples" / "systemd"
@@ -37,6 +38,10 @@ def test_a_reload_has_a_status() -> None:
     assert server == "$MAINPID"
     drop_in = unit("notify-reload.conf")["Service"]
     assert (SERVICE["Type"], drop_in["Type"], drop_in["ExecReload"]) == ("notify", "notify-reload", "")
+
+
+def test_it_has_the_watchdog_of_the_units_that_startup_makes() -> None:
+    assert SERVICE["WatchdogSec"] == str(WATCHDOG)
 
 
 def test_the_command_socket_is_where_the_service_may_write() -> None:

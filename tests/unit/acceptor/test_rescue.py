@@ -191,6 +191,37 @@ def test_what_is_in_hand_stays(run: Any) -> None:
 
 
 @LOOPS
+def test_what_the_loop_is_about_to_read_stays(run: Any) -> None:
+    """uvloop calls what waits for a descriptor while it goes through what epoll has reported, and then reads
+    on, whatever epoll knows by then."""
+
+    async def scenario(place: Blocked) -> None:
+        (client,) = await place.idle(1)
+        reader, writer = socket.socketpair()
+        gone: list[int] = []
+
+        def is_called_by_the_loop() -> None:
+            place.loop.remove_reader(reader)
+            thread = threading.Thread(target=lambda: gone.append(place.rescue.run()))
+            thread.start()
+            while thread.is_alive():
+                time.sleep(0.001)
+
+        place.loop.add_reader(reader, is_called_by_the_loop)
+        with reader, writer:
+            await asyncio.sleep(0.01)
+            writer.send(b"x")  # both are reported together, in this order
+            client.sendall(GET)
+            await place.until(lambda: gone)
+        assert gone == [0]
+        await place.until(lambda: place.connections.app.waiting)
+        place.connections.app.answer()
+        assert await place.answered(client)
+
+    play(run, scenario)
+
+
+@LOOPS
 @pytest.mark.parametrize("why", ["nobody", "blocked too", "full", "returned", "returned later"])
 def test_what_cannot_go_is_served_here_as_before(run: Any, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(place: Blocked) -> None:

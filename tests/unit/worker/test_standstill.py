@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import time
@@ -111,6 +112,31 @@ def test_a_loop_that_waits_is_not_in_the_app(run: Any, app: dict[str, Any]) -> N
     thread.join()
     assert seen(lambda until: run(app["handler"](until)), is_in_app)
     assert not is_in_app(None)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_what_the_loop_calls_in_between_is_not_the_app_s(run: Any, app: dict[str, Any]) -> None:
+    async def calls(until: Callable[[], bool]) -> None:
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            asyncio.get_running_loop().add_reader(reader, called, reader, until)
+            writer.send(b"x")
+            while not until():
+                await asyncio.sleep(0.01)
+
+    def called(reader: socket.socket, until: Callable[[], bool]) -> None:
+        asyncio.get_running_loop().remove_reader(reader)
+        app["sleeps"](until)
+
+    looks: list[bool] = []
+
+    def look(top: Any) -> bool:
+        if place_of(top) is not None and "sleeps" in str(place_of(top)):
+            looks.append(is_in_app(top))
+        return len(looks) > 3
+
+    seen(lambda until: run(calls(until)), look)
+    assert not any(looks)
 
 
 @pytest.mark.parametrize("file", ["connections/protocol.py", "worker/server.py"])
