@@ -20,6 +20,8 @@ COLORS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 _INSTANCE = re.compile(r"(?:^|[\s\[(])instance=(\d{1,9})\b")
 _WORKER = re.compile(r"instance=(\d{1,9}) gen=\d+ pid=(\d{1,9})\b")  # ipc/identity.py
 _PID = re.compile(r"\[[^\]]*\] \[(\d{1,9})\] \[")  # gunicorn's: time, pid, level
+BAD = ("WARNING", "ERROR", "CRITICAL")
+_WARNING = re.compile(rf"\[[^\]]*\] \[\d{{1,9}}\] \[(?:{'|'.join(BAD)})\] (.*)")
 _CONTINUES = re.compile(r"\s|Traceback \(|During handling|The above exception|$")
 
 
@@ -74,6 +76,18 @@ def _instances(status: Status) -> dict[int, int]:
     found = {pid: instance for pid, instance in events if pid is not None and instance is not None}
     workers = status["workers"]
     return found | {it["pid"]: worker["instance"] for worker in workers for it in worker["processes"]}
+
+
+def warning_in(line: str) -> str:
+    """The text of a line that is a warning or worse, else nothing."""
+    if not line.startswith("{"):
+        found = _WARNING.match(line)
+        return found[1] if found else ""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return ""
+    return str(record.get("message", "")) if record.get("level") in BAD else ""
 
 
 def shown(line: str, instance: int | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,6 +19,8 @@ from multicore_server.cli import ecosystem, log_places
 from multicore_server.cli.app_name import mistake_in
 from multicore_server.cli.ecosystem import App, Log
 from multicore_server.cli.elsewhere import OPTIONS
+from multicore_server.cli.log_lines import warning_in
+from multicore_server.cli.log_reader import LogReader
 from multicore_server.cli.servers import LeftError, RunningServer, Trouble, ask_all, running
 from multicore_server.cli.text import plain
 from multicore_server.ipc.identity import server_name
@@ -30,8 +33,11 @@ _HEAD = re.compile(r"(Error|Reason): ")
 
 
 class Result(NamedTuple):
+    """``warnings`` are those of the server's log while it started: they concern the user who waits here."""
+
     ok: bool
     text: str
+    warnings: tuple[str, ...] = ()
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -58,6 +64,8 @@ def start(arguments: tuple[str, ...]) -> None:
 
 def _print(app: App, result: Result) -> bool:
     click.echo(plain(f"{app.name}: {result.text}"), err=not result.ok)
+    for warning in result.warnings:
+        click.echo(plain(f"{app.name}: warning: {warning}"), err=True)
     return result.ok
 
 
@@ -132,16 +140,30 @@ def _start(app: App, there: Status | None) -> Result:
         if app.log is not None:
             log_places.make_directory(app.log.file)
             log_places.remember(app.name, app.log.file)
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as said, _reading(app.log) as logged:
             status = _launch(app, said)
             said.seek(0)
             text = said.read().decode(errors="replace")
+            if status == 0:
+                return _ready(app)._replace(warnings=_warnings(logged))
     except OSError as exc:
         return Result(False, f"not started: {exc.filename}: {exc.strerror}")
-    if status == 0:
-        return _ready(app)
     more = f"; `logs {app.name}` shows more" if app.log and status == NO_BOOT else ""
     return Result(False, f"not started: {_reason(text)}{more}")
+
+
+@contextlib.contextmanager
+def _reading(log: Log | None) -> Iterator[Iterable[bytes]]:
+    """The lines that a log gets meanwhile."""
+    if log is None:
+        yield ()
+        return
+    with contextlib.closing(LogReader(log.file)) as reader:
+        yield reader.new()
+
+
+def _warnings(lines: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(filter(None, (warning_in(line.decode(errors="replace")) for line in lines)))
 
 
 def _launch(app: App, said: IO[bytes]) -> int:

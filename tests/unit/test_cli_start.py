@@ -25,6 +25,7 @@ from tests.unit.scripted_server import ScriptedServer
 INTERPRETER = """#!/bin/sh
 echo "$@" >> called
 cat said >&2
+[ ! -e logs ] || cat logs >> state/multicore/shop.log
 exit $(cat status)
 """
 
@@ -187,6 +188,20 @@ def test_ready(machine: Machine) -> None:
     machine.write("shop")
     log = machine.directory / "state/multicore/shop.log"
     assert machine.run("start").stdout == f"shop: ready, log {log}\n"
+
+
+def test_the_warnings_of_a_start_are_shown(machine: Machine) -> None:
+    machine.write("shop")
+    log = machine.directory / "state/multicore/shop.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("[2026] [1] [WARNING] of another start\n")
+    (machine.directory / "logs").write_text(
+        "[2026] [2] [INFO] ready\n[2026] [2] [WARNING] 9464 is \x1b[2Jtaken\nWARNING of the app\n"
+        '{"level": "ERROR", "message": "in JSON"}\n{"level": "INFO", "message": "ready"}\n{"level\n'
+    )
+    done = machine.run("start")
+    assert done.stdout == f"shop: ready, log {log}\n"
+    assert done.stderr == "shop: warning: 9464 is \\x1b[2Jtaken\nshop: warning: in JSON\n"
 
 
 @pytest.mark.parametrize(
