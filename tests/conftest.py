@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 # would run them.
 os.environ.pop("PYTHONSAFEPATH", None)
 
+LOGGERS = (
+    "", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "gunicorn.access", "gunicorn.error",
+)  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def _signal_mask() -> Iterator[None]:
@@ -19,3 +24,15 @@ def _signal_mask() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.fixture(autouse=True)
+def _levels() -> Iterator[None]:
+    """uvicorn sets levels in the process in which it is configured: a later test would find lines that it did
+    not ask for, or not find those that it asks for."""
+    before = [(logger, logger.level, logger.propagate) for logger in map(logging.getLogger, LOGGERS)]
+    yield
+    for logger, level, propagate in before:
+        logger.propagate = propagate
+        if logger.level != level:
+            logger.setLevel(level)

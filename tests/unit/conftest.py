@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,21 +24,6 @@ PURE = frozenset(
 # The shell: what forks, signals, binds and waits, in the arbiter and in a worker. The interpreters between
 # the oldest and the newest run these, and a smoke test.
 SHELL = frozenset({"acceptor", "arbiter_itself", "arbiter_monitor", "worker", "worker_server"})
-
-LOGGERS = (
-    "", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "gunicorn.access", "gunicorn.error",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _levels() -> Iterator[None]:
-    """uvicorn sets levels in the process in which it is configured: a later test would find lines that it did
-    not ask for."""
-    before = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
-    yield
-    for logger, level in before:
-        if logger.level != level:
-            logger.setLevel(level)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -98,13 +98,27 @@ def test_processes_that_are_not_the_servers(dumps: StackDumps) -> None:
         dump(child.pid, 3)
 
 
-def test_one_who_blocks_the_signal_is_waited_for_until_the_deadline(dumps: StackDumps) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [stack_dumps.SIGNAL])
-    try:
+BLOCKS = """
+import signal, sys
+from multicore_server.ipc import stack_dumps
+dumps = stack_dumps.StackDumps()
+signal.pthread_sigmask(signal.SIG_BLOCK, [stack_dumps.SIGNAL])
+print(1, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_who_blocks_the_signal_is_waited_for_until_the_deadline() -> None:
+    """A process of its own: in this one, another thread may take the signal."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BLOCKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
         with pytest.raises(NoStackError, match="shows no stack"):
-            dump(os.getpid(), 0.1)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [stack_dumps.SIGNAL])
+            dump(child.pid, 0.1)
+        assert child.poll() is None
+        child.kill()
 
 
 def test_a_second_one_who_asks_waits(dumps: StackDumps) -> None:
