@@ -59,7 +59,7 @@ def test_no_line_is_lost_and_none_is_there_twice(make_server: MakeServer) -> Non
     wait_for(lambda: len(server.workers()) == 2, "the end of the old workers")
     workers = {pid: ("end", pid) for pid in server.workers()}
     wait_for(lambda: written(server).keys() >= set(workers.values()), "the last lines of the new workers")
-    wait_for(lambda: (server.directory / "error.log").stat().st_size < 10_000, "the last rotation")
+    wait_for(lambda: (server.directory / "error.log").stat().st_size < 10 * 1024, "the last rotation")
     found = written(server)
     for (kind, pid), numbers in found.items():
         expected = found[workers[pid]][0] if pid in workers else len(numbers)
