@@ -23,7 +23,6 @@ from tests.support.container import Container
 from tests.support.dockerfile import DOCKERFILE, stages
 from tests.support.kubernetes import ENVIRONMENT, PORTS, probe
 from tests.support.server import Server
-from tests.support.waiting import wait_for
 
 INTERVAL = 0.05  # seconds between two looks
 LONG = 5  # seconds: a request that begins one second before the delay is over
@@ -48,7 +47,7 @@ class Timeline:
                 time.sleep(INTERVAL)
             self.note(text.format(found))
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=look, daemon=True)
         thread.start()
         return thread
 
@@ -103,11 +102,11 @@ def start(pod: Pod) -> None:
         line.watch(lambda: pod.probe("startupProbe"), "`/readyz` says 200: the pod gets connections"),
         line.watch(pod.get, "the first request has its answer"),
     ]
+    workers = int(ENVIRONMENT["MULTICORE_WORKERS"])
+    pod.server.wait_ready(workers, PATIENCE)  # or it says why the server has ended
+    line.note("every worker is ready")
     for thread in threads:
         thread.join()
-    workers = int(ENVIRONMENT["MULTICORE_WORKERS"])
-    wait_for(lambda: len(pod.server.logged("ready after")) == workers, "all workers")
-    line.note("every worker is ready")
     line.show("after the start")
 
 

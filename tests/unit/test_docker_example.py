@@ -85,6 +85,11 @@ def test_the_package_is_built_from_what_is_copied(tmp_path: Path) -> None:
     assert "multicore_server/__init__.py" in zipfile.ZipFile(wheel).namelist()
 
 
+def test_the_live_view_is_in_the_image() -> None:
+    assert "multicore-server monit" in (EXAMPLES.parent / "docs" / "docker.md").read_text()
+    assert "/src[monit]" in (DOCKER / "Dockerfile").read_text()
+
+
 def test_the_app_has_time_to_end() -> None:
     app = SERVICES["app"]
     delay = app["environment"].get("MULTICORE_SHUTDOWN_DELAY", TABLE["shutdown_delay"].default)

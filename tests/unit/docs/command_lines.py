@@ -27,8 +27,8 @@ OURS = {row.environment: row for row in TABLE.values()}
 TOLD = {"MULTICORE_INSTANCE"}
 # Programs whose own documentation says what they take. They ask a server that runs, or change the machine.
 FOREIGN = frozenset({
-    "apt-get", "cd", "curl", "docker", "eval", "exit", "git", "journalctl", "kubectl", "loginctl", "pm2",
-    "prometheus", "pytest", "sleep", "source", "ssh", "systemctl", "systemd-analyze", "useradd",
+    "apt-get", "cd", "curl", "docker", "eval", "exit", "git", "journalctl", "kubectl", "loginctl", "mkdir",
+    "pm2", "prometheus", "pytest", "sleep", "source", "ssh", "systemctl", "systemd-analyze", "useradd",
     "wait", "wrk",
 })  # fmt: skip
 
@@ -158,6 +158,12 @@ def _sudo(arguments: list[str]) -> None:
     check_script(" ".join(arguments))
 
 
+def _cp(arguments: list[str]) -> None:
+    """What is copied is of the repository."""
+    for name in arguments[:-1]:
+        assert (ROOT / name).is_file(), f"there is no file {name}"
+
+
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "multicore-server": _ours,
     "mcs": _ours,
@@ -169,6 +175,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "tox": _tox,
     "kill": _kill,
     "sudo": _sudo,
+    "cp": _cp,
 }
 MODULES: dict[str, Callable[[list[str]], None]] = {
     "multicore_server": _ours,
