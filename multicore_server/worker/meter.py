@@ -66,16 +66,19 @@ def meter_of(
     note, forget = writer.begin, writer.end
     ask = (queue or QueueTime(row)).ask
     before_asking = 1
-    running, slow = ({}, math.inf) if watch is None else (watch.running, watch.slow)
+    running, slow = (None, math.inf) if watch is None else (watch.running, watch.slow)
 
     def begin(cycle: Any) -> None:
         nonlocal before_asking
         cycle.began = since = perf_counter()  # of CLOCK_MONOTONIC
         cycle.entry = note(cycle.scope, since)
-        running[cycle] = None
         before_asking -= 1
         if not before_asking:
             before_asking = ask(cycle, since)
+
+    def begin_watched(cycle: Any) -> None:
+        begin(cycle)
+        running[cycle] = None  # type: ignore[index]  # there is one
 
     def count(cycle: Any, status: int) -> float:
         cycle.status = COUNTED
@@ -91,11 +94,11 @@ def meter_of(
         row[CELLS.get(cycle.scope["method"], OTHER) + code] += 1
         row[DURATIONS if seconds <= SHORTEST else DURATIONS + bisect_left(BUCKETS, seconds)] += 1
         row[DURATION_SUM] += seconds  # last: a kill in between costs an observation of it, and no count
-        if running.pop(cycle, False) is None and seconds >= slow:
+        if running is not None and running.pop(cycle, False) is None and seconds >= slow:
             watch.over(cycle, status, seconds)  # type: ignore[union-attr]
         return seconds
 
-    return Meter(begin, count)
+    return Meter(begin if watch is None else begin_watched, count)
 
 
 def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
