@@ -127,3 +127,9 @@ OPTIONS_OF = {
         "--highlight": "here it is `logs -f | grep --color`",
     },
 }  # fmt: skip
+
+
+def option_of_pm2(option: str, command: str) -> str:
+    """Return the line that says what an option of PM2's is here, or nothing."""
+    ours = OPTIONS_OF.get(command, {}).get(option)
+    return f"{option} is PM2's; {ours}" if ours else ""

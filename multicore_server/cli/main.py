@@ -9,7 +9,7 @@ import click
 
 import multicore_server
 from multicore_server import hosts
-from multicore_server.cli.elsewhere import ALIASES, OPTIONS_OF, OTHERS
+from multicore_server.cli.elsewhere import ALIASES, OTHERS, option_of_pm2
 
 # "module:attribute" within this package, in the order of --help, with the line that --help shows: to list
 # the commands imports none of them.
@@ -61,10 +61,10 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except click.NoSuchOption as exc:
             command = exc.ctx.info_name if exc.ctx else None
-            if ours := OPTIONS_OF.get(command or "", {}).get(exc.option_name):
+            if line := option_of_pm2(exc.option_name, command or ""):
                 from multicore_server.cli.servers import Trouble
 
-                raise Trouble(f"{exc.option_name} is PM2's; {ours}") from None
+                raise Trouble(line) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -18,7 +18,7 @@ import click
 from multicore_server.cli import ecosystem, log_places
 from multicore_server.cli.app_name import mistake_in
 from multicore_server.cli.ecosystem import App, Log
-from multicore_server.cli.elsewhere import OPTIONS
+from multicore_server.cli.elsewhere import option_of_pm2
 from multicore_server.cli.log_lines import warning_in
 from multicore_server.cli.log_reader import LogReader
 from multicore_server.cli.servers import LeftError, RunningServer, Trouble, ask_all, running
@@ -79,8 +79,8 @@ def apps_of(arguments: Sequence[str]) -> list[App]:
         return [_from_command_line(first, rest)]
     path, names = _file_and_names(arguments)
     if options := [name for name in names if name.startswith("-")]:
-        if ours := OPTIONS.get(options[0]):
-            raise Trouble(f"{options[0]} is PM2's; {ours}")
+        if line := option_of_pm2(options[0], "run"):
+            raise Trouble(line)
         raise Trouble(f"{options[0]}: the options of the apps in {path} stand in it")
     return ecosystem.chosen(ecosystem.read(path), names, path)
 
