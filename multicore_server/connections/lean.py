@@ -85,9 +85,7 @@ class LeanHttpTools(MovableHttpTools):
         if not self.transport.is_closing():
             if flow.read_paused:
                 flow.resume_reading()
-            self.rests_until = self.loop.time() + self.timeout_keep_alive
-            if self.timeout_keep_alive_task is None:
-                self._keep_alive()
+            self._keep_alive()
         if self.phase == ASKED and self.scope is self.cycle.scope:
             self.phase = RESTING
             self.row[IN_HAND] -= 1

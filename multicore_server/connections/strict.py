@@ -21,6 +21,7 @@ from multicore_server.connections.http10 import for_http_1_0
 from multicore_server.connections.lingering import linger
 from multicore_server.connections.refusal import refusal
 from multicore_server.connections.target import SLASH, is_target
+from multicore_server.ipc.identity import refused
 
 
 class Refused(Exception):  # noqa: N818 - it ends a request, and is no error of the program
@@ -92,8 +93,7 @@ class StrictProtocol:
 
     def log_refusal(self, status: HTTPStatus) -> None:
         if status in WHY:
-            host = self.client[0] if self.client else "a unix socket"
-            self.logger.warning("a request from %s is refused with %d: %s", host, status, WHY[status])
+            self.logger.warning("%s", refused(self.client, status, WHY[status]))
         else:
             self.logger.warning(INVALID)
 
@@ -181,9 +181,7 @@ class StrictHttpTools(StrictProtocol):
                 self._count_unfinished()
 
     def _on_error(self) -> None:
-        if self.refusal not in WHY:
-            self.log_refusal(self.refusal)
-        self.send_400_response(INVALID)
+        self.turn_down(self.refusal)
 
     def _on_pause(self, data: bytes, pause: HttpParserUpgrade) -> None:
         """The parser has stopped behind a head that offers an upgrade."""

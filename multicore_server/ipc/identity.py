@@ -1,9 +1,11 @@
-"""Names a worker in log lines, and a server to its operators.
+"""Names a worker and a client in log lines, and a server to its operators.
 
 Pure.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 def identity(instance: int | None, generation: int | None, pid: int | None) -> str:
@@ -15,3 +17,9 @@ def identity(instance: int | None, generation: int | None, pid: int | None) -> s
 def server_name(name: str) -> str:
     """Return a server's name without the arguments of an app factory, which may be secret."""
     return name.partition("(")[0]
+
+
+def refused(client: Any, status: int, why: str) -> str:
+    """Return the line of the log for a request that the app does not get; ``client`` is an ASGI scope's."""
+    host = client[0] if client else "a unix socket"
+    return f"a request from {host} is refused with {status:d}: {why}"

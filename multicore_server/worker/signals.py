@@ -33,7 +33,7 @@ class LoopSignals:
         self._ours: dict[int, Callback] = {}
         self._apps: dict[int, Callback] = {}  # callbacks of the loop
         self._plain: dict[int, Callback] = {}  # handlers of the process
-        self._arrived: set[int] = set()
+        self._arrived: set[int] = set()  # the app was told, or is about to be
         self._told_ahead: set[int] = set()  # told to the app before they arrived
         self._put("add_signal_handler", self.add)
         self._put("remove_signal_handler", self.remove)
@@ -75,7 +75,8 @@ class LoopSignals:
             self._tell_loops_callback(number)
 
     def tell_app(self, number: int, frame: Any) -> None:
-        """A signal has arrived: call the handler that the app had set before ours was."""
+        """Of a signal that has arrived, or of what it will say: call the handler that the app had set before
+        ours was."""
         self._arrived.add(number)
         if number in self._plain and number not in self._told_ahead:
             _call(partial(self._plain[number], number, frame), "the app's handler of a signal")

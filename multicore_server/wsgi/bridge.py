@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
 from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
+from multicore_server.ipc.identity import refused
 from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
 from multicore_server.wsgi.environ import ALWAYS, FORWARDED, Forwarded, add_connection, add_request, environ
 from multicore_server.wsgi.exchange import Exchange
@@ -60,8 +61,7 @@ async def refuse(send: Send, status: HTTPStatus) -> None:
 
 
 def say_refused(scope: Scope, status: HTTPStatus, why: str) -> None:
-    host = scope["client"][0] if scope["client"] else "a unix socket"
-    logger.warning("a request from %s is refused with %d: %s", host, status, why)
+    logger.warning("%s", refused(scope["client"], status, why))
 
 
 class WSGIBridge:
