@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
-from httptools import parse_url
+from httptools import HttpRequestParser, parse_url
 
 from multicore_server.connections.cycles import make_by_uvicorn
+
+# What follows a connection's last request is parsed as another one. httptools before 0.6.3 refuses it.
+LENIENT = hasattr(HttpRequestParser, "set_dangerous_leniencies")
 
 
 class BeginningHttpTools:
@@ -37,6 +41,13 @@ class BeginningHttpTools:
     _begin_by_uvicorn: Any
     make_cycle: Any = make_by_uvicorn
 
+    def make_parser(self) -> Any:
+        """As uvicorn's constructor makes it."""
+        self.parser = parser = HttpRequestParser(self)
+        if LENIENT:
+            parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     def begin(self, version: str) -> None:
         if self.asks_for_more:
             self.begin_by_uvicorn(version)
@@ -65,11 +76,12 @@ class BeginningHttpTools:
             path, raw_path = self.root_path + path, self.root_path.encode("ascii") + raw_path
         scope["path"], scope["raw_path"], scope["query_string"] = path, raw_path, url.query or b""
         before = self.cycle
-        self.cycle = cycle = self.make_cycle()
+        self.cycle = cycle = self.make_cycle(self.parser.should_keep_alive())
         if before is None or before.response_complete:
             self._run_app(cycle)
         else:  # it is its turn when those before it are answered
             self.flow.pause_reading()
+            self.pipeline = self.pipeline or deque()
             self.pipeline.appendleft((cycle, self.app))
 
     def _run_app(self, cycle: Any) -> None:

@@ -46,12 +46,13 @@ ADDED = {
     "wrote": 0.0,
     "state": None,
     "task": None,
+    "known": None,
     "entry": NONE,
 }
 SHARED = ("logger", "access_logger", "access_log")  # with all connections of a worker
 
 
-def make_by_uvicorn(connection: Any) -> Any:
+def make_by_uvicorn(connection: Any, keep_alive: bool) -> Any:
     """The cycle of the request whose head has come on a connection."""
     event: Any = MessageEvent()  # as much of an event as is used
     return httptools_impl.RequestResponseCycle(
@@ -64,12 +65,12 @@ def make_by_uvicorn(connection: Any) -> Any:
         default_headers=connection.server_state.default_headers,
         message_event=event,
         expect_100_continue=connection.expect_100_continue,
-        keep_alive=connection.parser.should_keep_alive(),
+        keep_alive=keep_alive,
         on_response=connection.on_response_complete,
     )
 
 
-def maker(connection: Any) -> Callable[[Any], Any]:
+def maker(connection: Any) -> Callable[[Any, bool], Any]:
     """As `make_by_uvicorn`, for connections that have the same loggers; it costs a third of that.
 
     An instance shows what uvicorn's constructor does: where that is not what was known when this was written,
@@ -87,14 +88,14 @@ def maker(connection: Any) -> Callable[[Any], Any]:
     new = own.__new__
     make_room(new(own), (known.keys() - shared) | CONSTANTS.keys() | ADDED.keys() | {"body"})
 
-    def make(connection: Any) -> Any:
+    def make(connection: Any, keep_alive: bool) -> Any:
         cycle: Any = new(own)
         cycle.scope = connection.scope
         cycle.transport = connection.transport
         cycle.flow = connection.flow
         cycle.default_headers = connection.server_state.default_headers
         cycle.message_event = UNAWAITED
-        cycle.keep_alive = connection.parser.should_keep_alive()
+        cycle.keep_alive = keep_alive
         cycle.on_response = connection.on_response_complete
         cycle.waiting_for_100_continue = connection.expect_100_continue
         cycle.disconnected = cycle.response_started = cycle.response_complete = cycle.ends = (
@@ -102,7 +103,7 @@ def maker(connection: Any) -> Callable[[Any], Any]:
         ) = False
         cycle.more_body = True
         cycle.body = bytearray()
-        cycle.chunked_encoding = cycle.state = cycle.task = None
+        cycle.chunked_encoding = cycle.state = cycle.task = cycle.known = None
         cycle.expected_content_length = cycle.status = 0
         cycle.entry = NONE
         cycle.head = b""

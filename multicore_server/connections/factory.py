@@ -9,13 +9,13 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from httptools import HttpRequestParser
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from multicore_server.connections.begin import BeginningHttpTools
-from multicore_server.connections.cycles import maker
+from multicore_server.connections.cycles import make_by_uvicorn, maker
 from multicore_server.connections.http2 import Http2, Sniffing
+from multicore_server.connections.known_heads import AT_BEGIN, KnownHeads
 from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
 from multicore_server.connections.room import make_room
@@ -25,6 +25,7 @@ from multicore_server.hosts import ZTTP, Feature, lacks, missing
 
 BESIDE = "uvicorn.protocols.http"
 OWN = {"parser", "pipeline"}  # what uvicorn's constructor makes for each connection anew
+PARSED = ("on_message_begin", "on_url", "on_message_complete")  # called by the parser, and ours call no other
 
 
 @functools.cache
@@ -101,8 +102,7 @@ class ProtocolFactory:
         self._make = partial(protocol, **given)
         self._class: Any = None
         self._first: Any = None
-        # As in uvicorn; httptools before 0.6.3 has none.
-        self._lenient = hasattr(HttpRequestParser, "set_dangerous_leniencies")
+        self._pipeline: Any = deque
         if inspect.isclass(protocol) and issubclass(protocol, LeanHttpTools):
             self._first = first = self._make()
             one, other = vars(first), vars(self._make())
@@ -113,13 +113,26 @@ class ProtocolFactory:
 
     def _make_class(self, protocol: Any, shared: dict[str, Any]) -> Any:
         shared.pop("app")  # a function would be a method in a class
-        shared["make_cycle"] = maker(self._first)
-        if protocol.begin is BeginningHttpTools.begin:
-            asks = self._first.asks_for_more
-            shared["begin"] = protocol.begin_by_uvicorn if asks else protocol.begin_here
+        shared["make_cycle"] = make = maker(self._first)
+        if protocol.begin is BeginningHttpTools.begin and not self._first.asks_for_more:
+            shared["begin"] = protocol.begin_here
+            self._pipeline = tuple  # until there is something in it
+            if make is not make_by_uvicorn and self._begins_as_known(protocol):
+                shared |= {
+                    "heads": KnownHeads(self._first.loop),
+                    "_parse": protocol._receive,
+                    "_receive": protocol.recall,
+                }
         made: Any = type(protocol.__name__, (protocol,), shared)
         make_room(made.__new__(made), ATTRIBUTES)
         return made
+
+    def _begins_as_known(self, protocol: Any) -> bool:
+        """Whether a request begins as it did when `known_heads` was written."""
+        same = all(getattr(protocol, name) is getattr(HttpToolsProtocol, name) for name in PARSED)
+        if same:
+            self._first.on_message_begin()
+        return same and self._first.scope.keys() == AT_BEGIN
 
     def __call__(self) -> Any:
         if self._class is None:
@@ -131,10 +144,8 @@ class ProtocolFactory:
         made.tasks = first.tasks
         made.root_path = first.root_path
         made.timeout_keep_alive = first.timeout_keep_alive
-        made.parser = parser = HttpRequestParser(made)
-        if self._lenient:
-            parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        made.pipeline = deque()
+        made.parser = None  # until there is something to parse
+        made.pipeline = self._pipeline()
         return made
 
 

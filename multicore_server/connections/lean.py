@@ -9,6 +9,7 @@ from uvicorn.logging import TRACE_LOG_LEVEL
 
 from multicore_server.connections.addresses import addresses
 from multicore_server.connections.flow import Flow
+from multicore_server.connections.known_heads import RecallingHttpTools
 from multicore_server.connections.protocol import ASKED, IN_HAND, RESTING, MovableHttpTools
 
 # What a connection has of its own, 30 at most; what a slow client, a sweep or its move adds to it is rare.
@@ -20,7 +21,7 @@ ATTRIBUTES = (
 )  # fmt: skip
 
 
-class LeanHttpTools(MovableHttpTools):
+class LeanHttpTools(RecallingHttpTools, MovableHttpTools):
     """Not for a subclass of uvicorn's: that may have its own way with what is done here."""
 
     flow: Any

@@ -149,6 +149,7 @@ class StrictProtocol:
 class StrictHttpTools(StrictProtocol):
     url: bytes
     parser: Any
+    make_parser: Any
     expect_100_continue: bool
     progress = False  # a head was completed, or a part of a body has come, in this call of `data_received`
     size = 0  # bytes of this call
@@ -164,14 +165,14 @@ class StrictHttpTools(StrictProtocol):
     begin: Any
     _take: Any  # uvicorn's on_body
 
-    def data_received(self, data: bytes) -> None:
-        """In place of uvicorn's."""
+    def data_received(self, data: bytes) -> bool:
+        """In place of uvicorn's. Returns whether the parser has taken all of it."""
         self.heard = True
         self.progress = False
         self.size = len(data)
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
+            (self.parser or self.make_parser()).feed_data(data)
         except HttpParserError:
             self._on_error()
         except HttpParserUpgrade as exc:
@@ -179,6 +180,8 @@ class StrictHttpTools(StrictProtocol):
         else:
             if not self.progress:
                 self._count_unfinished()
+            return True
+        return False
 
     def _on_error(self) -> None:
         self.turn_down(self.refusal)

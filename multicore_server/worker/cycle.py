@@ -74,6 +74,7 @@ class JoinedCycle:
     ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
     entry = NONE  # in the table of requests in progress
     task: Any = None  # that the state has, until it ends
+    known: Any = None  # the head of its request, where that has come before
     scope: Any
     transport: Any
     flow: Any

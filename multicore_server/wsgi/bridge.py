@@ -17,14 +17,22 @@ from contextvars import copy_context
 from http import HTTPStatus
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TextIO, TypeAlias
 
 from gunicorn import SERVER_SOFTWARE
 from starlette.types import Receive, Scope, Send
 
 from multicore_server.ipc.identity import refused
 from multicore_server.wsgi.body import ArrivingBody, BodyLost, FileWrapper, read_body, rewind
-from multicore_server.wsgi.environ import ALWAYS, FORWARDED, Forwarded, add_connection, add_request, environ
+from multicore_server.wsgi.environ import (
+    ALWAYS,
+    FORWARDED,
+    Forwarded,
+    add_connection,
+    add_request,
+    add_server,
+    environ,
+)
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
@@ -58,6 +66,13 @@ async def refuse(send: Send, status: HTTPStatus) -> None:
     ]
     await send({"type": "http.response.start", "status": status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+class KnownHead(Protocol):
+    """A head that has come before."""
+
+    headers: list[tuple[bytes, bytes]]
+    cgi: dict[str, Any] | None  # the request's part of its environ, once that was made
 
 
 def say_refused(scope: Scope, status: HTTPStatus, why: str) -> None:
@@ -137,14 +152,22 @@ class WSGIBridge:
             scope[ENVIRON_WANTED] = env
         await self._call(self.app, env, Exchange(receive, send), body, scope)
 
-    def environ(self, scope: Scope) -> dict[str, Any]:
-        """The environ of a request, but for its body."""
-        return add_request(
-            self._of_connection(scope),
-            scope,
-            script_name=self._script_name,
-            drop_underscores=self._drop_underscores,
-        )
+    def environ(self, scope: Scope, known: KnownHead | None = None) -> dict[str, Any]:
+        """The environ of a request, but for its body. ``known`` is its head, if that has come before."""
+        env = self._of_connection(scope)
+        if known is None or FORWARDED in scope or scope["headers"] != known.headers:
+            self._add_request(env, scope)
+        else:
+            if known.cgi is None:
+                known.cgi = {}
+                self._add_request(known.cgi, scope)
+            env.update(known.cgi)
+        add_server(env)
+        return env
+
+    def _add_request(self, env: dict[str, Any], scope: Scope) -> None:
+        drop = self._drop_underscores
+        add_request(env, scope, script_name=self._script_name, drop_underscores=drop)
 
     def _of_connection(self, scope: Scope) -> dict[str, Any]:
         client, server = scope.get("client"), scope.get("server")

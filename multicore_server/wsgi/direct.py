@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeAlias
 
-from multicore_server.wsgi.bridge import WSGIBridge, close_hidden, go_on
+from multicore_server.wsgi.bridge import KnownHead, WSGIBridge, close_hidden, go_on
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, Response
@@ -29,6 +29,7 @@ class Cycle(Protocol):
     """One request and its response: uvicorn's, with what ours adds."""
 
     scope: Any
+    known: KnownHead | None
     body: bytearray
     more_body: bool
     disconnected: bool
@@ -161,7 +162,7 @@ class _Request:
         self._loop = loop
         self._exchange: Exchange | None = None
         self._batch: Batch | None = None
-        env = bridge.environ(cycle.scope)
+        env = bridge.environ(cycle.scope, cycle.known)
         body = cycle.body
         self._body = env["wsgi.input"] = io.BytesIO(body)
         if body:

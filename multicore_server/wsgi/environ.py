@@ -59,7 +59,9 @@ def environ(scope: Scope, *, script_name: str = "", drop_underscores: bool = Tru
     """Return the CGI part of the environ (and ``wsgi.url_scheme``) of an HTTP scope."""
     env: dict[str, Any] = {}
     add_connection(env, scope)
-    return add_request(env, scope, script_name=script_name, drop_underscores=drop_underscores)
+    add_request(env, scope, script_name=script_name, drop_underscores=drop_underscores)
+    add_server(env)
+    return env
 
 
 def add_connection(env: dict[str, Any], scope: Scope) -> None:
@@ -80,10 +82,8 @@ def add_connection(env: dict[str, Any], scope: Scope) -> None:
         env["SERVER_NAME"], env["SERVER_PORT"] = server[0], str(server[1])
 
 
-def add_request(
-    env: dict[str, Any], scope: Scope, *, script_name: str, drop_underscores: bool
-) -> dict[str, Any]:
-    """Add what is a request's own, and return `env`."""
+def add_request(env: dict[str, Any], scope: Scope, *, script_name: str, drop_underscores: bool) -> None:
+    """Add what is a request's own: it depends on nothing that `add_connection` adds."""
     env["REQUEST_METHOD"] = scope["method"]
     forwarded = scope.get(FORWARDED)
     if forwarded is None:
@@ -91,10 +91,13 @@ def add_request(
         _add_headers(env, scope["headers"], _KEYS[drop_underscores])
     else:
         _add_forwarded(env, scope, forwarded, script_name, drop_underscores)
+
+
+def add_server(env: dict[str, Any]) -> None:
+    """Add what neither the connection nor the request has said of the server."""
     if not env.get("SERVER_NAME"):
         host = env.get("HTTP_HOST", "")
         env["SERVER_NAME"], env["SERVER_PORT"] = _server_from_host(host, env["wsgi.url_scheme"])
-    return env
 
 
 def _add_proxy(env: dict[str, Any], client: Any) -> None:

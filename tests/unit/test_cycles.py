@@ -31,7 +31,6 @@ def connection(*, expects: bool = False) -> Any:
         access_log=True,
         server_state=SimpleNamespace(default_headers=[]),
         expect_100_continue=expects,
-        parser=SimpleNamespace(should_keep_alive=lambda: False),
         on_response_complete=print,
     )
 
@@ -44,7 +43,7 @@ def test_a_cycle_is_as_the_constructor_makes_it(ours: bool, expects: bool) -> No
         if not ours:
             httptools_impl.RequestResponseCycle = THEIRS  # type: ignore[misc]
         make = maker(given)
-        made, expected = make(given), make_by_uvicorn(given)
+        made, expected = make(given, False), make_by_uvicorn(given, False)
     assert make is not make_by_uvicorn
     assert isinstance(made, type(expected))
     for name, value in vars(expected).items():
@@ -114,7 +113,7 @@ def test_an_app_receives_what_it_does_with_an_event_from_the_start(steps: list[s
     given.flow = SimpleNamespace(resume_reading=lambda: None)
     given.transport = SimpleNamespace(is_closing=lambda: False)
     make = maker(given)
-    ours, theirs = make(given), make_by_uvicorn(given)
+    ours, theirs = make(given, True), make_by_uvicorn(given, True)
     assert asyncio.run(messages_of(ours, steps)) == asyncio.run(messages_of(theirs, steps))
 
 
@@ -134,7 +133,7 @@ def test_uvicorn_makes_those_that_have_more(cycle: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(httptools_impl, "RequestResponseCycle", cycle)
     make = maker(connection())
     assert make is make_by_uvicorn
-    assert type(make(connection())) is cycle
+    assert type(make(connection(), True)) is cycle
 
 
 def test_who_sends_waits_while_writing_is_paused() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from multicore_server.connections.known_heads import Known
 from multicore_server.wsgi.bridge import WSGIBridge
-from multicore_server.wsgi.environ import _KEYS, environ
+from multicore_server.wsgi.environ import _KEYS, FORWARDED, Forwarded, environ
 from tests.unit.wsgi_client import OK, TEXT, Client, both, call, hello, scope
 
 # environ
@@ -53,6 +54,37 @@ def test_environ_is_complete_and_a_copy_each_time() -> None:
     flags = ("multithread", "multiprocess", "run_once", "input_terminated", "version", "url_scheme")
     assert [first["wsgi." + flag] for flag in flags] == [False, True, False, True, (1, 0), "http"]
     assert first["SERVER_SOFTWARE"].startswith("gunicorn/")  # whose worker this is: apps sniff it
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "another connection": {"client": ("192.0.2.1", 1), "server": ("192.0.2.2", 2), "scheme": "https"},
+    "a unix socket": {"client": None, "server": ("/run/app.sock", None)},
+    "fields were dropped": {"headers": [(b"host", b"example.org")]},
+    "a proxy has mounted it": {
+        "root_path": "/a", "path": "/a", FORWARDED: Forwarded(frozenset({b"script_name"}), "/a")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", CHANGES)
+@pytest.mark.parametrize("second", CHANGES)
+def test_a_head_that_has_come_before_makes_the_same_environ(first: str, second: str) -> None:
+    headers = [(b"host", b"example.org"), (b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"script_name", b"/a")]
+    scopes = [scope(**{"headers": list(headers), **CHANGES[change]}) for change in (first, second)]
+    bridge, known = WSGIBridge(hello), Known(scope(headers=headers, asgi={}), keep_alive=True)
+    expected = [bridge.environ(each) for each in scopes]
+    for _ in range(2):
+        made = [bridge.environ(each, known) for each in scopes]
+        assert made == expected
+        made[0].clear()  # it is the app's
+
+
+def test_of_a_known_head_its_part_of_the_environ_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge, known = WSGIBridge(hello), Known(scope(asgi={}), keep_alive=True)
+    expected = bridge.environ(scope(), known)
+    monkeypatch.setattr(WSGIBridge, "_add_request", None)
+    assert bridge.environ(scope(), known) == expected
 
 
 @pytest.mark.parametrize(
