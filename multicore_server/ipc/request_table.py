@@ -86,6 +86,7 @@ class Writer:
         self._free = list(entries)
         self._queries = queries
         self._newest = NONE
+        self._texts: dict[int, tuple[str, str, bytes]] = {}  # what stands in an entry: it may come again
 
     def begin(self, scope: Any, since: float) -> int:
         """Note the request of an ASGI scope; return its entry's number, `NONE` where all are in use."""
@@ -95,10 +96,19 @@ class Writer:
         client, path = scope["client"], scope["raw_path"]
         if self._queries and scope["query_string"]:
             path = b"%b?%b" % (path, scope["query_string"])
-        name = client[0].encode() if client else b""
-        self._pack(self._memory, (entry + 1) * ITEM_SIZE, scope["method"].encode(), name, path)
+        text = scope["method"], client[0] if client else "", path
+        if self._texts.get(entry) != text:
+            self._write(entry, text)
         self._items[entry] = since
         return entry
+
+    def _write(self, entry: int, text: tuple[str, str, bytes]) -> None:
+        method, client, path = text
+        self._pack(self._memory, (entry + 1) * ITEM_SIZE, method.encode(), client.encode(), path)
+        if len(path) <= PATH_SIZE:
+            self._texts[entry] = text
+        else:
+            self._texts.pop(entry, None)
 
     def end(self, entry: int) -> None:
         """The request is answered: give its entry back."""
@@ -111,6 +121,7 @@ class Writer:
         if entry == NONE or not (since := items[entry]):
             return
         items[entry] = 0.0
+        self._texts.pop(entry, None)
         start = (entry + 1) * ITEM_SIZE + METHOD_SIZE
         self._memory[start : start + CLIENT_SIZE] = client.encode()[:CLIENT_SIZE].ljust(CLIENT_SIZE, b"\0")
         items[entry] = since

@@ -22,6 +22,7 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 from multicore_server.connections.cycles import ADDED
+from multicore_server.connections.message_event import UNAWAITED
 from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
@@ -246,7 +247,8 @@ class JoinedCycle:
 
     def _complete(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        if self.message_event is not UNAWAITED:
+            self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

@@ -75,10 +75,8 @@ def meter_of(
         before_asking -= 1
         if not before_asking:
             before_asking = ask(cycle, since)
-
-    def begin_watched(cycle: Any) -> None:
-        begin(cycle)
-        running[cycle] = None  # type: ignore[index]  # there is one
+        if running is not None:
+            running[cycle] = None
 
     def count(cycle: Any, status: int) -> float:
         cycle.status = COUNTED
@@ -98,7 +96,7 @@ def meter_of(
             watch.over(cycle, status, seconds)  # type: ignore[union-attr]
         return seconds
 
-    return Meter(begin if watch is None else begin_watched, count)
+    return Meter(begin, count)
 
 
 def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:

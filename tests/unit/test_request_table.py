@@ -93,6 +93,23 @@ def test_a_trusted_proxy_names_the_client() -> None:
     assert [it.client for it in table.of(0, NOW)][1:] == ["10.0.0.1"] * (ENTRIES - 2)
 
 
+def test_what_stands_there_already_is_not_written_again() -> None:
+    table = RequestTable(1)
+    writer = table.writer(0)
+    long, longer = (b"/" + b"x" * size for size in (PATH_SIZE, PATH_SIZE + 1))
+    for path in (b"/1", b"/1", b"/2", long, longer, longer, long, b"/1"):
+        for client in ("10.0.0.1", "10.0.0.2"):
+            entry = writer.begin(scope(path, client=(client, 1)), 1.0)
+            [found] = table.of(0, NOW)
+            assert (found.path.rstrip("."), found.client) == (path[:PATH_SIZE].decode(), client)
+            if path == b"/1":
+                writer.rename_client("192.0.2.1")
+            writer.end(entry)
+    writer.end(writer.begin(scope(), 1.0))
+    writer._pack = None  # type: ignore[assignment]  # it is not needed
+    writer.begin(scope(), 2.0)
+
+
 @pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf, -1.0, NOW + 1])
 def test_times_that_are_none(garbage: float) -> None:
     table = RequestTable(1)
