@@ -91,7 +91,7 @@ def test_int_does_not_wait_for_the_request_in_hand(server: Server, first: signal
     with suppress(httpx.HTTPError):  # cut, or answered with 500
         assert server.get("/slow?60").status_code == 500
     assert server.wait_exit() == 0
-    assert time.monotonic() - asked < 3.0
+    assert time.monotonic() - asked < 10  # of the 60 s of the request
 
 
 def test_int_ends_even_a_worker_that_does_not_listen(server: Server) -> None:
@@ -100,7 +100,7 @@ def test_int_ends_even_a_worker_that_does_not_listen(server: Server) -> None:
     asked = time.monotonic()
     server.signal(signal.SIGINT)
     assert server.wait_exit() == 0
-    assert 1.5 < time.monotonic() - asked < 3.0
+    assert 1.5 < time.monotonic() - asked < 10  # of the 30 s of graceful_timeout
     assert server.logged("did not exit in time; killing it")
 
 
