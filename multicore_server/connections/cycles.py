@@ -9,7 +9,6 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 from multicore_server.connections.message_event import UNAWAITED, MessageEvent
-from multicore_server.connections.room import make_room
 from multicore_server.ipc.request_table import NONE
 
 # The parameters of uvicorn's constructor, and the attributes that they become.
@@ -35,7 +34,7 @@ CONSTANTS = {
     "chunked_encoding": None,
     "expected_content_length": 0,
 }
-# What ours adds to a cycle. Before Python 3.12 an attribute of the class is slow to read.
+# What ours adds to a cycle.
 ADDED = {
     "status": 0,
     "head": b"",
@@ -84,9 +83,11 @@ def maker(connection: Any) -> Callable[[Any, bool], Any]:
     if vars(theirs(**given)) != {**known, **CONSTANTS, "body": bytearray()}:
         return make_by_uvicorn
     shared = {name: getattr(connection, name) for name in SHARED}
-    own: Any = type(theirs.__name__, (theirs,), {**shared, "receive": _receiver(theirs.receive)})
+    # An attribute that is new to an instance is slow to set since Python 3.12; a slot is not.
+    slots = (known.keys() - shared) | CONSTANTS.keys() | ADDED.keys() | {"body"}
+    receive = _receiver(theirs.receive)
+    own: Any = type(theirs.__name__, (theirs,), {**shared, "receive": receive, "__slots__": tuple(slots)})
     new = own.__new__
-    make_room(new(own), (known.keys() - shared) | CONSTANTS.keys() | ADDED.keys() | {"body"})
 
     def make(connection: Any, keep_alive: bool) -> Any:
         cycle: Any = new(own)

@@ -37,6 +37,7 @@ from tests.unit.fake_transport import GET, LAST, POST, FakeTransport
 
 HEAD = b"HEAD /a%20b?c=d HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n"
 EMPTY = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+LATER = b"GET /later HTTP/1.1\r\nhost: x\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
 NOT_KNOWN = {
     "a body": POST,
@@ -171,6 +172,16 @@ def test_what_has_come_before_is_known(worker: Worker, head: bytes) -> None:
 def test_what_is_more_or_less_than_a_request_without_a_body_is_parsed(worker: Worker, head: bytes) -> None:
     assert not any(worker.ask(worker.connect(), head) for _ in range(4))
     assert not any(worker.ask(worker.connect(), head + GET) for _ in range(4))
+
+
+@pytest.mark.parametrize("head", [GET, LATER, POST, HEAD, LAST])
+def test_a_cycle_has_a_slot_for_all_that_it_is_given(worker: Worker, head: bytes) -> None:
+    """Otherwise it gets a dictionary of its own, which is slow."""
+    for _ in range(2):
+        connection = worker.connect()
+        worker.ask(connection, head)
+        assert connection.cycle.response_complete
+        assert not vars(connection.cycle)
 
 
 def test_a_connection_whose_heads_are_known_has_no_parser(worker: Worker) -> None:
@@ -362,7 +373,6 @@ def test_where_uvicorn_is_asked_for_more_it_parses(worker: Worker) -> None:
 # --- with and without
 
 
-LATER = b"GET /later HTTP/1.1\r\nhost: x\r\n\r\n"
 UNREAD = b"POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 UNUSUAL = ("100-continue", "line feeds", "an upgrade", "no host", "a tunnel")
 PIECES = [GET, HEAD, LAST, EMPTY, POST, OLD, GET + GET, GET + GET[:9], GET + b"\r", GET[:9], GET[9:], b"\r",
