@@ -27,8 +27,8 @@ from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
-from multicore_server.worker.heads import Heads
-from multicore_server.worker.meter import COUNTED, MODULES, Meter, Watch, meter_of, metered
+from multicore_server.worker.heads import BODILESS, Heads
+from multicore_server.worker.meter import COUNTED, MODULES, Meter, Watch, length_of, meter_of, metered
 from multicore_server.worker.queue_time import QueueTime
 
 JOINED = 16 * 1024  # bytes: a body up to this is copied behind its head, a longer one goes beside it
@@ -72,6 +72,7 @@ class JoinedCycle:
     wrote = 0.0  # of perf_counter: when a part of a stream was written at once
     state: Any = None  # of the connections, where responses may wait for each other
     answers_whole = True  # by `answer`
+    ends_by_close = False  # the client cannot tell by a length that it has all of the response
     ends_its_task = True  # a callback for that, at each task's end, costs as much as the task
     entry = NONE  # in the table of requests in progress
     task: Any = None  # that the state has, until it ends
@@ -124,7 +125,7 @@ class JoinedCycle:
             more = message.get("more_body", False)
             if self.flow.write_paused and self.response_started and not self.disconnected:
                 await self.flow.drain()
-            if not more and self.status != COUNTED:
+            if self.status != COUNTED and (not more or self._is_whole_with(message.get("body", b""))):
                 self.took = self._count(self.status)
             if self.disconnected or (
                 self.response_started
@@ -135,8 +136,11 @@ class JoinedCycle:
         elif kind == "http.response.start" and not self.response_started:
             if self.flow.write_paused and not self.disconnected:
                 await self.flow.drain()
-            if self.disconnected or self._start(message["status"], message.get("headers", ())):
+            status, headers = message["status"], message.get("headers", ())
+            if self.disconnected or self._start(status, headers):
                 return
+            if self.status != COUNTED and length_of(self.scope["method"], status, headers) == 0:
+                self.took = self._count(self.status)
         self.release()
         await self._send(message)
 
@@ -211,6 +215,13 @@ class JoinedCycle:
         else:
             self.transport.write(body)
 
+    def _is_whole_with(self, body: Any) -> bool:
+        """Whether the client has all of the response when it has this too, whatever the app does then."""
+        if self.scope["method"] == "HEAD" or self.status in BODILESS:
+            return True
+        ends = self.chunked_encoding is False and not self.ends_by_close
+        return ends and bool(self.expected_content_length == len(body))
+
     def _may_wait(self, body: Any) -> bool:
         """Whether other responses will follow soon, or do so in this turn."""
         state = self.state
@@ -257,6 +268,8 @@ class JoinedCycle:
         """Send what waits."""
         head, self.head = self.head, b""
         if head and not (self.disconnected or self.transport.is_closing()):
+            if self.status != COUNTED and self._is_whole_with(b""):
+                self.took = self._count(self.status)
             self.transport.write(head)
         if self.ends:
             self.ends = False

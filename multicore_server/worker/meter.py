@@ -21,6 +21,7 @@ from uvicorn.protocols.http import h11_impl, httptools_impl
 
 from multicore_server.ipc.request_table import NONE, RequestTable, Writer
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row
+from multicore_server.worker.heads import BODILESS, LENGTH, LISTS
 from multicore_server.worker.queue_time import QueueTime
 
 DURATIONS = Item.DURATIONS.value
@@ -104,8 +105,7 @@ def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
     their connections do not do that."""
     run, send, (begin, count) = cycle.run_asgi, cycle.send, meter
 
-    class Metered(cycle):  # type: ignore[misc]  # a class that is chosen when it runs
-        status = 0
+    class Metered(Progress, cycle):  # type: ignore[misc]  # a class that is chosen when it runs
         entry = NONE
 
         async def run_asgi(self, app: Any) -> None:
@@ -121,16 +121,45 @@ def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
                     count(self, 0)
 
         def send(self, message: Any) -> Any:
-            kind = message["type"]
-            if kind == "http.response.body":
-                if not message.get("more_body", False) and self.status != COUNTED:
-                    count(self, self.status)
-            elif kind == "http.response.start" and self.status == 0:
-                status = message["status"]
-                self.status = status if isinstance(status, int) else 0
+            if self.status != COUNTED and self.completes(message):
+                count(self, self.status)
             return send(self, message)
 
     return Metered
+
+
+class Progress:
+    """Mixed into uvicorn's ``RequestResponseCycle``: how much of the response the client has."""
+
+    status = 0
+    left: int | None = None  # bytes that the client lacks, where the head says how many
+    scope: Any
+
+    def completes(self, message: Any) -> bool:
+        """Whether the client has all of the response with it, whatever the app does then."""
+        kind = message["type"]
+        if kind == "http.response.start" and self.status == 0:
+            status = message["status"]
+            self.status = status if isinstance(status, int) else 0
+            self.left = length_of(self.scope["method"], status, message.get("headers", ()))
+            return self.left == 0
+        if kind != "http.response.body":
+            return False
+        if self.left is not None:
+            self.left -= len(message.get("body", b""))
+        return self.left == 0 or not message.get("more_body", False)
+
+
+def length_of(method: str, status: Any, headers: Any) -> int | None:
+    """The bytes behind a response's head (RFC 9112 6.3), None where the head does not say how many."""
+    if method == "HEAD" or status in BODILESS:
+        return 0
+    if type(headers) not in LISTS:  # what is read once is uvicorn's to read
+        return None
+    try:
+        return next((int(value) for name, value in headers if name.lower() == LENGTH), None)
+    except (AttributeError, TypeError, ValueError):  # uvicorn is to say what is wrong with it
+        return None
 
 
 def counted_websocket(protocol: Any, row: Row) -> Any:

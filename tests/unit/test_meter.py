@@ -287,6 +287,86 @@ def test_it_is_counted_before_the_client_has_the_response(http: str) -> None:
     assert seen == [{"GET 2xx": number} for number in range(1, 21)]
 
 
+def ends_later(status: int, length: bytes = b"", *parts: bytes) -> tuple[Any, asyncio.Event]:
+    """An app that has more to do when its client has all of the response."""
+    go_on = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        await start(send, status, *([(b"content-length", length)] if length else []))
+        for part in parts:
+            await body(send, part, more=True)
+        await go_on.wait()
+        await body(send)
+
+    return app, go_on
+
+
+@both
+@pytest.mark.parametrize(
+    ("method", "response", "code"),
+    [
+        ("GET", (204,), "2xx"),
+        ("GET", (304,), "3xx"),
+        ("GET", (200, b"0"), "2xx"),
+        ("GET", (404, b"8", b"part", b"part"), "4xx"),
+        ("HEAD", (200, b"8"), "2xx"),
+        ("HEAD", (200,), "2xx"),
+        ("HEAD", (200, b"8", b"part", b"part"), "2xx"),
+    ],
+)
+def test_it_is_counted_before_the_client_has_it_also_where_the_app_goes_on(
+    http: str, method: str, response: Any, code: str
+) -> None:
+    row = Scoreboard(1).row(0)
+    seen: list[dict[str, int]] = []
+
+    async def main() -> None:
+        app, go_on = ends_later(*response)
+
+        async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for _ in range(3):
+                writer.write(request(method))
+                await reader.readuntil(b"\r\n\r\n")
+                if method == "GET" and response[2:]:
+                    await reader.readuntil(b"partpart")
+                seen.append(found(row))
+                go_on.set()
+                await asyncio.sleep(0.01)
+                go_on.clear()
+
+        await _serve(http, app, look)
+
+    with cycle.installed(row):
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert seen == [{f"{method} {code}": number} for number in (1, 2, 3)]
+    assert found(row) == seen[-1]
+
+
+@both
+@pytest.mark.parametrize("length", [b"9", b""])
+def test_a_response_of_which_the_client_lacks_something_is_not_counted_yet(http: str, length: bytes) -> None:
+    row = Scoreboard(1).row(0)
+    seen: list[dict[str, int]] = []
+
+    async def main() -> None:
+        app, go_on = ends_later(200, length, b"part", b"part")
+
+        async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(request())
+            await reader.readuntil(b"part")
+            seen.append(found(row))
+            writer.transport.abort()
+            await asyncio.sleep(0.01)
+            go_on.set()
+
+        await _serve(http, app, look)
+
+    with cycle.installed(row):
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert seen == [{}]
+    assert found(row) == {"GET 499": 1}
+
+
 def test_installing_is_undone() -> None:
     before = [module.RequestResponseCycle for module in meter.MODULES]
     with cycle.installed(Scoreboard(1).row(0)):
