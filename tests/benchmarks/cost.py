@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.cost [--apps hello,large] [--servers ours,uvicorn-worker] [--workers 1,2]
                                     [--connections 1,8,32,128] [--rounds 5] [--seconds 1] [--json FILE]
+                                    [--new-heads]
     python -m tests.benchmarks.cost --instructions [--apps hello,wsgi] [--servers ours,uvicorn-worker]
                                     [--baseline FILE] [--update]
 
@@ -9,6 +10,8 @@ Needs ``wrk`` and, in the same environment, the dependency group ``benchmark``. 
 and after it: the ratios carry over from machine to machine, the times do not. The client has the last CPU to
 itself; two workers share the machine with it. CPU time is user and system time of all the server's
 processes. Each cell has the median of the rounds' ratios to the first peer, and in brackets its spread.
+
+With ``--new-heads``, no two requests have the same head: a worker recognises heads that come again.
 
 With ``--instructions`` it is another run, compared with a baseline: see ``instructions.py`` beside this file.
 """
@@ -39,6 +42,13 @@ from tests.benchmarks.servers import APPS, SERVERS
 CPUS = sorted(os.sched_getaffinity(0))
 CLOSE = ["-H", "Connection: close"]
 WARM_UP = 1  # seconds
+NEW_HEADS = """\
+local number = 0
+request = function()
+  number = number + 1
+  return wrk.format("GET", "/?" .. number)
+end
+"""
 
 
 class Sample(NamedTuple):
@@ -92,8 +102,9 @@ def measure(args: argparse.Namespace, directory: Path) -> Iterator[tuple[str, di
         app, known = APPS[name]
         os.sched_setaffinity(0, CPUS[:1] if workers == 1 else CPUS)
         names = [server for server in known if server in args.servers]
+        heads = ["-s", str(directory / "heads.lua")] if args.new_heads else []
         with all_serving(directory, app, names, workers) as servers:
-            modes = [("kept alive", []), ("close", CLOSE)]
+            modes = [("kept alive", heads), ("close", [*heads, *CLOSE])]
             for (mode, options), connections in itertools.product(modes, args.connections):
                 for server in servers.values():
                     load(server, WARM_UP, connections, options)
@@ -131,6 +142,7 @@ def main() -> None:
     parser.add_argument("--connections", type=numbers_of, default=[32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=1)
+    parser.add_argument("--new-heads", action="store_true", help="no two requests have the same head")
     parser.add_argument("--json", type=Path, help="write the samples there")
     parser.add_argument("--instructions", action="store_true", help="compare them with the baseline")
     parser.add_argument("--baseline", type=Path, default=instructions.BASELINE)
@@ -144,6 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         provide(directory, "costs")
+        (directory / "heads.lua").write_text(NEW_HEADS)
         print(f"| cell | {' | '.join(args.servers)} |\n| --- |{' --- |' * len(args.servers)}", flush=True)
         for name, samples in measure(args, directory):
             base = next((it for it in samples if it != "ours"), "ours")
