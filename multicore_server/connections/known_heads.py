@@ -18,8 +18,9 @@ TRIAL = 256  # heads that are not known, after which it is judged whether it pay
 WORTH = 1 / 3  # of that: to look for a head in vain costs a third of what is saved where it is found
 PAUSE = 1.0  # seconds in which nothing is looked for
 END = b"\r\n\r\n"
-# What uvicorn's on_message_begin puts into a scope, and what of it depends on more than the head.
-AT_BEGIN = {"type", "asgi", "http_version", "server", "client", "scheme", "root_path", "headers", "state"}
+# What uvicorn's on_message_begin puts into a scope; some of it is each request's own.
+OF_REQUEST = ("asgi", "server", "client", "scheme", "headers", "state")
+AT_BEGIN = {"type", "http_version", "root_path", *OF_REQUEST}
 
 
 class Known:
@@ -28,7 +29,8 @@ class Known:
     __slots__ = ("asgi", "cgi", "headers", "keep_alive", "scope")
 
     def __init__(self, scope: dict[str, Any], *, keep_alive: bool) -> None:
-        self.scope = scope.copy()
+        # Nothing stays of the first request: the app may have put into its state whatever it likes.
+        self.scope: dict[str, Any] = scope | dict.fromkeys(OF_REQUEST)
         self.asgi: dict[str, Any] = scope["asgi"].copy()
         self.headers: list[tuple[bytes, bytes]] = scope["headers"].copy()
         self.keep_alive = keep_alive

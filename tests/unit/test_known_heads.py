@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -266,6 +268,23 @@ def test_it_is_heard_as_any_other_bytes(worker: Worker) -> None:
     assert connection.cycle.known is not None
     assert connection.heard
     assert connection.rests_until == 0
+
+
+def test_nothing_stays_of_the_request_of_which_it_was_learned(worker: Worker) -> None:
+    class Large:
+        """What an app keeps in its state as long as a request lasts."""
+
+    connection = worker.connect()
+    worker.feed(connection, GET)
+    state = connection.cycle.scope["state"]
+    state["large"] = large = Large()
+    worker.turn()
+    assert worker.ask(connection)
+    kept = weakref.ref(large)
+    del state, large
+    worker.app.scopes.clear()
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_another_request_expected_is_not_sent(worker: Worker) -> None:
