@@ -10,8 +10,7 @@ from httptools import HttpRequestParser, parse_url
 
 from multicore_server.connections.cycles import make_by_uvicorn
 
-# What follows a connection's last request is parsed as another one. httptools before 0.6.3 refuses it.
-LENIENT = hasattr(HttpRequestParser, "set_dangerous_leniencies")
+LENIENT = hasattr(HttpRequestParser, "set_dangerous_leniencies")  # httptools 0.6.3
 
 
 class BeginningHttpTools:

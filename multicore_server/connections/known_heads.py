@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from multicore_server.connections.begin import LENIENT
-
 LONGEST = 1024  # bytes of a head that is remembered
-KNOWN = 512  # heads that are remembered
+KNOWN = 256  # heads that are remembered
 EACH = 16  # of so many heads that are not known, one is remembered
 TRIAL = 256  # heads that are not known, after which it is judged whether it pays to look for them
 WORTH = 1 / 3  # of that: to look for a head in vain costs a third of what is saved where it is found
@@ -73,6 +71,16 @@ class KnownHeads:
         self._known[head] = known
 
 
+class _BehindTheLast:
+    """A parser that was given a connection's last request: it takes what follows, and reports nothing."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Do nothing."""
+
+
+BEHIND_THE_LAST = _BehindTheLast()
+
+
 class RecallingHttpTools:
     """Mixed into uvicorn's protocol above what parses requests."""
 
@@ -83,25 +91,30 @@ class RecallingHttpTools:
     scheme: Any
     scope: Any
     cycle: Any
+    parser: Any
+    pipeline: Any
     unfinished: int
     heard: bool
     rests_until: float
     expect_100_continue: bool
     make_cycle: Any
     _run_app: Any
+    _on_error: Any
     _parse: Any  # whether the parser has taken all of it
 
     def recall(self, data: bytes) -> None:
         """What `_parse` does with bytes that have come, without parsing them where they are a known head."""
         heads = self.heads
-        if heads.rests:
+        if heads.rests or len(data) > LONGEST:
             self._parse(data)
             return
         known = heads.get(data)
-        if known is not None and self.is_between_requests:
+        if not self.is_between_requests:
+            self._parse(data)
+        elif known is not None:
             heads.hits += 1
             self._begin_again(known)
-        elif known is None and heads.is_to_learn() and self.is_between_requests:
+        elif heads.is_to_learn():
             self._parse_and_learn(data)
         else:
             self._parse(data)
@@ -130,7 +143,12 @@ class RecallingHttpTools:
         self.cycle = cycle = self.make_cycle(known.keep_alive)
         cycle.known = known
         cycle.more_body = False
-        self._run_app(cycle)
+        if not known.keep_alive:
+            self.parser = BEHIND_THE_LAST
+        try:
+            self._run_app(cycle)
+        except Exception:  # noqa: BLE001 - as in a callback of the parser: of the loop, or no memory
+            self._on_error()
 
     def _parse_and_learn(self, data: bytes) -> None:
         before = self.cycle
@@ -139,11 +157,9 @@ class RecallingHttpTools:
         if (
             taken
             and cycle is not before
-            and len(data) <= LONGEST
             and data.find(END) == len(data) - len(END)  # it is one head
-            and not (cycle.more_body or cycle.waiting_for_100_continue)  # of a whole request
+            and not (cycle.more_body or cycle.body or self.pipeline or cycle.waiting_for_100_continue)
             and scope["http_version"] == "1.1"
-            and (cycle.keep_alive or LENIENT)  # what follows a last request is parsed as another one
             and not cycle.began  # an app that has begun may have changed the scope
         ):
             self.heads.learn(data, Known(scope, keep_alive=cycle.keep_alive))

@@ -147,7 +147,7 @@ class StrictProtocol:
 
 
 class StrictHttpTools(StrictProtocol):
-    url: bytes
+    url = b""  # also where line breaks alone have come
     parser: Any
     make_parser: Any
     expect_100_continue: bool

@@ -159,8 +159,9 @@ class WSGIBridge:
             self._add_request(env, scope)
         else:
             if known.cgi is None:
-                known.cgi = {}
-                self._add_request(known.cgi, scope)
+                cgi: dict[str, Any] = {}
+                self._add_request(cgi, scope)
+                known.cgi = cgi  # whole: to add may fail
             env.update(known.cgi)
         add_server(env)
         return env

@@ -40,6 +40,7 @@ from tests.unit.fake_transport import GET, LAST, POST, FakeTransport
 HEAD = b"HEAD /a%20b?c=d HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n"
 EMPTY = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
 LATER = b"GET /later HTTP/1.1\r\nhost: x\r\n\r\n"
+LATER_LAST = LATER.replace(b"host", b"connection: close\r\nhost")
 OLD = b"GET / HTTP/1.0\r\n\r\n"
 NOT_KNOWN = {
     "a body": POST,
@@ -270,6 +271,49 @@ def test_it_is_heard_as_any_other_bytes(worker: Worker) -> None:
     assert connection.rests_until == 0
 
 
+@pytest.mark.parametrize("behind", [b"junk\r\n\r\n", GET, GET + GET, POST, b"x" * 1000])
+def test_what_follows_a_last_request_is_nobodys(worker: Worker, behind: bytes) -> None:
+    """So it is where the last request was parsed: its response comes, and nothing else."""
+    seen = []
+    for _ in range(3):
+        connection = worker.connect()
+        worker.feed(connection, LATER_LAST)
+        for _ in range(3):
+            worker.feed(connection, behind)
+        worker.turn()
+        seen.append((connection.transport.written.count(b"HTTP/1.1 200"), connection.transport.is_closing()))
+    assert connection.cycle.known is not None
+    assert seen == [(1, True)] * 3
+    assert {scope["path"] for scope in worker.app.scopes} == {"/later"}
+
+
+def test_bodies_do_not_count_as_heads_that_are_not_known(worker: Worker) -> None:
+    worker.ask(worker.connect())
+    heads = worker.connections[0].heads
+    connection = worker.connect()
+    worker.ask(connection, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
+    before = heads._misses
+    for size in (10, LONGEST, LONGEST + 1, 65536) * TRIAL:
+        worker.feed(connection, b"x" * size)
+    assert heads._misses == before
+    assert not heads.rests
+
+
+def test_a_task_that_cannot_be_made_is_answered_as_where_the_head_is_parsed(worker: Worker) -> None:
+    def fails(_: Any) -> None:
+        raise MemoryError
+
+    written = []
+    for _ in range(2):
+        connection = worker.connect()
+        connection._run_app = fails
+        worker.ask(connection)
+        written.append(connection.transport.written)
+        worker.ask(worker.connect())
+    assert written[0] == written[1]
+    assert written[0].startswith(b"HTTP/1.1 400")
+
+
 def test_nothing_stays_of_the_request_of_which_it_was_learned(worker: Worker) -> None:
     class Large:
         """What an app keeps in its state as long as a request lasts."""
@@ -395,7 +439,7 @@ def test_where_uvicorn_is_asked_for_more_it_parses(worker: Worker) -> None:
 UNREAD = b"POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 UNUSUAL = ("100-continue", "line feeds", "an upgrade", "no host", "a tunnel")
 PIECES = [GET, HEAD, LAST, EMPTY, POST, OLD, GET + GET, GET + GET[:9], GET + b"\r", GET[:9], GET[9:], b"\r",
-          b"\r\n", END, b"body", b"junk\r\n\r\n", LATER, UNREAD,
+          b"\r\n", END, b"body", b"junk\r\n\r\n", LATER, LATER_LAST, UNREAD,
           *(NOT_KNOWN[name] for name in UNUSUAL)]  # fmt: skip
 STEPS = st.lists(st.sampled_from([*range(len(PIECES)), "turn", "turn", "next"]), max_size=30)
 
@@ -421,7 +465,7 @@ def outcome(steps: list[Any], *, without: bool) -> Any:
             patch.setattr(factory, "AT_BEGIN", set())
         worker = Worker()
         assert hasattr(worker.connect(), "heads") is not without
-        for head in (GET, HEAD, LAST, EMPTY):
+        for head in (GET, HEAD, LAST, EMPTY, LATER, LATER_LAST):
             worker.ask(worker.connect(), head)
         connections = [worker.connect()]
         for step in steps:

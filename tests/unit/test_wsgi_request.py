@@ -80,6 +80,13 @@ def test_a_head_that_has_come_before_makes_the_same_environ(first: str, second: 
         made[0].clear()  # it is the app's
 
 
+def test_half_of_an_environ_is_not_kept() -> None:
+    bridge, known = WSGIBridge(hello, script_name="/\udcff"), Known(scope(asgi={}), keep_alive=True)
+    for _ in range(3):
+        with pytest.raises(UnicodeEncodeError):
+            bridge.environ(scope(), known)
+
+
 def test_of_a_known_head_its_part_of_the_environ_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bridge, known = WSGIBridge(hello), Known(scope(asgi={}), keep_alive=True)
     expected = bridge.environ(scope(), known)

@@ -109,6 +109,15 @@ def test_a_head_without_an_end_is_refused_before_memory_grows(
     run(test, echo, http)
 
 
+def test_line_breaks_before_a_head_are_limited(http: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        assert await flood(client, b"\r\n", b"\r\n" * 5_000, 5_000_000) < 700_000
+        assert status(await client.receive()) == (400 if http == "h11" else 431)
+
+    run(test, echo, http)
+
+
 @pytest.mark.parametrize(
     ("start", "piece"),
     [
