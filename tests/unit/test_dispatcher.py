@@ -421,15 +421,21 @@ def busy(fleet: Fleet, slot: int, answered: int, in_hand: int) -> Dispatcher:
     return dispatcher
 
 
-def test_a_quick_worker_keeps_a_few_more_than_its_siblings_have(build: Build) -> None:
+@pytest.mark.parametrize(
+    ("rate", "slack"), [(1_000, 3), (2_000, 8), (4_000, 24), (8_000, 80), (10_000, 100), (30_000, 300)]
+)
+def test_a_quick_worker_keeps_a_few_more_than_its_siblings_have(build: Build, rate: int, slack: int) -> None:
+    """What it answers within `WORTHWHILE`, and more where requests are short beside a hand-over."""
     fleet = build(2)
-    one = busy(fleet, 0, answered=1000, in_hand=30)  # 10,000 a second: 20 in `WORTHWHILE`
-    fleet.dispatchers[1].row[Item.IN_HAND] = 15
+    one = busy(fleet, 0, answered=rate // 10, in_hand=0)
+    theirs = slack  # more than it takes without a look around
+    one.row[Item.IN_HAND], fleet.dispatchers[1].row[Item.IN_HAND] = theirs + 0.8 * slack - 1, theirs
+    before = one.row[Item.IN_HAND]
     assert one.take_new()
-    assert (one.row[Item.IN_HAND], one.row[Item.UNREAD], one.row[Item.CONNECTIONS]) == (31, 1, 1)
-    fleet.dispatchers[1].row[Item.IN_HAND] = 5
+    assert (one.row[Item.IN_HAND], one.row[Item.UNREAD], one.row[Item.CONNECTIONS]) == (before + 1, 1, 1)
+    one.row[Item.IN_HAND] = theirs + slack
     assert not one.take_new()
-    assert one.row[Item.IN_HAND] == 31
+    assert one.row[Item.IN_HAND] == theirs + slack
 
 
 def test_a_slow_worker_and_an_inline_one_look_around(build: Build) -> None:
