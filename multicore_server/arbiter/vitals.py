@@ -61,5 +61,10 @@ def backlog(listener: socket.socket) -> int:
 def _open_descriptors() -> int:
     for place in ("/proc/self/fd", "/dev/fd"):  # Linux, macOS
         with contextlib.suppress(OSError):
-            return len(os.listdir(place))  # noqa: PTH208 - no objects for names that are only counted
+            # Since 6.2, Linux says it as the directory's size. To list hundreds of them takes milliseconds.
+            return _size_on_linux(place) or len(os.listdir(place)) - 1  # noqa: PTH208 - names are not wanted
     return 0
+
+
+def _size_on_linux(place: str) -> int:
+    return os.stat(place).st_size if sys.platform == "linux" else 0  # noqa: PTH116 - as above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -72,6 +73,23 @@ def test_the_arbiters_own_process() -> None:
     assert head[Head.MAX_FDS] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if sys.platform == "linux":
         assert abs(head[Head.OPEN_FDS] - process.num_fds()) <= 2
+
+
+@linux
+def test_open_descriptors_are_counted_with_and_without_the_kernels_help(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for helps in (True, False):
+        if not helps:  # as Linux before 6.2
+            monkeypatch.setattr(vitals, "_size_on_linux", lambda _: 0)
+        before = vitals._open_descriptors()
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(socket.socket())
+            assert vitals._open_descriptors() == before + 5
+        found.append(before)
+    assert found[0] == found[1] == psutil.Process().num_fds() - 1  # it has one open itself as it lists them
 
 
 def test_where_the_machine_hides_when_it_was_started_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
