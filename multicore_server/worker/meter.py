@@ -105,7 +105,7 @@ def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
     their connections do not do that."""
     run, send, (begin, count) = cycle.run_asgi, cycle.send, meter
 
-    class Metered(Progress, cycle):  # type: ignore[misc]  # a class that is chosen when it runs
+    class Metered(cycle, Progress):  # type: ignore[misc]  # a class that is chosen when it runs
         entry = NONE
 
         async def run_asgi(self, app: Any) -> None:

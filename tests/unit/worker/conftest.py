@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import signal
 from collections.abc import Iterator
 from copy import copy
+from importlib import import_module
 from typing import Any
 
 import pytest
-from uvicorn.protocols.http import h11_impl, httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from multicore_server.metrics.app import values as app_values
+from multicore_server.worker import meter
 from multicore_server.worker.forked_children import ForkedChildren
 from multicore_server.worker.lifeline import Lifeline
 from multicore_server.worker.loggers import access_line
@@ -28,7 +31,10 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     loggers = [logging.getLogger(name) for name in names]
     attributes = ("__class__", "handlers", "filters", "level", "propagate", "parent", "disabled")
     before = [{name: copy(getattr(logger, name)) for name in attributes} for logger in loggers]
-    for host in (h11_impl, httptools_impl):
+    for name in ("zttp_impl", "zttp_h2_impl"):  # where zttp is installed, a worker counts its requests too
+        with contextlib.suppress(ImportError):
+            import_module(f"uvicorn.protocols.http.{name}")
+    for host in meter.modules_of(HttpToolsProtocol):
         monkeypatch.setattr(host, "RequestResponseCycle", host.RequestResponseCycle)
     outside.put_back(monkeypatch)
     monkeypatch.setattr(app_values, "take_row", lambda number: None)
