@@ -83,7 +83,7 @@ def maker(connection: Any) -> Callable[[Any, bool], Any]:
     if vars(theirs(**given)) != {**known, **CONSTANTS, "body": bytearray()}:
         return make_by_uvicorn
     shared = {name: getattr(connection, name) for name in SHARED}
-    # An attribute that is new to an instance is slow to set since Python 3.12; a slot is not.
+    # An attribute that is new to an instance is slow to set on Python 3.13; a slot is not.
     slots = (known.keys() - shared) | CONSTANTS.keys() | ADDED.keys() | {"body"}
     receive = _receiver(theirs.receive)
     own: Any = type(theirs.__name__, (theirs,), {**shared, "receive": receive, "__slots__": tuple(slots)})

@@ -109,7 +109,7 @@ class Dispatcher:
     # --- placing ---
 
     def is_quick(self, connections: float) -> bool:
-        """Whether so many connections are answered here within `WORTHWHILE`."""
+        """Whether an inline worker answers so many connections within `WORTHWHILE`."""
         return connections <= self._slack
 
     def dispatch(self, kind: Kind, descriptor: int) -> Outcome:

@@ -93,6 +93,7 @@ class RecallingHttpTools:
     cycle: Any
     parser: Any
     pipeline: Any
+    idle: bool
     unfinished: int
     heard: bool
     rests_until: float
@@ -123,11 +124,7 @@ class RecallingHttpTools:
     def is_between_requests(self) -> bool:
         """Whether the parser awaits the first byte of a request, and nobody an earlier response."""
         cycle = self.cycle
-        if self.unfinished:
-            return False
-        if cycle is None:
-            return self.scope is None
-        return self.scope is cycle.scope and cycle.response_complete and not cycle.more_body
+        return self.idle and not self.unfinished and (cycle is None or not cycle.more_body)
 
     def _begin_again(self, known: Known) -> None:
         self.heard = True

@@ -22,12 +22,11 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 from multicore_server.connections.cycles import ADDED
-from multicore_server.connections.message_event import UNAWAITED
 from multicore_server.connections.room import make_room
 from multicore_server.hosts import Feature, lacks
 from multicore_server.ipc.request_table import NONE, Writer
 from multicore_server.ipc.scoreboard import Row
-from multicore_server.worker.heads import BODILESS, Heads
+from multicore_server.worker.heads import Heads, is_bodiless
 from multicore_server.worker.meter import COUNTED, MODULES, Meter, Watch, length_of, meter_of, metered
 from multicore_server.worker.queue_time import QueueTime
 
@@ -217,7 +216,7 @@ class JoinedCycle:
 
     def _is_whole_with(self, body: Any) -> bool:
         """Whether the client has all of the response when it has this too, whatever the app does then."""
-        if self.scope["method"] == "HEAD" or self.status in BODILESS:
+        if is_bodiless(self.scope["method"], self.status):
             return True
         ends = self.chunked_encoding is False and not self.ends_by_close
         return ends and bool(self.expected_content_length == len(body))
@@ -258,8 +257,7 @@ class JoinedCycle:
 
     def _complete(self) -> None:
         self.response_complete = True
-        if self.message_event is not UNAWAITED:
-            self.message_event.set()
+        self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

@@ -20,6 +20,11 @@ BODILESS = (204, 304)  # statuses
 LISTS = frozenset({list, tuple})  # what can be read again, where uvicorn is to make the head after all
 
 
+def is_bodiless(method: str, status: Any) -> bool:
+    """Whether nothing follows the head of a response, whatever it says of a length (RFC 9112 6.3)."""
+    return method == "HEAD" or status in BODILESS
+
+
 class Lines(dict[Any, bytes]):
     """Header lines by name and value, once they were found to be valid; the special ones are empty here."""
 
@@ -86,7 +91,7 @@ class Heads:
             return None
         if not cycle.keep_alive:
             parts.append(b"connection: close\r\n")
-        if chunked is None and cycle.scope["method"] != "HEAD" and status not in BODILESS:
+        if chunked is None and not is_bodiless(cycle.scope["method"], status):
             chunked = True
             parts.append(b"transfer-encoding: chunked\r\n")
         if chunked is not cycle.chunked_encoding:

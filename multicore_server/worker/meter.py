@@ -21,7 +21,7 @@ from uvicorn.protocols.http import h11_impl, httptools_impl
 
 from multicore_server.ipc.request_table import NONE, RequestTable, Writer
 from multicore_server.ipc.scoreboard import BUCKETS, CODES, METHODS, Item, Row
-from multicore_server.worker.heads import BODILESS, LENGTH, LISTS
+from multicore_server.worker.heads import LENGTH, LISTS, is_bodiless
 from multicore_server.worker.queue_time import QueueTime
 
 DURATIONS = Item.DURATIONS.value
@@ -152,7 +152,7 @@ class Progress:
 
 def length_of(method: str, status: Any, headers: Any) -> int | None:
     """The bytes behind a response's head (RFC 9112 6.3), None where the head does not say how many."""
-    if method == "HEAD" or status in BODILESS:
+    if is_bodiless(method, status):
         return 0
     if type(headers) not in LISTS:  # what is read once is uvicorn's to read
         return None
