@@ -107,23 +107,31 @@ def metered(cycle: Any, meter: Meter, load: Row | None = None) -> Any:
 
     class Metered(cycle, Progress):  # type: ignore[misc]  # a class that is chosen when it runs
         entry = NONE
+        is_load = False
 
         async def run_asgi(self, app: Any) -> None:
             begin(self)
             if load is not None:
+                self.is_load = True
                 load[IN_HAND] += 1
             try:
                 await run(self, app)
             finally:
-                if load is not None:
-                    load[IN_HAND] -= 1
+                self.unload()
                 if self.status != COUNTED:  # its response is cut short: the app's fault, or the client's
                     count(self, 0)
 
         def send(self, message: Any) -> Any:
             if self.status != COUNTED and self.completes(message):
+                # Before the client has it all: its next connection may come before this process runs on.
+                self.unload()
                 count(self, self.status)
             return send(self, message)
+
+        def unload(self) -> None:
+            if self.is_load:
+                self.is_load = False
+                load[IN_HAND] -= 1  # type: ignore[index]
 
     return Metered
 

@@ -367,6 +367,51 @@ def test_a_response_of_which_the_client_lacks_something_is_not_counted_yet(http:
     assert found(row) == {"GET 499": 1}
 
 
+class Recorded:
+    """A cycle whose client has each message at once; it notes what the worker had in progress then."""
+
+    def __init__(self, row: Row) -> None:
+        self.scope: dict[str, Any] = {
+            "method": "GET",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+        }
+        self.disconnected = False
+        self.in_hand = [row[Item.IN_HAND]]
+        self._row = row
+
+    async def run_asgi(self, app: Callable[[Send], Awaitable[None]]) -> None:
+        await app(self.send)
+        self.in_hand.append(self._row[Item.IN_HAND])
+
+    async def send(self, _message: Any) -> None:
+        self.in_hand.append(self._row[Item.IN_HAND])
+
+
+async def answers_and_goes_on(send: Send) -> None:
+    await start(send)
+    await body(send, b"all")
+    await asyncio.sleep(0)
+
+
+async def answers_half(send: Send) -> None:
+    await start(send)
+    await body(send, b"part", more=True)
+
+
+@pytest.mark.parametrize(
+    ("app", "in_hand"), [(answers_and_goes_on, [0, 1, 0, 0]), (answers_half, [0, 1, 1, 1])]
+)
+def test_a_request_is_no_load_when_its_client_has_the_response(app: Any, in_hand: list[int]) -> None:
+    row = Scoreboard(1).row(0)
+    made = meter.metered(Recorded, meter.meter_of(row), row)(row)
+    asyncio.run(made.run_asgi(app))
+    assert made.in_hand == in_hand
+    assert row[Item.IN_HAND] == 0
+
+
 def test_installing_is_undone() -> None:
     before = [module.RequestResponseCycle for module in meter.MODULES]
     with cycle.installed(Scoreboard(1).row(0)):
