@@ -18,7 +18,7 @@ from multicore_server.settings.table import Settings
 
 INTERVAL = 1.0  # seconds between two looks at the most
 RECENT = 5.0  # seconds in which a kill by the OOM killer explains a death: a large process takes long to end
-STALE = 1.5  # seconds without a heartbeat after which a worker's own measurements are not waited for
+STALE = 1.5  # seconds by which a heartbeat is overdue: its worker's own measurements are not waited for
 
 
 class Inspection:
@@ -66,13 +66,15 @@ class Inspection:
         row = self.scoreboard.row(process.row)
         with contextlib.suppress(OSError):  # it ended meanwhile, or we may not look
             row[Item.RESIDENT_MEMORY] = memory.rss(process.pid)
-        silent = now - max(row[Item.HEARTBEAT], process.ready_at or process.since, self._forgiven)
+        heard = max(row[Item.HEARTBEAT], process.ready_at or process.since, self._forgiven)
+        silent = now - heard
         if self.timeout and silent > self.timeout:
             yield ev.Hung(process.pid, silent)
         if not any(self._memory_limits):
             row[Item.MEMORY_LIMIT] = 0  # a reload may have taken the limit away
         else:
-            yield from self._inspect_memory(process, row, stale=silent > STALE, now=now)
+            overdue = now - max(heard, row[Item.BEAT_DUE])
+            yield from self._inspect_memory(process, row, stale=overdue > STALE, now=now)
 
     def _inspect_memory(
         self, process: Process, row: Row, *, stale: bool, now: float

@@ -32,6 +32,7 @@ TAKE = 64  # connections that are accepted before others get a turn
 TURNS = 15  # of the loop in which inboxes are swept, after each heartbeat
 READ = 0.005  # seconds in which a connection that was taken has been read, if its request was there
 ACCEPTED = Item.ACCEPTED.value
+WEBSOCKETS = Item.WEBSOCKETS.value
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -147,6 +148,12 @@ class Acceptor:
         return self.is_taking and not (
             self.state.draining or self.row[IN_HAND] or self.adopting or self.has_surplus
         )
+
+    @property
+    def hears_all(self) -> bool:
+        """Whether nothing comes here without a call of what `wake_by` was given: messages of WebSockets do,
+        and all that comes to protocols which are not ours."""
+        return is_movable(self.config.http_protocol_class) and not self.row[WEBSOCKETS]
 
     @property
     def has_sibling(self) -> bool:

@@ -86,13 +86,16 @@ class Http2(MovableProtocol):
             _expect_bytes(self)
 
     def data_received(self, data: bytes) -> None:
+        state = self.server_state
+        if state.wake is not None:
+            state.wake()
         self.finish()
         self.heard_at = time.monotonic()
         self._receive(data)
         if self.closes:
             self._close_connection()
-        if self.server_state.progressed is not None:
-            self.server_state.progressed(self)
+        if state.progressed is not None:
+            state.progressed(self)
 
     def handle_request(self, event: Any) -> None:
         own, head = self.app, Head(self.server_state, event)

@@ -15,11 +15,17 @@ from multicore_server.connections.strict import StrictProtocol
 _NONE = object()
 
 
-def sweep(connections: Iterable[Any], limits: Limits, now: float) -> None:
-    """Refuse the clients that take too long. To be called about once a second; ``now`` is monotonic."""
+def sweep(connections: Iterable[Any], limits: Limits, now: float) -> bool:
+    """Refuse the clients that take too long. To be called about once a second; ``now`` is monotonic.
+
+    Returns whether there are clients that have not taken all of a response.
+    """
+    some_unsent = False
     for connection in connections:
         if isinstance(connection, StrictProtocol):
             _look(connection, limits, now)
+            some_unsent = some_unsent or bool(connection.unsent)
+    return some_unsent
 
 
 def _look(connection: Any, limits: Limits, now: float) -> None:

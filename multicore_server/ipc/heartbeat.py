@@ -8,7 +8,8 @@ next beat forward: if that beat does not come, the worker is blocked.
 from __future__ import annotations
 
 BEAT = 0.08  # seconds between two heartbeats
-RESTING_BEAT = 1.0  # the same, where there was nothing to do for `REST_AFTER`
+RESTING_BEAT = 5.0  # the same, where there was nothing to do for `REST_AFTER`
+DOZING_BEAT = 1.0  # the same, where something is to be done each second, or may come that does not wake it
 REST_AFTER = 1.0  # seconds
 # Seconds for which a heartbeat is overdue, after which siblings ...
 LATE = 0.12  # ... place no connection with a worker

@@ -1,8 +1,8 @@
 """A worker's heartbeat; it also drives everything that a worker does from time to time.
 
 If there was nothing to do for a while, it beats slowly: otherwise 32 idle workers would wake 400 times a
-second. Connections on the worker's own listeners need no beat. Connections from a sibling, or to one, wake
-it.
+second, each time with cold caches. Connections on the worker's own listeners need no beat. Requests wake it,
+and so do connections from a sibling, or to one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from multicore_server.connections.acceptor import Acceptor
 from multicore_server.connections.state import ConnectionsState
-from multicore_server.ipc.heartbeat import BEAT, LATE, REST_AFTER, RESTING_BEAT
+from multicore_server.ipc.heartbeat import BEAT, DOZING_BEAT, LATE, REST_AFTER, RESTING_BEAT
 from multicore_server.ipc.scoreboard import Item
 
 HEARTBEAT = Item.HEARTBEAT.value
@@ -25,7 +25,8 @@ LOOP_LAG = Item.LOOP_LAG.value
 SIGNS = tuple(it.value for it in (Item.ACCEPTED, Item.HANDED_OVER, Item.MIGRATED, Item.MESSAGES_RECEIVED))
 
 BRISK = 0.01  # seconds of lag
-LAG_FADES = 0.99  # by each heartbeat: a scrape every 15 s still sees half of the worst
+LAG_FADES = 0.88  # each second: a scrape every 15 s still sees a seventh of the worst
+WORKING = 0.05  # of the time, on a CPU: an app that works without requests is not at rest
 QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
 
 logger = logging.getLogger("gunicorn.error")
@@ -46,7 +47,8 @@ class Watch(Protocol):
 class Heart:
     """``parts`` are called at each beat. ``timeout``: seconds without one after which the arbiter takes the
     worker for hung, 0 for never. ``identity`` names it in the log. While it ``is_busy`` it does not rest,
-    though nothing comes."""
+    though nothing comes; where it ``dozes`` it does not rest for long. ``on_wake`` is called before it serves
+    what ends its rest."""
 
     def __init__(
         self,
@@ -58,21 +60,27 @@ class Heart:
         identity: Callable[[], str],
         watch: Watch,
         is_busy: Callable[[], bool] = lambda: False,
+        dozes: Callable[[], bool] = lambda: False,
+        on_wake: Callable[[], object] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._state = state
         self._row = state.row
         self._acceptor = acceptor
         self._parts = parts
-        self._slowest = min(RESTING_BEAT, timeout / 4) if timeout else RESTING_BEAT
+        self._slowest = timeout / 4 if timeout else RESTING_BEAT  # seconds between two beats
         self._identity = identity
         self._watch = watch
         self._is_busy = is_busy
+        self._dozes = dozes
+        self._on_wake = on_wake
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._used = 0.0  # seconds of CPU time, by this thread, at the last beat
-        self._seen = 0.0  # the sum of the signs of something to do, at the last beat
-        self._busy_at = self._loop.time()
+        # At the last beat:
+        self._used = 0.0  # seconds of CPU time, by this thread
+        self._worked = time.process_time()
+        self._seen = 0.0  # the sum of the signs of something to do
+        self._beat_at = self._busy_at = self._loop.time()
         self._complain_due = 0.0
 
     def beat(self) -> None:
@@ -80,8 +88,9 @@ class Heart:
         self._state.beats += 1
         now = self._loop.time()
         lag = now - self._due if self._due else 0.0
-        rests = self._rests(now)
-        interval = self._slowest if rests else BEAT
+        elapsed, self._beat_at = now - self._beat_at, now
+        rests = self._rests(now, elapsed)
+        interval = self._interval_at_rest if rests else BEAT
         self._due = now + interval
         self._timer = self._loop.call_at(self._due, self.beat)
         self._acceptor.wake_by(self.wake if rests else None)
@@ -91,7 +100,7 @@ class Heart:
         before, self._used = self._used, time.thread_time()
         if lag > LATE:
             self._watch.over(lag, self._used - before)
-        row[LOOP_LAG] = worst = max(lag, row[LOOP_LAG] * LAG_FADES)
+        row[LOOP_LAG] = worst = max(lag, row[LOOP_LAG] * LAG_FADES**elapsed)
         self._state.is_brisk = worst < BRISK
         for part in self._parts:
             try:
@@ -108,13 +117,20 @@ class Heart:
         self._timer = self._loop.call_at(self._due, self.beat)
         self._row[BEAT_DUE] = due = time.monotonic() + BEAT  # at once: what has come may block the loop
         self._watch.expect(due)
+        self._on_wake()
 
-    def _rests(self, now: float) -> bool:
+    @property
+    def _interval_at_rest(self) -> float:
+        return min(DOZING_BEAT if self._dozes() else RESTING_BEAT, self._slowest)
+
+    def _rests(self, now: float, elapsed: float) -> bool:
         """Whether there was nothing to do for a while. Where siblings passed it over lately, they may have to
         do so again, and are to see it soon."""
         row = self._row
         seen = self._state.total_requests + sum([row[sign] for sign in SIGNS])
-        busy = row[LOOP_LAG] > LATE or not self._acceptor.may_rest or self._is_busy()
+        before, self._worked = self._worked, time.process_time()
+        works = self._worked - before > WORKING * elapsed
+        busy = works or row[LOOP_LAG] > LATE or not self._acceptor.may_rest or self._is_busy()
         if seen != self._seen or busy:
             self._seen, self._busy_at = seen, now
         return now - self._busy_at > REST_AFTER

@@ -71,6 +71,11 @@ class Host(Protocol):
         """A heartbeat is due."""
         ...
 
+    @property
+    def is_over_memory(self) -> bool:
+        """Whether it uses more than it may. Then it measures itself each second."""
+        ...
+
     def on_started(self) -> None:
         """The server listens."""
         ...
@@ -127,6 +132,7 @@ class WorkerServer(uvicorn.Server):
         self._gave_up = False  # requests were cancelled
         self._loops_handler: Any = None  # of SIGTERM
         self._sweep_due = 0.0
+        self._some_unsent = False  # clients have not taken all of their responses
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.signals = LoopSignals(self._loop)
@@ -154,6 +160,8 @@ class WorkerServer(uvicorn.Server):
             identity=identity,
             watch=self.watch,
             is_busy=lambda: bool(long),
+            dozes=self._dozes,
+            on_wake=self._renew_date,
         )
         self._choose_listener()
 
@@ -300,8 +308,17 @@ class WorkerServer(uvicorn.Server):
         now = self._loop.time()
         if now >= self._sweep_due:
             self._sweep_due = now + SWEEP
-            sweep(list(self.state.connections), self.state.limits, now)
+            self._some_unsent = sweep(list(self.state.connections), self.state.limits, now)
             self._told.set()  # the Date header
+
+    def _dozes(self) -> bool:
+        """Whether something is to be done each second, or may come that does not end a rest."""
+        return self._some_unsent or self.worker.is_over_memory or not self.acceptor.hears_all
+
+    def _renew_date(self) -> None:
+        """At the end of a rest, before the first response: what `main_loop` does between two beats."""
+        with contextlib.suppress(StopIteration):
+            self.on_tick(0).send(None)
 
     # --- the end ---
 

@@ -11,6 +11,7 @@ from multicore_server.machine import memory
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what this process uses
 MEMORY_INTERVAL = 10.0  # seconds between two measurements of its memory, where no limit asks for more
+STEADY_INTERVAL = 60.0  # the same, where its resident memory is as it was
 
 
 class Usage:
@@ -20,7 +21,9 @@ class Usage:
         self._row = row
         self._used_before = row[Item.CPU_SECONDS]
         self._look_due = 0.0
-        self._memory_due = 0.0
+        self._measured_at = -STEADY_INTERVAL
+        self._resident = 0  # bytes, at that time
+        self.is_over = False  # it uses more than it may, by RSS: it is measured each second
 
     def beat(self) -> None:
         """At each heartbeat."""
@@ -33,10 +36,12 @@ class Usage:
             self._look_at_memory(now)
 
     def _look_at_memory(self, now: float) -> None:
-        """Unique memory costs milliseconds to measure: often only while RSS is above the limit."""
-        row = self._row
-        over = row[Item.MEMORY_LIMIT] and memory.rss(os.getpid()) > row[Item.MEMORY_LIMIT]
-        if over or now >= self._memory_due:
-            self._memory_due = now + MEMORY_INTERVAL
+        """Unique memory costs milliseconds to measure: often only while RSS is above the limit, seldom while
+        RSS does not change."""
+        row, resident = self._row, memory.rss(os.getpid())
+        self.is_over = 0 < row[Item.MEMORY_LIMIT] < resident
+        interval = STEADY_INTERVAL if resident == self._resident else MEMORY_INTERVAL
+        if self.is_over or now - self._measured_at >= interval:
             row[Item.UNIQUE_MEMORY] = memory.uss()
-            row[Item.UNIQUE_MEMORY_AT] = now
+            row[Item.UNIQUE_MEMORY_AT] = self._measured_at = now
+            self._resident = resident

@@ -283,6 +283,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.mailbox.beat()
         self.usage.beat()
 
+    @property
+    def is_over_memory(self) -> bool:
+        return self.usage.is_over
+
     # --- signals, the reloader, the arbiter's end ---
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:

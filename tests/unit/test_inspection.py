@@ -147,13 +147,16 @@ def weigh(
 ) -> Callable[..., list[ev.Observation]]:
     """What a worker is found to use, given its resident memory and what it has measured itself."""
 
-    def weigh(rss: int, uss: int = 0, *, measured: float = 9.5, beat: float = 9.9, **limits: Any) -> Any:
+    def weigh(
+        rss: int, uss: int = 0, *, measured: float = 9.5, beat: float = 9.9, due: float = 0.0, **limits: Any
+    ) -> Any:
         found = make(
             **{name: size(value) if isinstance(value, int) else value for name, value in limits.items()}
         )
         monkeypatch.setattr(memory, "rss", lambda pid: rss)
         row = scoreboard.row(0)
         row[Item.HEARTBEAT], row[Item.UNIQUE_MEMORY], row[Item.UNIQUE_MEMORY_AT] = beat, uss, measured
+        row[Item.BEAT_DUE] = due
         return observed(found, 10.0)
 
     return weigh
@@ -178,6 +181,10 @@ RSS = {"memory_metric": "rss"}
         pytest.param({"rss": 300, "uss": 210, "measured": 5.0, **BOTH}, None, id="measured long ago"),
         pytest.param({"rss": 300, "uss": 210, "measured": -1.0, **BOTH}, None, id="measured by another"),
         pytest.param({"rss": 300, "beat": 8.0, **BOTH}, (True, 300, 200), id="stale: judged by RSS"),
+        pytest.param(
+            {"rss": 300, "uss": 110, "beat": 7.5, "due": 12.5, **BOTH}, (False, 110, 100), id="at rest"
+        ),
+        pytest.param({"rss": 300, "beat": 3.0, "due": 8.0, **BOTH}, (True, 300, 200), id="stale at rest"),
     ],
 )
 def test_memory(

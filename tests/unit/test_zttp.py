@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from multicore_server import hosts
 from multicore_server.connections.factory import movable
+from multicore_server.connections.http2 import Http2
 from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.connections.zttp import Http10, Tail
 from tests.support.parsers import HAS_ZTTP
@@ -156,3 +158,12 @@ def test_one_that_lacks_a_member_stays_uvicorns_own(monkeypatch: pytest.MonkeyPa
         assert movable(ZttpProtocol) is ZttpProtocol
     finally:
         movable.cache_clear()
+
+
+def test_what_comes_over_http_2_ends_the_rest_of_its_worker() -> None:
+    done: list[Any] = []
+    connection: Any = Http2.__new__(Http2)
+    connection.server_state = SimpleNamespace(wake=lambda: done.append("wake"), progressed=None)
+    connection._receive = done.append
+    connection.data_received(b"frames")
+    assert done == ["wake", b"frames"]

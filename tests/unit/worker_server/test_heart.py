@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from multicore_server.connections.inboxes import Kind, Sent
-from multicore_server.ipc.heartbeat import BEAT, RESTING_BEAT
+from multicore_server.ipc.heartbeat import BEAT, DOZING_BEAT, RESTING_BEAT
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.worker import heart as module
+from multicore_server.worker import server as server_module
 from multicore_server.worker.long_requests import LongRequests
+from tests.unit.fake_transport import GET
 from tests.unit.worker_server.serving import Host, Serving, play
 
 
 @pytest.fixture(autouse=True)
 def _soon_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_AFTER", 0.0)
+    monkeypatch.setattr(module, "WORKING", math.inf)  # these tests poll
 
 
 def ahead(serving: Serving) -> float:
@@ -53,6 +61,103 @@ def test_one_that_rests_is_not_taken_for_hung(timeout: int, slowest: float) -> N
         await serving.drain()
 
     play(scenario, host)
+
+
+def over_memory(serving: Serving) -> None:
+    serving.host.is_over_memory = True
+
+
+def websocket(serving: Serving) -> None:
+    serving.host.context.row[Item.WEBSOCKETS] = 1
+
+
+def foreign_protocol(serving: Serving) -> None:
+    serving.server.config.http_protocol_class = HttpToolsProtocol
+
+
+@pytest.mark.parametrize("reason", [over_memory, websocket, foreign_protocol])
+def test_one_that_is_needed_each_second_or_does_not_hear_all_rests_no_longer(
+    reason: Callable[[Serving], None],
+) -> None:
+    async def scenario(serving: Serving) -> None:
+        reason(serving)
+        await at_rest(serving)
+        assert ahead(serving) == pytest.approx(DOZING_BEAT, abs=0.3)
+        await serving.drain()
+
+    play(scenario)
+
+
+async def much(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(20_000_000)})
+
+
+def test_one_whose_client_does_not_read_rests_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SWEEP", 0.0)
+
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        serving.wake_sibling()
+        loop, client = asyncio.get_running_loop(), socket.socket()
+        client.setblocking(False)
+        serving.clients.append(client)
+        await loop.sock_connect(client, serving.listener.getsockname())
+        await loop.sock_sendall(client, GET)
+        await serving.until(lambda: serving.server.state.total_requests)
+        serving.server.heart.beat()
+        await serving.until(lambda: ahead(serving) > BEAT)
+        assert ahead(serving) == pytest.approx(DOZING_BEAT, abs=0.3)
+        serving.server.stop(quick=True)
+        await serving.drain(quick=True)
+
+    play(scenario, app=much)
+
+
+def test_one_whose_app_works_without_requests_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        monkeypatch.setattr(module, "WORKING", 0.05)
+        end = time.process_time() + 0.1
+        while time.process_time() < end:
+            pass
+        serving.server.heart.beat()
+        assert ahead(serving) <= BEAT
+        await serving.drain()
+
+    play(scenario)
+
+
+def test_the_first_response_after_a_rest_has_the_date_of_now() -> None:
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        serving.server.state.default_headers = [(b"date", b"long ago")]
+        client = await serving.ask()
+        serving.app.answer()
+        answer = await serving.read(client)
+        assert b"date: " in answer
+        assert b"long ago" not in answer
+        await serving.drain()
+
+    play(scenario)
+
+
+def test_a_lag_fades_with_time_and_not_with_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        serving.server.heart.beat()
+        lags = []
+        for _ in range(50):
+            serving.host.context.row[Item.LOOP_LAG] = 5.0
+            serving.server.heart.beat()
+            lags.append(serving.host.context.row[Item.LOOP_LAG])
+        assert min(lags) > 4.9
+        monkeypatch.setattr(serving.server.heart, "_beat_at", asyncio.get_running_loop().time() - 15)
+        serving.server.heart.beat()
+        assert serving.host.context.row[Item.LOOP_LAG] == pytest.approx(5.0 * 0.88**15, rel=0.1)
+        await serving.drain()
+
+    play(scenario)
 
 
 def in_hand(serving: Serving) -> None:
