@@ -136,8 +136,8 @@ class Acceptor:
         dispatcher.measure_surplus()
 
     def wake_by(self, wake: Callable[[], None] | None) -> None:
-        """Call this, if it is given, as requests come, before a connection comes from a sibling and when one
-        goes to one."""
+        """Call this, if it is given, as connections and requests come, and when a connection goes to a
+        sibling."""
         self.state.wake = wake
         if self.dispatcher is not None:
             self.dispatcher.wake = wake

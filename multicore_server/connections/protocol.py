@@ -85,6 +85,8 @@ class MovableProtocol(SpoolingProtocol):
     def connection_made(self, transport: Any) -> None:
         state = self.server_state
         self.row = state.row
+        if state.wake is not None:
+            state.wake()
         if self.handed is None:
             if state.dispatch is None:
                 self.row[IN_HAND] += 1

@@ -42,7 +42,7 @@ class ConnectionsState(ServerState):
         self.dispatch: Callable[[Kind, int], Outcome] | None = None
         # Takes a new connection where that needs no choice; where it does not, it is dispatched.
         self.takes: Callable[[], bool] = lambda: False
-        self.wake: Callable[[], None] | None = None  # while the worker rests, called as requests come
+        self.wake: Callable[[], None] | None = None  # while the worker rests, called as something comes
         self.tell: Callable[[Any], None] | None = None
         self.progressed = gate.progressed
         self.hand_over: Send = keep  # gives idle connections to a sibling

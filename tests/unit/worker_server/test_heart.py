@@ -222,6 +222,21 @@ def test_a_request_that_is_looked_after_keeps_it_awake() -> None:
     play(scenario, host)
 
 
+def test_a_client_that_says_nothing_wakes_it() -> None:
+    """Its time to send a request begins now."""
+
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        client = socket.create_connection(serving.listener.getsockname())
+        serving.clients.append(client)
+        began = time.monotonic()
+        await serving.until(lambda: ahead(serving) <= BEAT)
+        assert time.monotonic() - began < RESTING_BEAT / 2
+        await serving.drain()
+
+    play(scenario)
+
+
 def test_a_connection_from_a_sibling_wakes_it() -> None:
     async def scenario(serving: Serving) -> None:
         await at_rest(serving)
