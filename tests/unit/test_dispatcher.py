@@ -41,7 +41,7 @@ class Fleet:
     def dispatcher(self, slot: int, row: int, *, inline: bool = False) -> Dispatcher:
         dispatcher = Dispatcher(self.handover, slot, self.handover.scoreboard.row(row), inline=inline)
         dispatcher.open()
-        dispatcher.row[Item.BEAT_DUE] = time.monotonic()
+        dispatcher.row[Item.BEAT_DUE] = time.monotonic() + 10.0
         return dispatcher
 
     def publish(self) -> None:
@@ -140,7 +140,7 @@ def test_an_unattended_inbox_is_swept(build: Build, how: str) -> None:
     elif how == "retired":
         fleet.dispatchers[2].row[Item.ACCEPTING] = 0
     else:
-        fleet.dispatchers[2].row[Item.BEAT_DUE] -= LATE
+        fleet.dispatchers[2].row[Item.BEAT_DUE] = time.monotonic() - LATE
     assert fleet.adopt(fleet.dispatchers[0].sweep().kept) == 3
     assert fleet.waiting() == [0, 3, 0]
 
@@ -165,7 +165,7 @@ def test_a_worker_that_rests_is_expected_to_wake(build: Build) -> None:
 def test_workers_that_rest_look_at_the_inboxes_behind_their_own(build: Build) -> None:
     fleet = build(12)
     for slot in range(12):
-        fleet.dispatchers[slot].row[Item.BEAT_DUE] -= LATE
+        fleet.dispatchers[slot].row[Item.BEAT_DUE] = time.monotonic() - LATE
     for dispatcher in fleet.dispatchers:
         assert len(dispatcher.siblings.unattended()) == 11
         assert dispatcher.siblings.unattended(8) == [(dispatcher.slot + step) % 12 for step in range(1, 9)]
@@ -345,7 +345,7 @@ def test_a_stopped_process_that_has_the_lock(build: Build) -> None:
         assert time.monotonic() - started < 0.1 + 2 * module.CLOSE_PATIENCE
         holder.kill()
     fleet.dispatchers[1].open()
-    fleet.dispatchers[1].row[Item.BEAT_DUE] = time.monotonic()
+    fleet.dispatchers[1].row[Item.BEAT_DUE] = time.monotonic() + 10.0
     # The lock is released with its holder.
     assert fleet.dispatchers[0].dispatch(Kind.NEW, fleet.descriptor) is SENT
 

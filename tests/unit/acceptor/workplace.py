@@ -52,7 +52,7 @@ class Workplace:
         self.handover = Handover.make(Scoreboard(2), 2)
         self.sibling = self.handover.scoreboard.row(ROWS_PER_SLOT)
         self.row = self.handover.scoreboard.row(0)
-        self.row[Item.BEAT_DUE] = time.monotonic()
+        self.row[Item.BEAT_DUE] = time.monotonic() + PATIENCE
         self.dispatcher = None if shared else Dispatcher(self.handover, 0, self.row, inline=inline)
         gate = InlineGate(lambda _: False) if inline else OpenGate()
         self.connections = Connections(self.loop, "httptools", gate)
@@ -78,7 +78,7 @@ class Workplace:
 
     def wake_sibling(self) -> None:
         self.sibling[Item.ACCEPTING] = 1
-        self.sibling[Item.BEAT_DUE] = time.monotonic()
+        self.sibling[Item.BEAT_DUE] = time.monotonic() + PATIENCE
         self.serving(0, 1)
 
     def connect(self) -> socket.socket:

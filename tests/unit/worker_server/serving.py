@@ -137,7 +137,7 @@ class Serving:
     def wake_sibling(self) -> None:
         board = self.host.handover.scoreboard
         board.row(ROWS_PER_SLOT)[Item.ACCEPTING] = 1
-        board.row(ROWS_PER_SLOT)[Item.BEAT_DUE] = time.monotonic()
+        board.row(ROWS_PER_SLOT)[Item.BEAT_DUE] = time.monotonic() + PATIENCE
         board.publish(frozenset({0, ROWS_PER_SLOT}))
 
     async def start(self) -> None:
