@@ -150,10 +150,12 @@ class Acceptor:
         )
 
     @property
-    def hears_all(self) -> bool:
-        """Whether nothing comes here without a call of what `wake_by` was given: messages of WebSockets do,
-        and all that comes to protocols which are not ours."""
-        return is_movable(self.config.http_protocol_class) and not self.row[WEBSOCKETS]
+    def dozes(self) -> bool:
+        """Whether something may come without a call of what `wake_by` was given: messages of WebSockets do,
+        and all that comes to protocols which are not ours; or whether there are inboxes to look after."""
+        if self.row[WEBSOCKETS] or not is_movable(self.config.http_protocol_class):
+            return True
+        return self.dispatcher is not None and self.dispatcher.siblings.is_on_duty
 
     @property
     def has_sibling(self) -> bool:

@@ -275,7 +275,8 @@ class Dispatcher:
 
     def sweep(self) -> Swept:
         """Place anew what is in the inboxes that nobody looks after, some of it."""
-        looked_at = self.siblings.unattended(SAMPLE if self.wake is not None else None)
+        rests = self.wake is not None and not self.siblings.is_on_duty
+        looked_at = self.siblings.unattended(SAMPLE if rests else None)
         return self._place_anew([slot for slot in looked_at if self._inboxes.waiting(slot)])
 
     def _place_anew(self, slots: Sequence[int]) -> Swept:

@@ -13,6 +13,7 @@ from multicore_server.ipc.heartbeat import BEAT, LATE, UNATTENDED
 from multicore_server.ipc.scoreboard import ROWS_PER_SLOT, Item, Row
 
 SAMPLE = 8  # candidates for one choice: it stays cheap with any number of workers
+ON_DUTY = 2  # workers that look after the inboxes of all, while the others rest
 
 # The values of Item.ACCEPTING.
 CLOSED = 0.0  # it takes no more connections
@@ -47,6 +48,11 @@ class Siblings:
             self._serving = [(slot, row) for slot, row in rows if slot != self._slot or retired]
             self._by_slot = dict(self._serving)
         return self._serving
+
+    @property
+    def is_on_duty(self) -> bool:
+        """Whether this worker is one of the first `ON_DUTY`."""
+        return sum(slot < self._slot for slot, _ in self.serving()) < ON_DUTY
 
     def expect_beat(self, slot: int) -> None:
         """A connection was sent there: a worker that rests wakes, and one that does not is blocked."""

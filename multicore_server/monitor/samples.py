@@ -33,7 +33,7 @@ from multicore_server.metrics.quantile import quantile as histogram_quantile
 
 EVERY = 2.0  # seconds between two samples
 KEPT = 300  # samples: ten minutes
-WINDOW = 3  # intervals that CPU and latencies are of: CPU seconds are counted once a second, it would flicker
+WINDOW = 3  # intervals that CPU and latencies are of: CPU seconds are counted each second, or less often
 MOST_MARKS = 100
 MOST_TEXT = 200  # characters of a mark
 

@@ -1,8 +1,8 @@
 """A worker's heartbeat; it also drives everything that a worker does from time to time.
 
 If there was nothing to do for a while, it beats slowly: otherwise 32 idle workers would wake 400 times a
-second, each time with cold caches. Connections on the worker's own listeners need no beat. Requests wake it,
-and so do connections from a sibling, or to one.
+second, each time with cold caches. What comes wakes it: connections, requests, messages. So does a connection
+that it gives to a sibling.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIGNS = tuple(it.value for it in (Item.ACCEPTED, Item.HANDED_OVER, Item.MIGRATED
 
 BRISK = 0.01  # seconds of lag
 LAG_FADES = 0.88  # each second: a scrape every 15 s still sees a seventh of the worst
-WORKING = 0.05  # of the time, on a CPU: an app that works without requests is not at rest
+WORKING = 0.05  # of the time, on a CPU: an app that works without requests does not rest for long
 QUIET = 10.0  # seconds between two log lines about a heartbeat that fails
 
 logger = logging.getLogger("gunicorn.error")
@@ -68,7 +68,8 @@ class Heart:
         self._row = state.row
         self._acceptor = acceptor
         self._parts = parts
-        self._slowest = timeout / 4 if timeout else RESTING_BEAT  # seconds between two beats
+        self._slowest = timeout / 4 if timeout else RESTING_BEAT
+        self._interval_at_rest = min(DOZING_BEAT, self._slowest)
         self._identity = identity
         self._watch = watch
         self._is_busy = is_busy
@@ -76,11 +77,10 @@ class Heart:
         self._on_wake = on_wake
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        # At the last beat:
-        self._used = 0.0  # seconds of CPU time, by this thread
-        self._worked = time.process_time()
-        self._seen = 0.0  # the sum of the signs of something to do
-        self._beat_at = self._busy_at = self._loop.time()
+        self._used = 0.0  # seconds of CPU time, by this thread, at the last beat
+        self._seen = 0.0  # the sum of the signs of something to do, at the last beat
+        self._worked = time.process_time()  # when `_choose_rest` looked last, at this time:
+        self._chosen_at = self._beat_at = self._busy_at = self._loop.time()
         self._complain_due = 0.0
 
     def beat(self) -> None:
@@ -89,7 +89,10 @@ class Heart:
         now = self._loop.time()
         lag = now - self._due if self._due else 0.0
         elapsed, self._beat_at = now - self._beat_at, now
-        rests = self._rests(now, elapsed)
+        is_quiet = self._is_quiet()
+        if not is_quiet:
+            self._busy_at = now
+        rests = now - self._busy_at > REST_AFTER
         interval = self._interval_at_rest if rests else BEAT
         self._due = now + interval
         self._timer = self._loop.call_at(self._due, self.beat)
@@ -102,7 +105,7 @@ class Heart:
             self._watch.over(lag, self._used - before)
         row[LOOP_LAG] = worst = max(lag, row[LOOP_LAG] * LAG_FADES**elapsed)
         self._state.is_brisk = worst < BRISK
-        for part in self._parts:
+        for part in (*self._parts, self._choose_rest) if is_quiet else self._parts:
             try:
                 part()
             except Exception as exc:  # noqa: BLE001, PERF203 - no memory, or a mistake of ours
@@ -113,27 +116,29 @@ class Heart:
         self._acceptor.wake_by(None)
         if self._timer is not None:
             self._timer.cancel()
-        self._busy_at = self._due = self._loop.time()
-        self._timer = self._loop.call_at(self._due, self.beat)
-        self._row[BEAT_DUE] = due = time.monotonic() + BEAT  # at once: what has come may block the loop
-        self._watch.expect(due)
+        self._busy_at = now = self._loop.time()
+        self._due = min(self._due, now)  # it may be overdue: the loop was blocked
+        self._timer = self._loop.call_at(now, self.beat)
+        # At once, as what has come may block the loop. It runs now: the time before counts for nothing.
+        row, moment = self._row, time.monotonic()
+        row[HEARTBEAT], row[BEAT_DUE] = moment, moment + BEAT
+        self._watch.expect(moment + BEAT)
         self._on_wake()
 
-    @property
-    def _interval_at_rest(self) -> float:
-        return min(DOZING_BEAT if self._dozes() else RESTING_BEAT, self._slowest)
+    def _is_quiet(self) -> bool:
+        """Whether there was nothing to do since the last beat. Where siblings passed it over lately, they may
+        have to do so again, and are to see it soon."""
+        row, before = self._row, self._seen
+        self._seen = self._state.total_requests + sum([row[sign] for sign in SIGNS])
+        busy = row[LOOP_LAG] > LATE or not self._acceptor.may_rest or self._is_busy()
+        return self._seen == before and not busy
 
-    def _rests(self, now: float, elapsed: float) -> bool:
-        """Whether there was nothing to do for a while. Where siblings passed it over lately, they may have to
-        do so again, and are to see it soon."""
-        row = self._row
-        seen = self._state.total_requests + sum([row[sign] for sign in SIGNS])
-        before, self._worked = self._worked, time.process_time()
-        works = self._worked - before > WORKING * elapsed
-        busy = works or row[LOOP_LAG] > LATE or not self._acceptor.may_rest or self._is_busy()
-        if seen != self._seen or busy:
-            self._seen, self._busy_at = seen, now
-        return now - self._busy_at > REST_AFTER
+    def _choose_rest(self) -> None:
+        """How long it rests, if it does: for the next beat."""
+        now, worked = self._loop.time(), time.process_time()
+        works = worked - self._worked > WORKING * (now - self._chosen_at)
+        self._chosen_at, self._worked = now, worked
+        self._interval_at_rest = min(DOZING_BEAT if works or self._dozes() else RESTING_BEAT, self._slowest)
 
     def _complain(self, exc: Exception) -> None:
         """Log what failed in a heartbeat, if that was not done a short while ago."""

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from multicore_server import cluster
@@ -45,6 +45,7 @@ class Mailbox:
         self._receivers: Receivers | None = None
         self._actions: Actions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # while it listens
+        self._wake: Callable[[], None] = lambda: None
         self._reading = False
         self._look_due = 0.0
         self._complained = False
@@ -124,8 +125,11 @@ class Mailbox:
 
     # --- in
 
-    def open(self, loop: asyncio.AbstractEventLoop, apart: Apart | None) -> None:
-        """The worker is ready: take messages."""
+    def open(
+        self, loop: asyncio.AbstractEventLoop, apart: Apart | None, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        """The worker is ready: take messages. ``wake`` is called before they are handled."""
+        self._wake = wake
         self._receivers, self._actions = cluster.open_receivers(loop, apart)
         self._actions.build_in(builtin_actions.ALL.items())
         self._receivers.on_lost = lambda: self._count(Item.MESSAGES_LOST)
@@ -153,6 +157,7 @@ class Mailbox:
 
     def _read(self) -> bool:
         """Whether there may be more."""
+        self._wake()
         for _ in range(AT_ONCE):
             if self._receivers is None or self._receivers.calls.is_full:
                 self._be_deaf()  # until there is room: what does not fit waits with its senders

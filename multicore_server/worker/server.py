@@ -25,6 +25,7 @@ from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.connections.spool import Spools
 from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.timeouts import sweep
+from multicore_server.ipc.scoreboard import Item
 from multicore_server.settings.gunicorn import spool_directories
 from multicore_server.worker.blocked import Blocked
 from multicore_server.worker.candidacy import Candidacy
@@ -39,6 +40,7 @@ from multicore_server.worker.watch import LoopWatch, patience
 logger = logging.getLogger("gunicorn.error")
 
 SWEEP = 1.0  # seconds between two looks for clients that take too long
+LIFESPAN = "LifespanOn.main"  # uvicorn's task that has the app's lifespan
 CANCEL_GRACE = 0.25  # seconds for cancelled requests to answer 500
 LIFESPAN_GRACE = 1.0  # seconds for the app's lifespan shutdown when there is no time left
 
@@ -69,11 +71,6 @@ class Host(Protocol):
 
     def beat(self) -> None:
         """A heartbeat is due."""
-        ...
-
-    @property
-    def is_over_memory(self) -> bool:
-        """Whether it uses more than it may. Then it measures itself each second."""
         ...
 
     def on_started(self) -> None:
@@ -132,6 +129,7 @@ class WorkerServer(uvicorn.Server):
         self._gave_up = False  # requests were cancelled
         self._loops_handler: Any = None  # of SIGTERM
         self._sweep_due = 0.0
+        self._task: Any = None  # that runs it
         self._some_unsent = False  # clients have not taken all of their responses
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -216,6 +214,11 @@ class WorkerServer(uvicorn.Server):
         except Exception:
             logger.exception("%s uvicorn.Server.handle_exit was replaced, and failed", self.worker.identity)
 
+    def wake(self) -> None:
+        """Something comes: end the rest."""
+        if self.state.wake is not None:
+            self.state.wake()
+
     def begin_to_drain(self) -> None:
         """At once: responses that are complete before the loop comes to `shutdown` are the last too. May run
         inside a signal handler, while the app has the thread."""
@@ -271,7 +274,7 @@ class WorkerServer(uvicorn.Server):
             connection.leave_soon()
 
     async def main_loop(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         for number in HANDLED:
             self.signals.take(number, self.worker.on_signal)
         self._hear_term_at_once()
@@ -312,8 +315,14 @@ class WorkerServer(uvicorn.Server):
             self._told.set()  # the Date header
 
     def _dozes(self) -> bool:
-        """Whether something is to be done each second, or may come that does not end a rest."""
-        return self._some_unsent or self.worker.is_over_memory or not self.acceptor.hears_all
+        """Whether something is to be looked after while it rests, or may come that does not end a rest. What
+        the app does without requests may block the loop, and may use more memory than it has."""
+        is_limited = bool(self.row[Item.MEMORY_LIMIT])
+        return self._some_unsent or is_limited or self.acceptor.dozes or self._app_has_tasks()
+
+    def _app_has_tasks(self) -> bool:
+        tasks = asyncio.all_tasks(self._loop) - {self._task}
+        return any(getattr(task.get_coro(), "__qualname__", "") != LIFESPAN for task in tasks)
 
     def _renew_date(self) -> None:
         """At the end of a rest, before the first response: what `main_loop` does between two beats."""

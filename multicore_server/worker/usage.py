@@ -23,7 +23,6 @@ class Usage:
         self._look_due = 0.0
         self._measured_at = -STEADY_INTERVAL
         self._resident = 0  # bytes, at that time
-        self.is_over = False  # it uses more than it may, by RSS: it is measured each second
 
     def beat(self) -> None:
         """At each heartbeat."""
@@ -39,9 +38,9 @@ class Usage:
         """Unique memory costs milliseconds to measure: often only while RSS is above the limit, seldom while
         RSS does not change."""
         row, resident = self._row, memory.rss(os.getpid())
-        self.is_over = 0 < row[Item.MEMORY_LIMIT] < resident
+        is_over = 0 < row[Item.MEMORY_LIMIT] < resident
         interval = STEADY_INTERVAL if resident == self._resident else MEMORY_INTERVAL
-        if self.is_over or now - self._measured_at >= interval:
+        if is_over or now - self._measured_at >= interval:
             row[Item.UNIQUE_MEMORY] = memory.uss()
             row[Item.UNIQUE_MEMORY_AT] = self._measured_at = now
             self._resident = resident

@@ -283,9 +283,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.mailbox.beat()
         self.usage.beat()
 
-    @property
-    def is_over_memory(self) -> bool:
-        return self.usage.is_over
+    def _wake(self) -> None:
+        if self.server is not None:
+            self.server.wake()
 
     # --- signals, the reloader, the arbiter's end ---
 
@@ -300,7 +300,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if self._lifeline is not None:
             self._lifeline.serve(drain, self._listeners)
         self._forked.note_handlers()
-        self.mailbox.open(loop, self._apart)
+        self.mailbox.open(loop, self._apart, self._wake)
         loop.add_reader(self.PIPE[0], self._on_file_changed)
         loop.add_reader(self.context.channel.child_end.fileno(), self._obey)
         if self.reloader is not None:

@@ -766,6 +766,18 @@ def test_a_server_that_was_short_of_descriptors_says_so(
     assert caplog.messages == ["instance=1 takes no messages: no descriptors were left at the start"]
 
 
+def test_a_message_ends_the_rest_of_its_worker_before_it_is_handled(office: Office, seen: list[Any]) -> None:
+    async def main() -> None:
+        mailbox, woken = office.worker(0), list[int]()
+        mailbox.open(asyncio.get_running_loop(), None, lambda: woken.append(len(seen)))
+        office.say(0, "hello")
+        await until(lambda: seen)
+        assert woken[0] == 0
+        await mailbox.end(0)
+
+    run(main)
+
+
 def test_what_comes_is_handled_in_order_and_counted(office: Office, seen: list[Any]) -> None:
     async def main() -> None:
         async with open_worker(office):

@@ -176,6 +176,19 @@ def test_workers_that_rest_look_at_the_inboxes_behind_their_own(build: Build) ->
     assert fleet.adopt(fleet.dispatchers[0].sweep().kept) == 1
 
 
+def test_the_first_workers_look_after_all_inboxes_also_while_they_rest(build: Build) -> None:
+    fleet = build(12)
+    assert [it.siblings.is_on_duty for it in fleet.dispatchers] == [True, True, *[False] * 10]
+    fleet.serving.remove(0)
+    fleet.publish()
+    assert [it.siblings.is_on_duty for it in fleet.dispatchers[1:]] == [True, True, *[False] * 9]
+    fleet.dispatchers[11].row[Item.BEAT_DUE] = time.monotonic() - LATE
+    fleet.handover.inboxes.send(11, [Sent(Kind.NEW, fleet.descriptor)])
+    for dispatcher in fleet.dispatchers:
+        dispatcher.wake = lambda: None
+    assert fleet.adopt(fleet.dispatchers[1].sweep().kept) == 1
+
+
 def test_the_last_worker_keeps_everything(build: Build) -> None:
     fleet = build(2)
     fleet.handover.inboxes.send(1, [Sent(Kind.NEW, fleet.descriptor)])

@@ -41,7 +41,6 @@ class Host:
     identity = "instance=0"
     interface = "asgi3"
     waits_for_app = False
-    is_over_memory = False
 
     def __init__(self, config: uvicorn.Config) -> None:
         self.cfg = SimpleNamespace(

@@ -206,16 +206,6 @@ def test_memory_is_measured_less_often_where_resident_memory_does_not_change(
     assert measured == [3]
 
 
-def test_it_says_that_it_is_over_its_limit(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "rss", lambda _: 100)
-    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.0)
-    hired = hire()
-    for limit, is_over in ((0, False), (100, False), (99, True), (0, False)):
-        hired.row[Item.MEMORY_LIMIT] = limit
-        hired.worker.beat()
-        assert hired.worker.is_over_memory is is_over
-
-
 def test_without_descriptors_memory_is_measured_later(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = [OSError(errno.EMFILE, "Too many open files")]
 

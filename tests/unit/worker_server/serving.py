@@ -39,7 +39,6 @@ class Host:
     waits_for_app = False
     direct: Any = None
     long_requests: Any = None
-    is_over_memory = False
 
     def __init__(
         self, scheduling: Scheduling = "least", interface: str = "asgi3", graceful_timeout: int = 2

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from multicore_server.connections import siblings
 from multicore_server.connections.inboxes import Kind, Sent
 from multicore_server.ipc.heartbeat import BEAT, DOZING_BEAT, RESTING_BEAT
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.worker import heart as module
 from multicore_server.worker import server as server_module
 from multicore_server.worker.long_requests import LongRequests
+from multicore_server.worker.server import WorkerServer
 from tests.unit.fake_transport import GET
 from tests.unit.worker_server.serving import Host, Serving, play
 
@@ -26,7 +28,9 @@ from tests.unit.worker_server.serving import Host, Serving, play
 @pytest.fixture(autouse=True)
 def _soon_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_AFTER", 0.0)
-    monkeypatch.setattr(module, "WORKING", math.inf)  # these tests poll
+    monkeypatch.setattr(module, "WORKING", math.inf)  # these tests poll,
+    monkeypatch.setattr(WorkerServer, "_app_has_tasks", lambda _: False)  # and are tasks
+    monkeypatch.setattr(siblings, "ON_DUTY", 0)
 
 
 def ahead(serving: Serving) -> float:
@@ -37,7 +41,8 @@ def ahead(serving: Serving) -> float:
 async def at_rest(serving: Serving) -> None:
     await serving.start()
     serving.wake_sibling()
-    serving.server.heart.beat()
+    for _ in range(2):  # the first one chooses how long the second one rests
+        serving.server.heart.beat()
     await serving.until(lambda: ahead(serving) > BEAT)
 
 
@@ -63,8 +68,8 @@ def test_one_that_rests_is_not_taken_for_hung(timeout: int, slowest: float) -> N
     play(scenario, host)
 
 
-def over_memory(serving: Serving) -> None:
-    serving.host.is_over_memory = True
+def memory_limit(serving: Serving) -> None:
+    serving.host.context.row[Item.MEMORY_LIMIT] = 1e9
 
 
 def websocket(serving: Serving) -> None:
@@ -75,7 +80,21 @@ def foreign_protocol(serving: Serving) -> None:
     serving.server.config.http_protocol_class = HttpToolsProtocol
 
 
-@pytest.mark.parametrize("reason", [over_memory, websocket, foreign_protocol])
+def tasks_of_the_app(serving: Serving) -> None:
+    serving.server._app_has_tasks = lambda: True  # type: ignore[method-assign]
+
+
+def on_duty(serving: Serving) -> None:
+    siblings.ON_DUTY = 1
+
+
+def working(serving: Serving) -> None:
+    module.WORKING = -1.0
+
+
+@pytest.mark.parametrize(
+    "reason", [memory_limit, websocket, foreign_protocol, tasks_of_the_app, on_duty, working]
+)
 def test_one_that_is_needed_each_second_or_does_not_hear_all_rests_no_longer(
     reason: Callable[[Serving], None],
 ) -> None:
@@ -114,18 +133,47 @@ def test_one_whose_client_does_not_read_rests_no_longer(monkeypatch: pytest.Monk
     play(scenario, app=much)
 
 
-def test_one_whose_app_works_without_requests_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("share", "rests"), [(0.01, RESTING_BEAT), (0.2, DOZING_BEAT)])
+def test_one_whose_app_works_without_requests_rests_no_longer(
+    share: float, rests: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(serving: Serving) -> None:
         await at_rest(serving)
+        heart = serving.server.heart
         monkeypatch.setattr(module, "WORKING", 0.05)
-        end = time.process_time() + 0.1
-        while time.process_time() < end:
-            pass
-        serving.server.heart.beat()
-        assert ahead(serving) <= BEAT
+        monkeypatch.setattr(heart, "_chosen_at", asyncio.get_running_loop().time() - 1)
+        monkeypatch.setattr(heart, "_worked", time.process_time() - share)
+        heart._choose_rest()
+        assert heart._interval_at_rest == rests
         await serving.drain()
 
     play(scenario)
+
+
+async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
+    while True:
+        await send({"type": f"{(await receive())['type']}.complete"})
+
+
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+def test_the_tasks_of_the_app_are_told_from_the_servers_own(
+    lifespan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+
+    async def scenario() -> None:
+        serving = Serving(Host(), with_lifespan, lifespan)
+        server = serving.server
+        server._task = asyncio.current_task()
+        await server.lifespan.startup()
+        assert not server._app_has_tasks()
+        of_the_app = asyncio.create_task(asyncio.sleep(60))
+        assert server._app_has_tasks()
+        of_the_app.cancel()
+        await server.lifespan.shutdown()
+        serving.close()
+
+    asyncio.run(scenario())
 
 
 def test_the_first_response_after_a_rest_has_the_date_of_now() -> None:
@@ -155,6 +203,33 @@ def test_a_lag_fades_with_time_and_not_with_beats(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(serving.server.heart, "_beat_at", asyncio.get_running_loop().time() - 15)
         serving.server.heart.beat()
         assert serving.host.context.row[Item.LOOP_LAG] == pytest.approx(5.0 * 0.88**15, rel=0.1)
+        await serving.drain()
+
+    play(scenario)
+
+
+def test_a_request_after_a_rest_is_not_charged_for_it() -> None:
+    """It may be called in the turn of the wake, and block the loop: the arbiter sees when that began."""
+
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        row = serving.host.context.row
+        row[Item.HEARTBEAT] -= 4
+        serving.server.heart.wake()
+        assert row[Item.HEARTBEAT] == pytest.approx(time.monotonic(), abs=1)
+        await serving.drain()
+
+    play(scenario)
+
+
+def test_a_wake_hides_no_block() -> None:
+    async def scenario(serving: Serving) -> None:
+        await at_rest(serving)
+        serving.server.heart._due -= 60
+        serving.server.heart.wake()
+        serving.server.heart.beat()
+        assert serving.host.context.row[Item.LOOP_LAG] > 50
+        serving.host.context.row[Item.LOOP_LAG] = 0
         await serving.drain()
 
     play(scenario)
