@@ -130,6 +130,7 @@ class WorkerServer(uvicorn.Server):
         self._loops_handler: Any = None  # of SIGTERM
         self._sweep_due = 0.0
         self._task: Any = None  # that runs it
+        self._has_tasks = False  # of the app's, without requests
         self._some_unsent = False  # clients have not taken all of their responses
         self._app_ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -317,8 +318,10 @@ class WorkerServer(uvicorn.Server):
     def _dozes(self) -> bool:
         """Whether something is to be looked after while it rests, or may come that does not end a rest. What
         the app does without requests may block the loop, and may use more memory than it has."""
-        is_limited = bool(self.row[Item.MEMORY_LIMIT])
-        return self._some_unsent or is_limited or self.acceptor.dozes or self._app_has_tasks()
+        if self.state.wake is None:  # the worker is awake: tasks that are not there now do not come in a rest
+            self._has_tasks = self._app_has_tasks()
+        is_limited = self.row[Item.MEMORY_LIMIT] > 0
+        return self._has_tasks or is_limited or self._some_unsent or self.acceptor.dozes
 
     def _app_has_tasks(self) -> bool:
         tasks = asyncio.all_tasks(self._loop) - {self._task}

@@ -27,7 +27,7 @@ from tests.unit.worker_server.serving import Host, Serving, play
 
 @pytest.fixture(autouse=True)
 def _soon_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REST_AFTER", 0.0)
+    monkeypatch.setattr(module, "REST_AFTER", BEAT / 2)
     monkeypatch.setattr(module, "WORKING", math.inf)  # these tests poll,
     monkeypatch.setattr(WorkerServer, "_app_has_tasks", lambda _: False)  # and are tasks
     monkeypatch.setattr(siblings, "ON_DUTY", 0)
@@ -41,8 +41,8 @@ def ahead(serving: Serving) -> float:
 async def at_rest(serving: Serving) -> None:
     await serving.start()
     serving.wake_sibling()
-    for _ in range(2):  # the first one chooses how long the second one rests
-        serving.server.heart.beat()
+    serving.server.heart.wake()
+    serving.server.heart.beat()  # chooses how long the next one rests
     await serving.until(lambda: ahead(serving) > BEAT)
 
 
