@@ -9,9 +9,7 @@ from __future__ import annotations
 
 BEAT = 0.08  # seconds between two heartbeats
 RESTING_BEAT = 5.0  # the same, where there was nothing to do for `REST_AFTER`
-DOZING_BEAT = (
-    1.0  # the same, where something is to be looked after, or may come that does not wake the worker
-)
+DOZING_BEAT = 1.0  # the same, where something is looked after, or may come that does not wake the worker
 REST_AFTER = 1.0  # seconds
 # Seconds for which a heartbeat is overdue, after which siblings ...
 LATE = 0.12  # ... place no connection with a worker
