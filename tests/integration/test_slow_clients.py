@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.draining import listens
 from tests.support.parsers import PARSERS
 from tests.support.raw_client import Connect, Connection, request
 from tests.support.server import MakeServer, Server
@@ -122,8 +123,9 @@ def test_an_answer_that_comes_early_is_read_by_a_client_that_still_sends(
     server.start("-w", "1", ready=1, env={"UVICORN_LOOP": loop, "UVICORN_HTTP": http})
     head = request("/1", "Content-Length: 50000000", method="POST")
     kept = [connect(server.port).send(head[:-10]) for _ in range(3)]
+    worker = server.worker_of(0)
     server.signal(signal.SIGTERM)
-    server.wait_logged("draining")
+    wait_for(lambda: not listens(worker), "the worker has heard")
     for client in kept:
         client.send(head[-10:] + b"x" * 100_000)
         with contextlib.suppress(OSError):  # it takes no more

@@ -46,8 +46,7 @@ def rests(serving: Serving) -> bool:
 async def at_rest(serving: Serving) -> None:
     await serving.start()
     serving.wake_sibling()
-    serving.server.heart.wake()
-    serving.server.heart.beat()  # chooses how long the next one rests
+    serving.server.heart.wake()  # it beats soon, and this chooses how long the next one rests
     await serving.until(lambda: rests(serving))
 
 
