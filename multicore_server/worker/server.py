@@ -318,10 +318,13 @@ class WorkerServer(uvicorn.Server):
     def _dozes(self) -> bool:
         """Whether something is to be looked after while it rests, or may come that does not end a rest. What
         the app does without requests may block the loop, and may use more memory than it has."""
-        if self.state.wake is None:  # the worker is awake: tasks that are not there now do not come in a rest
-            self._has_tasks = self._app_has_tasks()
         is_limited = self.row[Item.MEMORY_LIMIT] > 0
-        return self._has_tasks or is_limited or self._some_unsent or self.acceptor.dozes
+        has_reason = is_limited or self._some_unsent or self.acceptor.dozes
+        if self.state.wake is None:  # the worker is awake: tasks that are not there now do not come in a rest
+            self._has_tasks = (
+                has_reason or self._app_has_tasks()
+            )  # where that decides: there may be thousands
+        return has_reason or self._has_tasks
 
     def _app_has_tasks(self) -> bool:
         tasks = asyncio.all_tasks(self._loop) - {self._task}

@@ -180,6 +180,21 @@ def test_the_tasks_of_the_app_are_told_from_the_servers_own(
     asyncio.run(scenario())
 
 
+def test_the_tasks_are_not_counted_where_the_worker_does_not_rest_for_long_anyhow() -> None:
+    async def scenario(serving: Serving) -> None:
+        await serving.start()
+        server = serving.server
+        memory_limit(serving)
+        server._app_has_tasks = lambda: pytest.fail("it was asked")  # type: ignore[method-assign]
+        assert server._dozes()
+        serving.host.context.row[Item.MEMORY_LIMIT] = 0
+        server.state.wake = lambda: None
+        assert server._dozes(), "the tasks are not known"
+        await serving.drain()
+
+    play(scenario)
+
+
 def test_the_first_response_after_a_rest_has_the_date_of_now() -> None:
     async def scenario(serving: Serving) -> None:
         await at_rest(serving)
