@@ -36,7 +36,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.benchmarks import instructions
-from tests.benchmarks.common import LOCAL, Process, provide, serving
+from tests.benchmarks.common import LOCAL, Process, cpu_seconds_of, provide, serving
 from tests.benchmarks.servers import APPS, SERVERS
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -58,14 +58,9 @@ class Sample(NamedTuple):
 
 
 def cpu_seconds(server: Process) -> float:
-    """Of the server and all its children, threads included, by the scheduler's own clock (proc(5))."""
+    """Of the server and all its children."""
     process = psutil.Process(server.process.pid)
-    total = 0
-    for each in (process, *process.children(recursive=True)):
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{each.pid}/task").iterdir():
-                total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
+    return sum(cpu_seconds_of(each.pid) for each in (process, *process.children(recursive=True)))
 
 
 def load(server: Process, seconds: int, connections: int, options: list[str]) -> tuple[int, float, float]:

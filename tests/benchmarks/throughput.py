@@ -22,7 +22,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.common import OURS, UVICORN_WORKER, Process, gunicorn, poll, provide, serving
+from tests.benchmarks.common import (
+    OURS,
+    UVICORN_WORKER,
+    Process,
+    cpu_seconds_of,
+    gunicorn,
+    poll,
+    provide,
+    serving,
+)
 
 CLOSE = ["-H", "Connection: close"]
 CPUS = sorted(os.sched_getaffinity(0))
@@ -99,21 +108,15 @@ def crash_to_fork(directory: Path, args: argparse.Namespace) -> None:
     print(f"| crash to replacement forked | {spread} | | | < 50 ms |", flush=True)
 
 
-def cpu_seconds(pid: int) -> float:
-    """Of all its threads, by the scheduler's clock: an idle worker uses less than a tick in ten seconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
 def idle_shares(directory: Path, worker: str, workers: int, seconds: float) -> list[float]:
     """Of a CPU: the arbiter's, and the whole server's."""
     with serving(directory, gunicorn(worker, workers, "hello_world:asgi")) as server:
         poll(lambda: len(server.workers()) >= workers)
         time.sleep(SETTLED)
         family = [server.process.pid, *(child.pid for child in server.workers())]
-        before = [*map(cpu_seconds, family)]
+        before = [*map(cpu_seconds_of, family)]
         time.sleep(seconds)
-        used = [(cpu_seconds(pid) - then) / seconds for pid, then in zip(family, before, strict=True)]
+        used = [(cpu_seconds_of(pid) - then) / seconds for pid, then in zip(family, before, strict=True)]
     return [used[0], sum(used)]
 
 
