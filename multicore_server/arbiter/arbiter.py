@@ -172,6 +172,8 @@ class Arbiter(ParentArbiter):
         with contextlib.suppress(queue.Empty):
             while True:
                 signals.append(self.SIG_QUEUE.get_nowait())
+        # Exits come last: Ctrl-C also ends workers, and their ends are no crashes where the order is known.
+        signals.sort(key=lambda number: number == signal.SIGCHLD)
         return [number for number in signals if number != self.WAKEUP_REQUEST]
 
     def _wait(self) -> None:

@@ -17,16 +17,23 @@ class Interrupted(BaseException):
 class Interruption:
     def __init__(self) -> None:
         self._allowed = False
+        self._urgent = False  # one has been heard in this block
 
-    def hear(self, number: int) -> None:
-        """In a signal's handler, when the signal is queued. Raises Interrupted where that is allowed."""
-        if self._allowed and number in URGENT:
+    def hear(self, number: int, nested: bool) -> None:
+        """In a signal's handler, when the signal is queued. Raises Interrupted where that is allowed.
+
+        ``nested``: this handler has interrupted that of another signal, which may not be queued yet: only the
+        outer one raises.
+        """
+        self._urgent = self._urgent or number in URGENT
+        if self._allowed and self._urgent and not nested:
             self._allowed = False
             raise Interrupted
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
         """One urgent signal ends what is in this block."""
+        self._urgent = False
         self._allowed = True
         try:
             yield

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, TypeAlias
 
 from multicore_server.arbiter import logs, systemd
@@ -36,6 +37,16 @@ def _guarded(handler: Handler) -> Handler:
             handler(arbiter)
 
     return handle
+
+
+def _is_handling(frame: FrameType | None) -> bool:
+    """Whether the signal has interrupted the handler of another one. Python runs a handler in the middle of
+    another, also before its first statement."""
+    while frame is not None:
+        if frame.f_code is SignalledArbiter.signal.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class SignalledArbiter(StartingArbiter):
@@ -71,7 +82,7 @@ class SignalledArbiter(StartingArbiter):
             self.SIG_QUEUE.put_nowait(sig)
             with contextlib.suppress(BlockingIOError):  # full: the loop is awake
                 os.write(self._wake_writer, b".")
-            self.interruption.hear(sig)
+            self.interruption.hear(sig, _is_handling(frame))
         elif sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(sig, signal.SIG_DFL)
             os.kill(os.getpid(), sig)

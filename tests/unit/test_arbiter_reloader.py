@@ -79,7 +79,7 @@ class Garage:
             self.loaded += 1
             for number in self.signals[:1]:
                 self.signals.remove(number)
-                self.interruption.hear(number)
+                self.interruption.hear(number, nested=False)
         if isinstance(self.next, BaseException):
             raise self.next
         self.shell.os.now += self.takes
@@ -258,7 +258,7 @@ def test_a_load_is_broken_off_in_the_middle_of_the_users_code(monkeypatch: pytes
         raise AssertionError
 
     monkeypatch.setattr(module, "_load", _load)
-    before = signal.signal(signal.SIGTERM, lambda number, _: interruption.hear(number))
+    before = signal.signal(signal.SIGTERM, lambda number, _: interruption.hear(number, nested=False))
     try:
         with pytest.raises(Interrupted):
             real_load(Garage.deployment("old"), None, interruption.allowed)

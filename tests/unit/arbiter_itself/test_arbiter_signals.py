@@ -13,6 +13,7 @@ import pytest
 
 from multicore_server.arbiter import systemd
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.arbiter.interruption import Interrupted
 from multicore_server.fleet import events as ev
 from tests.unit.arbiter_itself.started import said, turn
 from tests.unit.shell import fault
@@ -67,6 +68,38 @@ def test_the_order_to_end_is_not_lost(made: Arbiter, monkeypatch: pytest.MonkeyP
     found = observed(made, monkeypatch)
     made.handle_term()
     assert found == [ev.Stop(graceful=True)]
+
+
+def within_the_handler(monkeypatch: pytest.MonkeyPatch, outer: signal.Signals, inner: signal.Signals) -> None:
+    """Send the second signal where the handler of the first one has only begun."""
+    real = os.getpid
+
+    def getpid() -> int:
+        monkeypatch.setattr(os, "getpid", real)
+        os.kill(real(), inner)
+        return real()
+
+    monkeypatch.setattr(os, "getpid", getpid)
+    signal.raise_signal(outer)
+
+
+def test_an_exit_is_judged_after_an_order_of_the_same_moment(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C goes to the workers too."""
+    within_the_handler(monkeypatch, signal.SIGINT, signal.SIGCHLD)
+    assert turn(made) == [signal.SIGINT, signal.SIGCHLD]
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"), [(signal.SIGINT, signal.SIGCHLD), (signal.SIGHUP, signal.SIGTERM)]
+)
+def test_a_signal_interrupts_the_users_code_and_not_the_handler_of_another_signal(
+    made: Arbiter, outer: signal.Signals, inner: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted), made.interruption.allowed():
+        within_the_handler(monkeypatch, outer, inner)
+    assert set(turn(made)) == {outer, inner}
 
 
 @pytest.mark.parametrize("daemon", [False, True])
