@@ -48,7 +48,7 @@ LAST = 20  # events that are shown without --last
 
 
 def _explain(function: Callable[..., Any], text: str) -> None:
-    function.__doc__ = f"{inspect.getdoc(function)}\n\n{text}"
+    function.__doc__ = f"{inspect.getdoc(function) or ''}\n\n{text}"  # `python -OO` has no docstrings
 
 
 def _server(function: F) -> F:

@@ -50,7 +50,7 @@ def _setting(hook: Callable[..., None]) -> type[Any]:
         "validator": validate_callable(len(signature(hook).parameters)),
         "type": callable,
         "default": staticmethod(hook),
-        "desc": hook.__doc__,
+        "desc": hook.__doc__ or hook.__name__,  # `python -OO` has no docstrings
     }
     return type(Setting)(hook.__name__, (Setting,), own)  # type: ignore[no-any-return]  # gunicorn has no types
 

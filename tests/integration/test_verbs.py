@@ -311,6 +311,14 @@ def test_reset_revives_what_was_given_up(operator: Operator) -> None:
     wait_for(lambda: operator.json("show")["ready"] == 2, "two ready workers")
 
 
+def test_a_python_that_drops_docstrings_and_assertions(operator: Operator) -> None:
+    operator.env["PYTHONOPTIMIZE"] = "2"
+    server = operator.start()
+    assert int(server.get().text) in server.workers()
+    assert operator.run("reload").stdout.startswith("reload done: 2 workers replaced")
+    assert "SERVER is a name" in operator.run("reload", "--help").stdout
+
+
 # --- on a terminal ---
 
 
@@ -325,7 +333,7 @@ def test_the_progress_bar(operator: Operator) -> None:
 
 
 def test_whoever_leaves_the_progress_bar_stops_nothing(operator: Operator) -> None:
-    server = operator.start(app=HELLO + "\ntime.sleep(0.7)\n")
+    server = operator.start(app=HELLO + "\ntime.sleep(2)\n")
     terminal = operator.terminal("reload")
     terminal.wait_shown("0/2 workers replaced")
     terminal.process.send_signal(signal.SIGINT)
