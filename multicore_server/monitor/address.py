@@ -215,14 +215,17 @@ def _bind_tcp(address: str) -> socket.socket:
 
 
 def _find_usable(path: Path) -> bool:
-    """Whether a socket is there, and nobody listens at it. Raises OSError where something else is."""
-    if path.is_socket():
-        if not _is_stale(path):
-            raise OSError(errno.EADDRINUSE, "another process listens there")
-        return True
-    if os.path.lexists(path):
+    """Whether a socket is there, and nobody listens at it. Raises OSError where something else is, ValueError
+    where the path has a NUL: bind() would take what is before it."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    if not path.is_socket():
         raise OSError(errno.EEXIST, "there is a file that is not a socket")
-    return False
+    if not _is_stale(path):
+        raise OSError(errno.EADDRINUSE, "another process listens there")
+    return True
 
 
 def _listen_unix(path: Path) -> socket.socket:
