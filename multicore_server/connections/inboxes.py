@@ -8,6 +8,7 @@ A message has one byte for each of its descriptors, so the bytes in an inbox are
 
 from __future__ import annotations
 
+import _socket
 import array
 import fcntl
 import logging
@@ -32,6 +33,18 @@ logger = logging.getLogger("gunicorn.error")
 class Kind(IntEnum):
     NEW = 0  # no byte of it has been read
     KEPT_ALIVE = 1  # it has had a response and waits for its next request
+
+
+KINDS = tuple(Kind)
+
+
+class Connection(socket.socket):
+    """A socket whose family and type are numbers: a loop that adopts it asks for them seven times, and
+    `socket.socket` makes enumeration members of them each time."""
+
+    __slots__ = ()
+    family = _socket.socket.family  # type: ignore[assignment]  # a number
+    type = _socket.socket.type  # type: ignore[assignment]
 
 
 class Handed(NamedTuple):
@@ -76,13 +89,9 @@ class Inboxes:
         return self._size[0]
 
     def send(self, slot: int, connections: Sequence[Sent]) -> None:
-        """Put up to `BATCH` connections into an inbox, all or none.
-
-        Raises OSError: EAGAIN when it is full, ETOOMANYREFS when this user has more descriptors under way
-        than a process may open.
-        """
-        kinds = bytes(connection.kind for connection in connections)
-        socket.send_fds(self._pairs[slot][1], [kinds], [connection.descriptor for connection in connections])
+        """Put up to `BATCH` connections into an inbox, all or none. Raises OSError as `seqpacket.send`."""
+        kinds = bytes([connection.kind for connection in connections])
+        seqpacket.send(self._pairs[slot][1], kinds, [connection.descriptor for connection in connections])
 
     def receive(self, slot: int) -> list[Handed]:
         """Take the connections of one message out of an inbox; empty if there is none. They stay there, and
@@ -93,11 +102,11 @@ class Inboxes:
             message, descriptors, flags = seqpacket.receive(end, BATCH, DESCRIPTOR_SPACE)
         except BlockingIOError:
             return []
-        if flags & socket.MSG_CTRUNC:  # another worker took what was looked at, and this message is larger
+        if flags & seqpacket.CTRUNC:  # another worker took what was looked at, and this message is larger
             lost = len(message) - len(descriptors)
             logger.error("%d connections were lost on their way: no descriptors were left for them", lost)
         return [
-            Handed(Kind(kind), socket.socket(fileno=descriptor))
+            Handed(KINDS[kind], Connection(fileno=descriptor))
             for kind, descriptor in zip(message, descriptors, strict=False)
         ]
 

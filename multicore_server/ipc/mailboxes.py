@@ -81,7 +81,7 @@ class Mailboxes:
         end = self._pairs[to][1]
         data = _HEAD.pack(packet.kind, packet.sender, packet.number) + packet.body
         if packet.descriptors:
-            socket.send_fds(end, [data], packet.descriptors)
+            seqpacket.send(end, data, packet.descriptors)
         else:
             end.send(data)
 
@@ -92,9 +92,9 @@ class Mailboxes:
         except BlockingIOError:
             return None
         try:
-            if flags & socket.MSG_CTRUNC:
+            if flags & seqpacket.CTRUNC:
                 raise GarbledError("its descriptors are lost: this process has too many open")
-            if flags & socket.MSG_TRUNC or len(data) < _HEAD.size:
+            if flags & seqpacket.TRUNC or len(data) < _HEAD.size:
                 raise GarbledError(f"it has {len(data)} bytes")
             kind, sender, asked = _HEAD.unpack_from(data)
             return Packet(_kind(kind), sender, asked, data[_HEAD.size :], descriptors)

@@ -26,12 +26,15 @@ def _kind() -> socket.SocketKind:
 
 KIND = _kind()
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# Of `Received`. As numbers: an operator of the enumeration takes a microsecond.
+CTRUNC = int(socket.MSG_CTRUNC)
+TRUNC = int(socket.MSG_TRUNC)
 
 
 class Received(NamedTuple):
     data: bytes
     descriptors: Sequence[int]  # the receiver's to close; no subprocess inherits them
-    flags: int  # MSG_CTRUNC: descriptors are lost; MSG_TRUNC: bytes are
+    flags: int  # CTRUNC: descriptors are lost; TRUNC: bytes are
 
 
 def pair() -> Pair:
@@ -45,6 +48,12 @@ def pair() -> Pair:
 def space_for(descriptors: int) -> int:
     """Bytes of ancillary data."""
     return socket.CMSG_SPACE(descriptors * array.array("i").itemsize)
+
+
+def send(end: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
+    """Put one message with descriptors in. Raises OSError: EAGAIN when there is no room, ETOOMANYREFS when
+    this user has more of them under way than a process may open."""
+    end.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
 
 def receive(end: socket.socket, size: int, space: int) -> Received:

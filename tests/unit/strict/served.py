@@ -90,6 +90,11 @@ class Client:
         await asyncio.wait_for(self.loop.sock_sendall(self.end, data), PATIENCE)
         return self
 
+    async def is_read(self) -> None:
+        """Wait until the server has read what was sent."""
+        while self.protocol.has_unread:  # `run` limits the time
+            await asyncio.sleep(0.001)
+
     async def receive(self) -> bytes:
         """What comes until the server closes, or nothing for a moment."""
         parts = []
