@@ -7,9 +7,11 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from multicore_server.machine.directories import remove_with_directory
 from multicore_server.monitor.address import BACKLOG
 
 PLACES = ("", "/dev/shm")  # noqa: S108 - for a moment, in a directory of mkdtemp; "": the usual one
@@ -61,8 +63,7 @@ class MetricsSocket:
 
 def _listen() -> tuple[socket.socket, int]:
     """The socket and a descriptor of its file. Raises OSError."""
-    with _private_directory() as directory, contextlib.ExitStack() as undo:
-        path = Path(directory) / "s"
+    with _private_path() as path, contextlib.ExitStack() as undo:
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
         path.chmod(0o666)  # of those who can reach it, whoever they are
@@ -72,11 +73,18 @@ def _listen() -> tuple[socket.socket, int]:
     return listener, file
 
 
-def _private_directory() -> tempfile.TemporaryDirectory[str]:
-    """Of mode 0700, removed at the end. Raises OSError where no place for it is writable."""
+@contextlib.contextmanager
+def _private_path() -> Iterator[Path]:
+    """In a directory of mode 0700; removed at the end. Raises OSError where no place for it is writable."""
+    path = _make_directory() / "s"
+    try:
+        yield path
+    finally:
+        remove_with_directory(path)
+
+
+def _make_directory() -> Path:
     for place in PLACES:
         with contextlib.suppress(OSError):
-            return tempfile.TemporaryDirectory(
-                prefix="multicore-server-", dir=place or None, ignore_cleanup_errors=True
-            )
+            return Path(tempfile.mkdtemp(prefix="multicore-server-", dir=place or None))
     raise OSError("no directory for temporary files is writable")

@@ -44,6 +44,16 @@ def temporary_file(directories: Sequence[str | None]) -> BinaryIO:
     return cast("BinaryIO", tempfile.TemporaryFile(dir=directories[-1]))
 
 
+def remove_with_directory(file: Path) -> None:
+    """Remove a file, if it is there, and the directory that it was alone in. An error is ignored.
+
+    Unlike `shutil.rmtree`, this needs no descriptor: there may be none left.
+    """
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+        file.parent.rmdir()
+
+
 def check_makable(path: Path) -> None:
     """Raise OSError where a file of this name could not be made; nothing is made."""
     if not path.parent.is_dir():

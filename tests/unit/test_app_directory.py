@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -51,6 +52,22 @@ def private(base: str) -> None:
 
 def test_a_private_directory_is_made_once_and_goes_with_the_server(tmp_path: Path) -> None:
     assert play(private, tmp_path).out.startswith(f"multicore-server-{os.geteuid()}-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def without_descriptors(base: str) -> None:
+    at(base)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    app_directory.prepare()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert app_directory.current() is None
+
+
+def test_one_that_cannot_be_locked_does_not_stay(tmp_path: Path) -> None:
+    assert "Too many open files" in play(without_descriptors, tmp_path).log
     assert list(tmp_path.iterdir()) == []
 
 

@@ -203,7 +203,7 @@ def _make_locked(base: Path) -> Path:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(path)
     except OSError:
-        shutil.rmtree(hidden, ignore_errors=True)
+        directories.remove_with_directory(hidden / LOCK)
         raise
     return path
 

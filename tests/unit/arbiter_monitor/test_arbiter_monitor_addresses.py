@@ -256,12 +256,15 @@ def test_a_worker_reaches_the_metrics_socket_and_nobody_finds_it(watch: Watch, t
 @pytest.mark.parametrize(
     "call", ["socket.socket.listen", "os.open", "tempfile.mkdtemp", "pathlib.Path.chmod"]
 )
-def test_a_metrics_path_that_cannot_be_served_costs_one_line(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch, call: str
+def test_a_metrics_path_that_cannot_be_served_costs_one_line_and_leaves_nothing(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise fault(errno.EMFILE)
 
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     found, changes = addresses(watch.shell, "")
     before = descriptors()
     with monkeypatch.context() as patch:
@@ -273,6 +276,7 @@ def test_a_metrics_path_that_cannot_be_served_costs_one_line(
     assert changes == []
     assert found.metrics_address(settings(metrics_path="/metrics"))  # the next worker finds it mended
     found.end()
+    assert not list(temporary.iterdir())
 
 
 def test_where_only_shared_memory_is_writable(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
