@@ -28,6 +28,7 @@ class Commands:
     """``end`` begins to end the server, gracefully or not."""
 
     def __init__(self, context: ArbiterContext, end: Callable[[bool], None]) -> None:
+        self._log = context.log
         self._fleet = context.fleet
         self._observe = context.observe
         self._end = end
@@ -37,9 +38,12 @@ class Commands:
         try:
             if self._fleet.stopping and not isinstance(command, StopCommand):
                 raise RefusedError("the server is stopping")
-            return COMMANDS[type(command)](self, command)
+            answer = COMMANDS[type(command)](self, command)
+            self._log.info("Handling command: %s", answer.text)  # as gunicorn says it of a signal
         except RefusedError as exc:
-            return Answer(command.id, False, str(exc))
+            self._log.info("Refusing command: %s", exc)
+            answer = Answer(command.id, False, str(exc))
+        return answer
 
     def _reload(self, command: ReloadCommand) -> Answer:
         self._observe(ev.Reload())

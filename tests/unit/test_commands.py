@@ -13,6 +13,7 @@ from multicore_server.ipc.messages import Answer, Command, ReloadCommand, ScaleC
 from multicore_server.machine.cpu import usable_cpus
 from multicore_server.monitor.commands import COMMANDS as CHECKED
 from multicore_server.monitor.commands import parse
+from tests.unit.shell import Log
 from tests.unit.simulation import Simulation, new
 
 
@@ -22,7 +23,8 @@ class Desk:
     def __init__(self, world: Simulation) -> None:
         self.world = world
         self.observed: list[ev.Observation] = []
-        context: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe)
+        self.log = Log()
+        context: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe, log=self.log)
         self._commands = Commands(context, self._end)
 
     def _observe(self, observation: ev.Observation) -> None:
@@ -70,6 +72,7 @@ def test_every_command_that_is_checked_can_be_carried_out() -> None:
 def test_commands(desk: Desk, name: str, body: str, text: str, observed: ev.Observation) -> None:
     assert desk.command(name, body) == (True, text)
     assert desk.observed == [observed]
+    assert desk.log.lines == [f"INFO: Handling command: {text}"]
 
 
 def test_scale_to_the_cpus(desk: Desk) -> None:
@@ -89,6 +92,7 @@ def test_scale_to_the_cpus(desk: Desk) -> None:
 def test_what_is_refused_changes_nothing(desk: Desk, name: str, body: str, text: str) -> None:
     assert desk.command(name, body) == (False, text)
     assert desk.observed == []
+    assert desk.log.lines == [f"INFO: Refusing command: {text}"]
     assert desk.world.ready() == ["0.1", "1.1"]
 
 
