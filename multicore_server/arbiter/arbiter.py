@@ -33,6 +33,7 @@ from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.arbiter.inspection import Inspection
+from multicore_server.arbiter.interruption import ENDS
 from multicore_server.arbiter.lateness import Lateness
 from multicore_server.arbiter.log_rotation import LogRotation
 from multicore_server.arbiter.monitor_addresses import MonitorAddresses
@@ -172,8 +173,9 @@ class Arbiter(ParentArbiter):
         with contextlib.suppress(queue.Empty):
             while True:
                 signals.append(self.SIG_QUEUE.get_nowait())
-        # Exits come last: Ctrl-C also ends workers, and their ends are no crashes where the order is known.
-        signals.sort(key=lambda number: number == signal.SIGCHLD)
+        if not ENDS.isdisjoint(signals):  # exits last: Ctrl-C ends workers too, and they have not crashed
+            signals.sort(key=lambda number: number == signal.SIGCHLD)
+        self.maybe_promote_master()  # USR2 is refused beside an old arbiter, and that may be gone by now
         return [number for number in signals if number != self.WAKEUP_REQUEST]
 
     def _wait(self) -> None:

@@ -6,8 +6,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-# Of the server's end, and of a worker's.
-URGENT = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD})
+ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})  # orders to end the server
+URGENT = ENDS | {signal.SIGCHLD}
 
 
 class Interrupted(BaseException):

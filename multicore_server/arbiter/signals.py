@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from multicore_server.arbiter import logs, systemd
-from multicore_server.arbiter.interruption import Interruption
+from multicore_server.arbiter.interruption import ENDS, Interruption
 from multicore_server.arbiter.monitor_process import MonitorProcess
 from multicore_server.arbiter.orphans import Orphans
 from multicore_server.arbiter.starting import StartingArbiter
@@ -83,7 +83,7 @@ class SignalledArbiter(StartingArbiter):
             with contextlib.suppress(BlockingIOError):  # full: the loop is awake
                 os.write(self._wake_writer, b".")
             self.interruption.hear(sig, _is_handling(frame))
-        elif sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        elif sig in ENDS:
             signal.signal(sig, signal.SIG_DFL)
             os.kill(os.getpid(), sig)
 

@@ -83,12 +83,19 @@ def within_the_handler(monkeypatch: pytest.MonkeyPatch, outer: signal.Signals, i
     signal.raise_signal(outer)
 
 
-def test_an_exit_is_judged_after_an_order_of_the_same_moment(
+def test_an_exit_is_judged_after_an_order_to_end_of_the_same_moment(
     made: Arbiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C goes to the workers too."""
     within_the_handler(monkeypatch, signal.SIGINT, signal.SIGCHLD)
     assert turn(made) == [signal.SIGINT, signal.SIGCHLD]
+
+
+def test_otherwise_signals_keep_their_order(made: Arbiter) -> None:
+    """An arbiter whose successor has exited is asked for another one."""
+    for number in (signal.SIGCHLD, signal.SIGUSR2):
+        made.signal(number, None)
+    assert turn(made) == [signal.SIGCHLD, signal.SIGUSR2]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +168,15 @@ def test_the_service_manager_learns_who_took_over(made: Arbiter, monkeypatch: py
     made.master_pid = 2**22 + 1  # nobody's: the old arbiter has gone
     made.maybe_promote_master()
     assert calls == ["promoted"]
+
+
+def test_it_is_promoted_before_it_obeys_a_signal(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """USR2 was ignored for up to a second after the end of the old arbiter: "Parent exists"."""
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    made.master_pid = 2**22 + 1  # nobody's
+    made.signal(signal.SIGUSR2, None)
+    assert turn(made) == [signal.SIGUSR2]
+    assert made.master_pid == 0
 
 
 def test_with_a_successor_the_service_goes_on(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
