@@ -62,8 +62,16 @@ class MetricsSocket:
 
 
 def _listen() -> tuple[socket.socket, int]:
-    """The socket and a descriptor of its file. Raises OSError."""
-    with _private_path() as path, contextlib.ExitStack() as undo:
+    """The socket and a descriptor of its file, in the first place that takes it: the usual one may not be
+    writable, or have a path that is too long for a socket. Raises OSError where none does."""
+    for place in PLACES[:-1]:
+        with contextlib.suppress(OSError):
+            return _listen_in(place)
+    return _listen_in(PLACES[-1])
+
+
+def _listen_in(place: str) -> tuple[socket.socket, int]:
+    with _private_path(place) as path, contextlib.ExitStack() as undo:
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
         path.chmod(0o666)  # of those who can reach it, whoever they are
@@ -74,17 +82,10 @@ def _listen() -> tuple[socket.socket, int]:
 
 
 @contextlib.contextmanager
-def _private_path() -> Iterator[Path]:
-    """In a directory of mode 0700; removed at the end. Raises OSError where no place for it is writable."""
-    path = _make_directory() / "s"
+def _private_path(place: str) -> Iterator[Path]:
+    """In a directory of mode 0700, which is removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix="multicore-server-", dir=place or None)) / "s"
     try:
         yield path
     finally:
         remove_with_directory(path)
-
-
-def _make_directory() -> Path:
-    for place in PLACES:
-        with contextlib.suppress(OSError):
-            return Path(tempfile.mkdtemp(prefix="multicore-server-", dir=place or None))
-    raise OSError("no directory for temporary files is writable")

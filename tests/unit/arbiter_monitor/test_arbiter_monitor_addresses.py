@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,18 +255,24 @@ def test_a_worker_reaches_the_metrics_socket_and_nobody_finds_it(watch: Watch, t
     found.end()
 
 
+@pytest.fixture
+def short_directory() -> Iterator[str]:
+    """The path of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="mc-") as directory:
+        yield directory
+
+
 @pytest.mark.parametrize(
     "call", ["socket.socket.listen", "os.open", "tempfile.mkdtemp", "pathlib.Path.chmod"]
 )
 def test_a_metrics_path_that_cannot_be_served_costs_one_line_and_leaves_nothing(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, short_directory: str, call: str
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise fault(errno.EMFILE)
 
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    temporary = Path(short_directory)
+    monkeypatch.setattr("tempfile.tempdir", short_directory)
     found, changes = addresses(watch.shell, "")
     before = descriptors()
     with monkeypatch.context() as patch:
@@ -277,6 +285,18 @@ def test_a_metrics_path_that_cannot_be_served_costs_one_line_and_leaves_nothing(
     assert found.metrics_address(settings(metrics_path="/metrics"))  # the next worker finds it mended
     found.end()
     assert not list(temporary.iterdir())
+
+
+def test_where_the_usual_path_is_too_long_for_a_socket(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    found, _ = addresses(watch.shell, "")
+    assert found.metrics_address(settings(metrics_path="/metrics"))
+    found.end()
+    assert not list(long.iterdir())
 
 
 def test_where_only_shared_memory_is_writable(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
