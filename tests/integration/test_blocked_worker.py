@@ -153,11 +153,17 @@ def test_an_app_with_a_faulthandler_signals_and_children_of_its_own(
         client.ask("/first")
     blocker = clients[0]
     instance = next(number for number in range(4) if server.worker_of(number) == blocker.pid)
-    blocker.send("/block/3")
-    time.sleep(0.6)  # as long as an idle connection may be its own still
+
+    def siblings_have_the_others() -> bool:
+        workers = operator.json("show")["workers"]
+        theirs: int = sum(it["connections"] for it in workers if it["instance"] != instance)
+        return theirs == len(clients) - 1
+
+    blocker.send("/block/6")
+    wait_for(siblings_have_the_others, "the idle connections with siblings", 4)
     assert max(client.ask("/second") for client in clients[1:]) < 1
     assert " in block: time.sleep(seconds)" in operator.run("stacks", str(instance)).stdout
-    assert blocker.read() == b"/block/3 "
+    assert blocker.read() == b"/block/6 "
     for client in clients:
         client.ask("/third")
 
