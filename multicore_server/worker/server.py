@@ -321,9 +321,8 @@ class WorkerServer(uvicorn.Server):
         is_limited = self.row[Item.MEMORY_LIMIT] > 0
         has_reason = is_limited or self._some_unsent or self.acceptor.dozes
         if self.state.wake is None:  # the worker is awake: tasks that are not there now do not come in a rest
-            self._has_tasks = (
-                has_reason or self._app_has_tasks()
-            )  # where that decides: there may be thousands
+            # Counted where that decides: there may be thousands.
+            self._has_tasks = has_reason or self._app_has_tasks()
         return has_reason or self._has_tasks
 
     def _app_has_tasks(self) -> bool:

@@ -160,7 +160,7 @@ def test_an_app_with_a_faulthandler_signals_and_children_of_its_own(
         return theirs == len(clients) - 1
 
     blocker.send("/block/6")
-    wait_for(siblings_have_the_others, "the idle connections with siblings", 4)
+    wait_for(siblings_have_the_others, "the idle connections with siblings", 2)
     assert max(client.ask("/second") for client in clients[1:]) < 1
     assert " in block: time.sleep(seconds)" in operator.run("stacks", str(instance)).stdout
     assert blocker.read() == b"/block/6 "

@@ -197,7 +197,7 @@ def rate_of_waking(pid: int, seconds: float = 1.0) -> float:
 def test_a_stopped_worker_is_passed_over(asked: Server, connect: Connect) -> None:
     asked.start("-w", "4", ready=4)
     victim = asked.worker_of(1)
-    with Load((LOCAL, asked.port)) as load:
+    with Load((LOCAL, asked.port), patience=30) as load:  # what the victim has waits until it goes on
         load.wait_for(victim)
         usual = sorted(timed(asked) for _ in range(80))
         with stopped(victim):

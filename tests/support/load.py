@@ -16,16 +16,20 @@ from tests.support.server import Server
 from tests.support.waiting import wait_for
 
 THREADS = 4
-PATIENCE = 30.0  # seconds: a worker that has a request is stopped for as long as a slow machine takes
+PATIENCE = 10.0  # seconds
 
 
 @final
 class Load:
     """Requests from several threads, a connection each, while the ``with`` block runs. ``answers`` counts
-    the values of ``expression`` in the app of ``tests/apps/ask.py``."""
+    the values of ``expression`` in the app of ``tests/apps/ask.py``. A request that takes longer than
+    ``patience`` has failed, too."""
 
-    def __init__(self, address: tuple[str, int] | Path, expression: str = "os.getpid()") -> None:
+    def __init__(
+        self, address: tuple[str, int] | Path, expression: str = "os.getpid()", patience: float = PATIENCE
+    ) -> None:
         self.address = address
+        self.patience = patience
         self.request = f"GET /?{quote(expression)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
         self.answers: Counter[Any] = Counter()
         self.failures: list[str] = []
@@ -62,7 +66,7 @@ class Load:
 
     def _ask(self) -> Any:
         with self._connect() as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(self.patience)
             connection.sendall(self.request)
             with connection.makefile("rb") as reply:
                 head, _, body = reply.read().partition(b"\r\n\r\n")
@@ -72,7 +76,7 @@ class Load:
 
     def _connect(self) -> socket.socket:
         if isinstance(self.address, tuple):
-            return socket.create_connection(self.address, PATIENCE)
+            return socket.create_connection(self.address, self.patience)
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.address))
         return connection

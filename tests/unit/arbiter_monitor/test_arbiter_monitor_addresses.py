@@ -256,23 +256,22 @@ def test_a_worker_reaches_the_metrics_socket_and_nobody_finds_it(watch: Watch, t
 
 
 @pytest.fixture
-def short_directory() -> Iterator[str]:
+def short_directory() -> Iterator[Path]:
     """The path of a socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="mc-") as directory:
-        yield directory
+        yield Path(directory)
 
 
 @pytest.mark.parametrize(
     "call", ["socket.socket.listen", "os.open", "tempfile.mkdtemp", "pathlib.Path.chmod"]
 )
 def test_a_metrics_path_that_cannot_be_served_costs_one_line_and_leaves_nothing(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch, short_directory: str, call: str
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, short_directory: Path, call: str
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise fault(errno.EMFILE)
 
-    temporary = Path(short_directory)
-    monkeypatch.setattr("tempfile.tempdir", short_directory)
+    monkeypatch.setattr("tempfile.tempdir", str(short_directory))
     found, changes = addresses(watch.shell, "")
     before = descriptors()
     with monkeypatch.context() as patch:
@@ -284,7 +283,7 @@ def test_a_metrics_path_that_cannot_be_served_costs_one_line_and_leaves_nothing(
     assert changes == []
     assert found.metrics_address(settings(metrics_path="/metrics"))  # the next worker finds it mended
     found.end()
-    assert not list(temporary.iterdir())
+    assert not list(short_directory.iterdir())
 
 
 def test_where_the_usual_path_is_too_long_for_a_socket(
