@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from copy import copy
 
 import pytest
 
@@ -16,6 +17,7 @@ os.environ.pop("PYTHONSAFEPATH", None)
 LOGGERS = (
     "", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "gunicorn.access", "gunicorn.error",
 )  # fmt: skip
+ATTRIBUTES = ("__class__", "handlers", "filters", "level", "propagate", "parent")
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +29,18 @@ def _signal_mask() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _levels() -> Iterator[None]:
-    """uvicorn sets levels in the process in which it is configured: a later test would find lines that it did
-    not ask for, or not find those that it asks for."""
-    before = [(logger, logger.level, logger.propagate) for logger in map(logging.getLogger, LOGGERS)]
+def _loggers() -> Iterator[None]:
+    """What a test, or a host that it configures in this process, changes in loggers is put back: a later test
+    would find lines that it did not ask for, or not find those that it asks for."""
+    known = logging.Logger.manager.loggerDict.values()
+    enabled = [each for each in known if isinstance(each, logging.Logger) and not each.disabled]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [{name: copy(getattr(logger, name)) for name in ATTRIBUTES} for logger in loggers]
     yield
-    for logger, level, propagate in before:
-        logger.propagate = propagate
-        if logger.level != level:
-            logger.setLevel(level)
+    for logger, values in zip(loggers, before, strict=True):
+        for name, value in values.items():
+            setattr(logger, name, value)
+    for logger in enabled:
+        logger.disabled = False
+    root = logging.getLogger()
+    root.setLevel(root.level)  # all loggers forget which levels they were enabled for

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from types import SimpleNamespace
@@ -41,15 +41,6 @@ class Recorded(Logger):  # type: ignore[misc] # gunicorn has no types
 
     def info(self, message: str, atoms: Any) -> None:
         self.lines.append(message % atoms)
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    names = ("gunicorn.error", "gunicorn.access")
-    before = [(logging.getLogger(name).handlers[:], logging.getLogger(name).propagate) for name in names]
-    yield
-    for name, (handlers, propagate) in zip(names, before, strict=True):
-        logging.getLogger(name).handlers[:], logging.getLogger(name).propagate = handlers, propagate
 
 
 def answer(status: int = 200, *bodies: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> ASGI:

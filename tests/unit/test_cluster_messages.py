@@ -971,12 +971,8 @@ def test_descriptors_of_a_message_whose_handler_fails_are_closed(office: Office,
             pipe.close_writer()
             await until(lambda: pipe.has_ended)
 
-    logger = logging.getLogger("gunicorn.error")
-    logger.disabled = True  # pytest keeps records, and these their tracebacks
-    try:
-        run(main)
-    finally:
-        logger.disabled = False
+    logging.getLogger("gunicorn.error").disabled = True  # pytest keeps records, and these their tracebacks
+    run(main)
 
 
 # --- in a worker: too many

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -125,11 +124,8 @@ def body(data: bytes = b"", more: bool = False) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _silence() -> Iterator[None]:
-    logger = logging.getLogger("uvicorn.error")
-    before, logger.level = logger.level, logging.CRITICAL
-    yield
-    logger.level = before
+def _silence() -> None:
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 HEADERS = st.sampled_from([

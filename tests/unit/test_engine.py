@@ -9,7 +9,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,9 @@ def gunicorn_config(**settings: Any) -> GunicornConfig:
 
 
 @pytest.fixture(autouse=True)
-def _no_uvicorn_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_uvicorn_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UVICORN_HTTP", "UVICORN_LOOP", "UVICORN_INTERFACE"):
         monkeypatch.delenv(name, raising=False)
-    error = logging.getLogger("uvicorn.error")
-    before = (error.handlers, error.propagate)
-    yield
-    error.handlers, error.propagate = before
 
 
 class Log:

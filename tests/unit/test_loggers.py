@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import logging.config
 from collections.abc import Iterator
-from copy import copy
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +28,7 @@ from multicore_server.worker.loggers import (
 )
 from multicore_server.worker.unlogged import Unlogged
 
-NAMES = ("gunicorn.error", "gunicorn.access", "uvicorn", "uvicorn.error", "uvicorn.access")
-ATTRIBUTES = ("__class__", "handlers", "filters", "level", "propagate", "parent", "disabled")
+UVICORNS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 SCOPE = {"type": "http", "method": "GET", "path": "/x", "query_string": b"a=b", "http_version": "1.1",
          "client": ("127.0.0.1", 5)}  # fmt: skip
 
@@ -46,27 +44,15 @@ class Kept(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def error_log() -> Iterator[logging.Logger]:
-    """gunicorn's error log, with one handler; all loggers are put back."""
-    found = [logging.getLogger(name) for name in NAMES]
-    before = [{name: copy(getattr(logger, name)) for name in ATTRIBUTES} for logger in found]
-    root, level = logging.getLogger(), logging.getLogger().level
-    loggers_of_all = logging.Logger.manager.loggerDict.values()
-    everybody = [each for each in loggers_of_all if isinstance(each, logging.Logger)]
-    enabled = [logger for logger in everybody if not logger.disabled]
-    ours = found[0]
+    """gunicorn's error log, with one handler."""
+    ours = logging.getLogger("gunicorn.error")
     ours.handlers, ours.propagate = [Kept()], False
     ours.setLevel(logging.INFO)
-    for logger in found[2:]:
+    for logger in map(logging.getLogger, UVICORNS):
         logger.handlers, logger.propagate, logger.filters = [], True, []
         logger.setLevel(logging.NOTSET)
     yield ours
     access_line.lent, access_line.formatter = False, None
-    for logger in enabled:
-        logger.disabled = False
-    for logger, values in zip(found, before, strict=True):
-        for name, value in values.items():
-            setattr(logger, name, value)
-    root.setLevel(level)  # last: all loggers forget what they were enabled for
 
 
 def lines(log: logging.Logger) -> Any:

@@ -184,14 +184,9 @@ def test_run_serves_on_a_loop_of_its_own_and_errors_go_to_the_servers_log(
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     made.log.addHandler(handler)
     monkeypatch.setattr(Monitor, "serve", serve)
-    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
-    before = [(it, it.handlers, it.propagate, it.level) for it in loggers]
     try:
         assert run(made.context) == 0
     finally:
-        for it, handlers, propagate, level in before:
-            it.handlers, it.propagate = handlers, propagate
-            it.setLevel(level)
         asyncio.set_event_loop(None)
         seen[0].close()
     assert type(seen[0]) is asyncio.SelectorEventLoop

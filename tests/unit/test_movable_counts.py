@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -217,11 +217,9 @@ class InlineH11Counting(H11Counting):
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
+def _quiet() -> None:
     """uvicorn logs each exception of the app and each bad request."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    yield
-    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
 
 
 options = settings(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import logging
 import signal
 from collections.abc import Iterator
-from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -27,10 +25,6 @@ from tests.unit.worker.hired import SIGNALS, Hire, Hired, hello
 def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     """What a worker changes in its process is put back."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    names = ("gunicorn.error", "gunicorn.access", "uvicorn", "uvicorn.error", "uvicorn.access")
-    loggers = [logging.getLogger(name) for name in names]
-    attributes = ("__class__", "handlers", "filters", "level", "propagate", "parent", "disabled")
-    before = [{name: copy(getattr(logger, name)) for name in attributes} for logger in loggers]
     for name in ("zttp_impl", "zttp_h2_impl"):  # where zttp is installed, a worker counts its requests too
         with contextlib.suppress(ImportError):
             import_module(f"uvicorn.protocols.http.{name}")
@@ -56,7 +50,4 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
         hired.close()
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    for logger, values in zip(loggers, before, strict=True):
-        for name, value in values.items():
-            setattr(logger, name, value)
     faulthandler.enable()

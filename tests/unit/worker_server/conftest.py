@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,8 +20,7 @@ def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     caplog.set_level(logging.INFO, "gunicorn.error")
-    yield caplog
-    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
+    return caplog
