@@ -56,15 +56,15 @@ def burst(number: int, make: Callable[[], Connection]) -> list[Connection]:
 def check_even(make: Callable[[], Connection], workers: int = 4) -> None:
     """Kept alive and closed, each worker has its share."""
     for share, headers in ((1, []), (2, []), (2, [CLOSE])):
-        # On a busy machine a lock is not had in time, or a heart has not beaten, so that connections are uneven
-        # or a sibling takes idle ones: not three times in a row.
+        # On a busy machine a lock is not had in time, or a heart has not beaten: connections are uneven, or a
+        # sibling takes idle ones. Not three times in a row.
         tries = [places_of(share * workers, make, headers) for _ in range(3)]
         even = [share] * workers
         assert any(sorted(Counter(first).values()) == even and first == then for first, then in tries), tries
 
 
 def places_of(number: int, make: Callable[[], Connection], headers: list[str]) -> tuple[list[int], list[int]]:
-    """Where the connections of a burst are, at their first request and, where they are kept, at their next."""
+    """Where the connections of a burst are at their first request and, where they are kept, at their next."""
     time.sleep(0.06)  # until all workers are known, and have seen the end of what was before
     connections = burst(number, make)
     first = values(connections, SLOW_PID, *headers)
