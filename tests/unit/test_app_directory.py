@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -55,12 +57,17 @@ def test_a_private_directory_is_made_once_and_goes_with_the_server(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def lowest_descriptor() -> int:
+    """The one that is given next."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    return lowest
+
+
 def without_descriptors(base: str) -> None:
     at(base)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_descriptor(), limits[1]))
     app_directory.prepare()
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert app_directory.current() is None
@@ -68,6 +75,23 @@ def without_descriptors(base: str) -> None:
 
 def test_one_that_cannot_be_locked_does_not_stay(tmp_path: Path) -> None:
     assert "Too many open files" in play(without_descriptors, tmp_path).log
+    assert list(tmp_path.iterdir()) == []
+
+
+def without_locks(base: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    at(base)
+    fcntl.lockf = refuse
+    before = lowest_descriptor()
+    app_directory.prepare()
+    assert lowest_descriptor() == before
+    assert app_directory.current() is None
+
+
+def test_where_files_have_no_locks_nothing_stays_open_or_behind(tmp_path: Path) -> None:
+    assert "No locks available" in play(without_locks, tmp_path).log
     assert list(tmp_path.iterdir()) == []
 
 

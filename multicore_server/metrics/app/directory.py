@@ -197,14 +197,13 @@ def _make_locked(base: Path) -> Path:
     """Make a directory whose lock is held before the directory gets its final name."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{_prefix()}", dir=base))  # has mode 0700
     path = base / hidden.name[1:]
-    try:
-        # The file stays open: closing any of its descriptors would release the lock.
+    with contextlib.ExitStack() as undo:
+        undo.callback(directories.remove_with_directory, hidden / LOCK)
         lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, lock)
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(path)
-    except OSError:
-        directories.remove_with_directory(hidden / LOCK)
-        raise
+        undo.pop_all()  # the file stays open: closing any of its descriptors would release the lock
     return path
 
 
