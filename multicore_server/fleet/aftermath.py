@@ -100,7 +100,8 @@ class Endings:
         cause = ", for the same reason" if repeated else f": {words}" if words else ""
         if self.reloads.on_trial(process):
             state.tell("boot", f"{how} before it was ready{cause}", process, "error", "boot")
-            self.reloads.roll_back(words or how)  # which counts as that, and not as a restart as well
+            # It counts as that, and not as a restart as well.
+            self.reloads.roll_back(f"{words or how}; the old workers keep serving")
             return
         state.count(slot, "boot")
         aftermath = self._after_failed_boot(slot, process, code)

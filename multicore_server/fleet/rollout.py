@@ -197,8 +197,7 @@ class Reloads:
         if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
             self._put_all_back(rollout)
             self.state.act(ev.DropReload())
-        text = f"reload rolled back: {cause}; the old workers keep serving"
-        self._conclude("rolled_back", text)
+        self._conclude("rolled_back", f"reload rolled back: {cause}")
         self._once_more()
 
     def _put_all_back(self, rollout: Rollout) -> None:

@@ -274,9 +274,7 @@ def test_a_stop_while_a_bad_configuration_loads() -> None:
     world.observe(ev.ReloadFailed("a typo"))
     world.run(1)
     assert world.halted == ev.Halt(0, None)
-    assert world.said("reload") == [
-        "reload rolled back: the server is stopping; the old workers keep serving"
-    ]
+    assert world.said("reload") == ["reload rolled back: the server is stopping"]
 
 
 def test_nothing_happens_after_the_end() -> None:
