@@ -22,7 +22,7 @@ from multicore_server.settings.table import Settings
 from multicore_server.worker.access import NOTED
 from multicore_server.worker.meter import COUNTED
 from multicore_server.worker.queue_time import QUEUED
-from multicore_server.worker.request_stack import stack_of, tasks_of_cycles
+from multicore_server.worker.request_stack import stack_of, tasks_of_cycles, thread_awaited
 
 REQUEST_TIMEOUTS = Item.REQUEST_TIMEOUTS.value
 LATE = 0.3  # seconds between two heartbeats: the loop stood still, and what is ready by now is answered first
@@ -155,6 +155,7 @@ class LongRequests:
         self._told.discard(cycle)
         self._row[REQUEST_TIMEOUTS] += 1
         at, task = self._at(cycle), self._task_of(cycle)
+        goes_on = "" if task is None or thread_awaited(task) is None else "; its thread goes on"
         try:
             outcome = self._answer(cycle)
             for message in ANSWER:
@@ -164,9 +165,9 @@ class LongRequests:
             cycle.logger = _OfEnded(cycle.logger)
             if task is not None:
                 task.cancel()
-        text = "%s request_timeout: %s, no response after %.1f s%s; %s, and its task is cancelled%s"
+        text = "%s request_timeout: %s, no response after %.1f s%s; %s, and its task is cancelled%s%s"
         line = line_of(cycle.scope)
-        logger.error(text, self._identity(), line, age, _queued(cycle), outcome, at)
+        logger.error(text, self._identity(), line, age, _queued(cycle), outcome, goes_on, at)
 
     def _answer(self, cycle: Any) -> str:
         """Send 504 the way that an app's response goes: it is counted and logged as one. Returns what was

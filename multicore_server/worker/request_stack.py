@@ -40,7 +40,7 @@ def stack_of(task: asyncio.Task[Any] | None, loops: int) -> str:
         found = _within_loop(_of_thread(loops))
     else:
         found = list(_frames_of(task))
-        if (thread := _thread_awaited(found)) is not None:
+        if (thread := _thread_in(found)) is not None:
             found = _of_thread(thread) or found
     shown = _without_servers(found)[-DEEPEST:]
     summary = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in shown)
@@ -70,8 +70,12 @@ def _frames_of(task: Any) -> Iterator[FrameType]:
         task = getattr(task, "_fut_waiter", None)
 
 
-def _thread_awaited(found: Sequence[FrameType]) -> int | None:
-    """The thread in which a WSGI app runs, or in which anyio calls a function for the task."""
+def thread_awaited(task: asyncio.Task[Any]) -> int | None:
+    """The thread in which a WSGI app runs, or in which anyio calls a function for this suspended task."""
+    return _thread_in(list(_frames_of(task)))
+
+
+def _thread_in(found: Sequence[FrameType]) -> int | None:
     for frame in reversed(found[-2:]):
         for value in list(frame.f_locals.values()):
             if isinstance(value, Exchange):

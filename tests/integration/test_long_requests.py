@@ -148,7 +148,8 @@ def test_no_response_within_the_limit_is_504(server: Server, connect: Connect, h
     assert (answer.status, answer.body, answer.is_last) == (504, b"Gateway Timeout\n", True)
     assert client.ends()
     server.wait_logged(
-        r"request_timeout: GET /stuck, no response after 0.[5-7] s; answered 504, and its task"
+        r"request_timeout: GET /stuck, no response after 0.[5-7] s; answered 504, and its task is cancelled; "
+        r"it is here:"
     )
     wait_for(lambda: "in stuck" in server.log and "await asyncio.sleep(60)" in server.log)
     server.wait_logged(r'"GET /stuck\?token=secret HTTP/1.1" 504')
@@ -255,7 +256,10 @@ def test_a_thread_goes_on_for_nobody(server: Server, connect: Connect, http: str
     assert LIMIT <= time.monotonic() - began < LIMIT + EXACT
     assert (answer.status, answer.is_last) == (504, True)
     assert client.ends()
-    server.wait_logged(r"request_timeout: GET /stuck, no response after 0.[5-7] s; answered 504")
+    server.wait_logged(
+        r"request_timeout: GET /stuck, no response after 0.[5-7] s; answered 504, and its task is cancelled; "
+        r"its thread goes on; it is here:"
+    )
     wait_for(lambda: "in stuck" in server.log and "time.sleep(0.01)" in server.log)
     server.wait_logged(r'"GET /stuck\?1.2 HTTP/1.1" 504')
     wait_for(lambda: logged(server) == "['left']")
@@ -287,6 +291,7 @@ def test_a_request_for_which_no_thread_is_free(server: Server, connect: Connect)
     clients = [connect(server.port).send(request("/stuck?1.2")) for _ in range(3)]
     assert [client.answer().status for client in clients] == [504] * 3
     wait_for(lambda: logged(server) == "['left', 'left']")  # the third one has never begun
+    assert len(server.logged("; its thread goes on; it is here")) == 2
 
 
 def test_a_streaming_wsgi_app_may_last(server: Server, connect: Connect) -> None:
