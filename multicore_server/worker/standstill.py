@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import os
-import sysconfig
+import site
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -120,9 +120,8 @@ def _innermost(
     return None
 
 
-_ROOTS = tuple(
-    {f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
+# The standard library and what is installed. sysconfig knows them too, for 3 ms and a quarter of a MiB.
+_ROOTS = tuple(f"{path}{os.sep}" for path in (Path(os.__file__).parent, *site.getsitepackages()))
 
 
 def _is_apps(frame: FrameType) -> bool:
