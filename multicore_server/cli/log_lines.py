@@ -38,7 +38,7 @@ def instance_of(line: str, instances: Mapping[int, int]) -> int | None:
 def _in_json(line: str, instances: Mapping[int, int]) -> int | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     instance, pid = record.get("instance"), record.get("pid")
     if isinstance(instance, int):
@@ -85,7 +85,7 @@ def warning_in(line: str) -> str:
         return found[1] if found else ""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return str(record.get("message", "")) if record.get("level") in BAD else ""
 

@@ -20,7 +20,8 @@ class ReportView:
         changes = self._shared_report.changes
         seen, report = self._seen
         if changes != seen and (text := self._read()):
-            with contextlib.suppress(ValueError):  # a process that shares the memory has overwritten it
+            # A process that shares the memory may have overwritten it.
+            with contextlib.suppress(ValueError, RecursionError):
                 report = json.loads(text)
             self._seen = (changes, report)
         return report

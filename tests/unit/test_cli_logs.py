@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from multicore_server.cli import log_reader, logs, servers
-from multicore_server.cli.log_lines import Speakers, instance_of, shown
+from multicore_server.cli.log_lines import Speakers, instance_of, shown, warning_in
 from multicore_server.cli.log_reader import LogReader
 from multicore_server.cli.main import main
 from multicore_server.cli.servers import UnknownServerError
@@ -165,6 +165,7 @@ STATUS = status(
         ('{"message": "hello", "pid": 4011}', 1),
         ('{"message": "hello", "instance": null, "pid": "4011"}', None),
         ('{"message": "instance=5', None),
+        pytest.param('{"a":' * 100_000 + "1" + "}" * 100_000, None, id="nested too deeply"),
         ('127.0.0.1 - - [29/Nov/2026] "GET /?instance=5 HTTP/1.1" 200', None),
         ('127.0.0.1 - - [29/Nov/2026:02:12:28 +0000] [4001] "GET / HTTP/1.1" 200', None),
         ("printed", None),
@@ -174,6 +175,21 @@ STATUS = status(
 def test_a_line_names_its_worker(line: str, instance: int | None) -> None:
     assert Speakers(STATUS).of(line) == instance
     assert instance_of(line, {4001: 0, 4011: 1, 3999: 3}) == instance
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("[2026-11-29 02:12:28 +0000] [1] [WARNING] it is old", "it is old"),
+        ("[2026-11-29 02:12:28 +0000] [1] [INFO] hello", ""),
+        ('{"level": "WARNING", "message": "it is old"}', "it is old"),
+        ('{"level": "INFO", "message": "hello"}', ""),
+        ('{"level": "WARNING"', ""),
+        pytest.param('{"a":' * 100_000 + "1" + "}" * 100_000, "", id="nested too deeply"),
+    ],
+)
+def test_the_warning_in_a_line(line: str, text: str) -> None:
+    assert warning_in(line) == text
 
 
 def told(*text: str, status: Status | None = STATUS) -> list[int | None]:

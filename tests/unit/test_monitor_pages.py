@@ -107,6 +107,14 @@ def test_with_a_report(pages: Pages) -> None:
     assert (answer.status_code, answer.text) == (503, "no worker is ready\n")
 
 
+@pytest.mark.parametrize("text", [b"no JSON", b"[" * 100_000], ids=["no JSON", "nested too deeply"])
+def test_what_a_process_has_overwritten_changes_nothing(pages: Pages, text: bytes) -> None:
+    pages.publish(name="app:app")
+    assert pages.get("/readyz").text == "ok\n"
+    pages.shared_report.publish(text)
+    assert pages.get("/status").json()["name"] == "app:app"
+
+
 def test_health_is_the_arbiters_life(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pages.get("/healthz").text == "ok\n"
     monkeypatch.setattr(os, "getppid", lambda: 1)
