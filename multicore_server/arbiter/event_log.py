@@ -27,6 +27,7 @@ class EventLog:
                 {
                     "kind": event.kind,
                     "text": event.text[:MOST_TEXT],
+                    "public": event.public[:MOST_TEXT],
                     "level": event.level,
                     "reason": event.reason,
                     "instance": event.instance,

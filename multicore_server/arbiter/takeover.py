@@ -20,6 +20,7 @@ from gunicorn.app.base import BaseApplication
 from multicore_server.arbiter import app_metrics, hooks, logs, resolution
 from multicore_server.arbiter.arbiter import Arbiter
 from multicore_server.arbiter.systemd import service
+from multicore_server.ipc.identity import server_name
 from multicore_server.logs.origin import label_records
 from multicore_server.machine import directories
 from multicore_server.worker import failures, loggers
@@ -102,7 +103,7 @@ def _explaining(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _refuse(application: Any, exc: BaseException) -> NoReturn:
-    app = getattr(application, "app_uri", None) or "the app"
+    app = server_name(getattr(application, "app_uri", None) or "the app")
     text = "\n".join(filter(None, [failures.app_traceback(exc, app), f"Error: {failures.explain(exc, app)}"]))
     if application.cfg.errorlog != "-":
         logging.getLogger("gunicorn.error").error("%s", text)

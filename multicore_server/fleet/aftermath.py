@@ -99,13 +99,14 @@ class Endings:
         state.first_words = state.first_words or words or how
         cause = ", for the same reason" if repeated else f": {words}" if words else ""
         if self.reloads.on_trial(process):
-            state.tell("boot", f"{how} before it was ready{cause}", process, "error", "boot")
+            state.tell("boot", f"{how} before it was ready{cause}", process, "error", "boot", cause=words)
             # It counts as that, and not as a restart as well.
-            self.reloads.roll_back(f"{words or how}; the old workers keep serving")
+            self.reloads.roll_back(f"{words or how}; the old workers keep serving", words)
             return
         state.count(slot, "boot")
         aftermath = self._after_failed_boot(slot, process, code)
-        state.tell("boot", f"{how} before it was ready{cause}; {aftermath}", process, "error", "boot")
+        text = f"{how} before it was ready{cause}; {aftermath}"
+        state.tell("boot", text, process, "error", "boot", cause=words)
 
     def _after_failed_boot(self, slot: Slot, process: Process, code: int | None) -> Aftermath:
         if slot.serving is not None:

@@ -216,10 +216,14 @@ class Halt:
     reason: str | None
 
 
+IN_LOG = "the log says why"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that operators want to know: who, what happened, what happens now. ``in_hand`` names
-    requests: paths are the users' data, so that is for the log and the server's owner."""
+    requests: paths are the users' data. ``cause`` is what the app's code or the configuration says of it, a
+    part of ``text``: there may be a secret in it. Both are for the log and the server's owner."""
 
     kind: EventKind
     text: str
@@ -229,6 +233,12 @@ class Event:
     generation: int | None = None
     pid: int | None = None
     in_hand: str = ""
+    cause: str = ""
+
+    @property
+    def public(self) -> str:
+        """``text`` as everybody may read it."""
+        return self.text.replace(self.cause, IN_LOG) if self.cause else self.text
 
     def __str__(self) -> str:
         who = identity(self.instance, self.generation, self.pid)

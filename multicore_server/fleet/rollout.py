@@ -18,7 +18,7 @@ from multicore_server.fleet.policy import Decision, History, Options
 from multicore_server.fleet.retiring import Retiring
 from multicore_server.fleet.slots import Process, Slot, State
 from multicore_server.fleet.state import FleetState
-from multicore_server.ipc.names import ReloadResult
+from multicore_server.ipc.names import Level, ReloadResult
 
 
 class Phase(Enum):
@@ -114,7 +114,7 @@ class Reloads:
             return
         self.current = None
         text = f"reload failed: {failed.error}; everything stays as it was"
-        self._conclude("failed", text)
+        self._conclude("failed", text, failed.error)
         self._once_more()
 
     def version_for(self, slot: Slot) -> int:
@@ -184,20 +184,22 @@ class Reloads:
         rollout, self.current = self.current, None
         if rollout is None:  # a shutdown came first
             return []
-        self._conclude("failed", f"reload failed: {failed.error}; the old configuration stays in force")
+        text = f"reload failed: {failed.error}; the old configuration stays in force"
+        self._conclude("failed", text, failed.error)
         self._once_more()
         slots = self.state.slots.active()
         return [slot for slot in slots if slot.serving and slot.serving.version == rollout.version]
 
-    def roll_back(self, cause: str) -> None:
-        """Put everything back; after the commit there is nothing to put back, only no more to replace."""
+    def roll_back(self, why: str, cause: str = "") -> None:
+        """Put everything back; after the commit there is nothing to put back, only no more to replace.
+        ``cause`` is an event's, a part of ``why``."""
         rollout, self.current = self.current, None
         if rollout is None or rollout.phase in (Phase.COMMITTING, Phase.ROLLING):
             return
         if rollout.phase is Phase.TRIAL:  # before that, the shell's answer will find no rollout
             self._put_all_back(rollout)
             self.state.act(ev.DropReload())
-        self._conclude("rolled_back", f"reload rolled back: {cause}")
+        self._conclude("rolled_back", f"reload rolled back: {why}", cause)
         self._once_more()
 
     def _put_all_back(self, rollout: Rollout) -> None:
@@ -250,9 +252,10 @@ class Reloads:
         left = ", ".join(str(instance) for instance in sorted(rollout.failed))
         self._conclude("failed", f"reload incomplete: {took}, but not instance {left} (see above)")
 
-    def _conclude(self, result: ReloadResult, text: str) -> None:
+    def _conclude(self, result: ReloadResult, text: str, cause: str = "") -> None:
         self.results[result] += 1
-        self.state.tell("reload", text, level="info" if result == "ok" else "error", reason=result)
+        level: Level = "info" if result == "ok" else "error"
+        self.state.tell("reload", text, level=level, reason=result, cause=cause)
 
     def _once_more(self) -> None:
         if self.again and not self.state.stopping:

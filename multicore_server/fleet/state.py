@@ -48,12 +48,12 @@ class FleetState:
 
     def tell(
         self, kind: EventKind, text: str, process: Process | None = None,
-        level: Level = "info", reason: str | None = None, in_hand: str = "",
+        level: Level = "info", reason: str | None = None, in_hand: str = "", cause: str = "",
     ) -> None:  # fmt: skip
-        made = ev.Event(kind, text, level, reason, in_hand=in_hand)
+        made = ev.Event(kind, text, level, reason, in_hand=in_hand, cause=cause)
         if process is not None:
             who = process.instance, process.generation, process.pid or None
-            made = ev.Event(kind, text, level, reason, *who, in_hand)
+            made = ev.Event(kind, text, level, reason, *who, in_hand, cause)
         self.act(made)
 
     def take_actions(self) -> list[Action]:

@@ -39,12 +39,13 @@ class SlotReport(TypedDict):
 
 class EventReport(TypedDict):
     """``id`` counts the events of a server from 1. ``reason`` is a `Reason`, or the result of a reload.
-    ``in_hand`` names requests; only the server's owner sees it."""
+    ``in_hand`` names requests; only the server's owner sees it. ``public`` is ``text`` as others see it."""
 
     id: int
     at: float
     kind: EventKind
     text: str
+    public: str
     level: Level
     reason: str | None
     instance: int | None

@@ -192,6 +192,6 @@ def _is_mark(event: EventReport) -> bool:
 
 
 def _described(event: EventReport) -> list[str]:
-    """Its kind, its level, and who it is about with what happened; not the requests that were in progress."""
+    """Its kind, its level, and who it is about with what happened, as everybody may know it."""
     who = identity(event["instance"], event["generation"], event["pid"])
-    return [event["kind"], event["level"], f"{who} {event['text']}".strip()[:MOST_TEXT]]
+    return [event["kind"], event["level"], f"{who} {event['public']}".strip()[:MOST_TEXT]]

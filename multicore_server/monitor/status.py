@@ -12,6 +12,7 @@ from itertools import accumulate
 
 from multicore_server.ipc.report import (
     CountedStatus,
+    EventReport,
     MeasuredStatus,
     MonitorStatus,
     ProcessReport,
@@ -70,12 +71,16 @@ def status(
         "restarts": report["restarts"],
         "reloads": report["reloads"],
         "settings": report["settings"],
-        "events": report["events"] if requests else [{**it, "in_hand": ""} for it in report["events"]],
+        "events": report["events"] if requests else [*map(_for_everybody, report["events"])],
         "arbiter": {**arbiter, "uptime": max(0.0, now - arbiter["started"])},
         "monitor": monitor,
         "ready": sum(slot["state"] == "ready" for slot in report["slots"]),
         "workers": [_worker(slot, report, scoreboard, now, requests) for slot in report["slots"]],
     }
+
+
+def _for_everybody(event: EventReport) -> EventReport:
+    return {**event, "text": event["public"], "in_hand": ""}
 
 
 def _running(slot: SlotReport, requests: RequestTable | None) -> list[RequestReport] | None:

@@ -23,7 +23,7 @@ from multicore_server.cluster.messaging import descriptors_of, encoded
 from multicore_server.connections import http2
 from multicore_server.connections.factory import is_movable
 from multicore_server.connections.limits import limits_of
-from multicore_server.ipc.identity import identity
+from multicore_server.ipc.identity import identity, server_name
 from multicore_server.ipc.mailboxes import ARBITER, Kind, Packet
 from multicore_server.ipc.messages import EndOrder
 from multicore_server.ipc.names import Interface, Reason
@@ -126,7 +126,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         if self.ready:
             self.log.error("%s failed", self.identity, exc_info=exc)
             sys.exit(1)
-        app = getattr(self.app, "app_uri", None) or "the app"
+        app = server_name(getattr(self.app, "app_uri", None) or "the app")
         words = failures.explain(exc, app) if self._loading else failures.one_line(exc)
         words += failures.about_addresses(exc, self.context.settings.metrics_bind)
         self.context.channel.last_words(words, failures.app_traceback(exc, app))

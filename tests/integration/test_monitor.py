@@ -83,11 +83,40 @@ def test_no_secret_is_shown(monitored: MonitoredServer) -> None:
     assert [secret for secret in secrets if secret in shown] == []
 
 
+FACTORY = "import os\ndef make(token):\n    raise RuntimeError(os.environ['DATABASE'])\n"
+CONFIG = "import os\nraise RuntimeError(os.environ['DATABASE'])\n"
+
+
+def test_what_is_said_of_a_failure_is_for_the_log_and_the_owner(monitored: MonitoredServer) -> None:
+    server, env = monitored.server, {"DATABASE": "postgres://me:SESAME@db/"}
+    server.write("app.py", f"{HELLO}\ndef make(token):\n    return app\n")
+    server.write("gunicorn.conf.py", "")
+    monitored.start("-w", "1", env=env, app="app:make('ARGUMENT')", ready=1)
+    server.write("app.py", FACTORY)
+    hup(server, "reload rolled back: app:make could not be loaded: RuntimeError: postgres://me:SESAME@db/")
+    server.write("gunicorn.conf.py", CONFIG)
+    hup(server, "reload failed: .*SESAME")
+    wait_for(
+        lambda: len(monitored.get("/samples").json()["marks"]) == 3, "the marks of two reloads and a boot"
+    )
+    shown = "".join(monitored.get(path).text for path in ("/", "/metrics", "/status", "/samples"))
+    assert ("SESAME" in shown, "ARGUMENT" in shown) == (False, False)
+    assert [
+        event["text"] for event in monitored.status()["events"] if event["kind"] in ("boot", "reload")
+    ] == [
+        "exited with code 3 before it was ready: the log says why",
+        "reload rolled back: the log says why; the old workers keep serving",
+        "reload failed: the log says why; everything stays as it was",
+    ]
+    assert over(monitored.socket, "/status").text.count("SESAME") == 3
+    assert "ARGUMENT" not in over(monitored.socket, "/status").text + server.log
+
+
 def test_status_of_an_app_that_says_what_is_no_unicode(monitored: MonitoredServer) -> None:
     monitored.start("-w", "1", ready=1)
     monitored.server.write("app.py", "raise RuntimeError('\\udcff \\U0001f600')")
     hup(monitored.server, "reload rolled back")
-    assert "? \U0001f600" in monitored.status()["events"][-1]["text"]
+    assert "? \U0001f600" in over(monitored.socket, "/status").json()["events"][-1]["text"]
 
 
 def test_every_metric_of_the_docs_and_no_other(monitored: MonitoredServer) -> None:

@@ -47,7 +47,7 @@ def slot(
 def event(text: str, at: float = 1000.0, **changes: Any) -> EventReport:
     made = {
         "id": 1, "at": at, "kind": "ready", "level": "info", "text": text,
-        "instance": 0, "generation": 1, "pid": 4001, "reason": None, "in_hand": "", **changes,
+        "instance": 0, "generation": 1, "pid": 4001, "reason": None, "in_hand": "", "public": text, **changes,
     }  # fmt: skip
     return cast("EventReport", made)
 

@@ -158,14 +158,21 @@ def test_the_event_log_keeps_the_last_events_each_with_a_number() -> None:
     assert [entry["id"] for entry in event_log.entries] == list(range(6, MOST_EVENTS + 6))
     assert event_log.entries[0] == {
         "kind": "ready", "text": "text 5", "level": "info", "reason": None, "instance": 5,
-        "generation": None, "pid": None, "in_hand": "", "id": 6, "at": 5.0,
+        "generation": None, "pid": None, "in_hand": "", "public": "text 5", "id": 6, "at": 5.0,
     }  # fmt: skip
 
 
 def test_long_texts_are_cut() -> None:
     event_log = EventLog()
     event_log.record([ev.Event("boot", "x" * 10_000)], 0.0)
-    assert event_log.entries[0]["text"] == "x" * MOST_TEXT
+    assert event_log.entries[0]["text"] == event_log.entries[0]["public"] == "x" * MOST_TEXT
+
+
+def test_what_is_public_is_without_the_cause_wherever_the_text_is_cut() -> None:
+    event_log = EventLog()
+    cause = "secret " * MOST_TEXT
+    event_log.record([ev.Event("boot", f"it failed: {cause}; it is retried", cause=cause)], 0.0)
+    assert event_log.entries[0]["public"] == "it failed: the log says why; it is retried"
 
 
 # --- the settings
