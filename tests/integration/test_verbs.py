@@ -266,7 +266,7 @@ def test_a_scale_that_fails(operator: Operator, server: Server) -> None:
 
 def test_stop(operator: Operator, server: Server) -> None:
     answers: list[str] = []
-    thread = threading.Thread(target=lambda: answers.append(server.get("/block?1").text))
+    thread = threading.Thread(target=lambda: answers.append(server.get("/block?5").text))
     thread.start()
     wait_for(lambda: _in_hand(operator), "a request in hand")
     assert operator.run("stop").stdout == "stopped\n"
