@@ -96,8 +96,9 @@ def _refuse_unusable(path: Path) -> None:
 
 def unbind(listeners: list[Any], *, unlink: bool = True) -> None:
     """Close listeners and remove the files of unix sockets."""
-    with contextlib.suppress(OSError):  # somebody else may have removed the file
-        sock.close_sockets(listeners, unlink)
+    for listener in listeners:
+        with contextlib.suppress(OSError):  # somebody else may have removed the file
+            sock.close_sockets([listener], unlink)
 
 
 def resolve(addresses: Iterable[Any]) -> dict[str, str]:

@@ -150,6 +150,8 @@ def test_a_descriptor_that_is_no_socket(bind: Callable[..., list[Any]], fd: Any)
 def test_a_file_that_somebody_else_removed_is_no_trouble(
     bind: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
-    found = bind(f"unix:{tmp_path}/s")
+    found = bind(f"unix:{tmp_path}/s", f"unix:{tmp_path}/behind")
     (tmp_path / "s").unlink()
     listeners.unbind(found)
+    assert list(tmp_path.iterdir()) == []
+    assert [listener.sock for listener in found] == [None, None]
