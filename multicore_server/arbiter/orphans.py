@@ -55,10 +55,13 @@ class Orphans:
     def spare(self) -> None:
         """What is there by now, and is not known to be left by a worker, was started by a hook: it is not
         touched. To be called before a worker is forked, and after hooks."""
-        self._spared.update(self._unknown())
+        # In this order: what a worker leaves is our child from the moment in which that one is to be reaped.
+        if (unknown := self._unknown()) and not self._context.system.has_ended_child():
+            self._spared.update(unknown)
 
     def look(self, worker: str) -> None:
-        """A worker has ended: see what it has left."""
+        """A worker has ended: see what it has left. To be called when all are reaped that have ended, and
+        before hooks hear of it."""
         if found := set(self._unknown()):
             steps: list[Callable[[Left], float]] = [self._name, self._terminate, self._kill]
             self._left.append(Left(worker, found, self._context.system.monotonic() + SOON, steps))

@@ -5,8 +5,10 @@ A part of `multicore_server.arbiter.arbiter.Arbiter`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from gunicorn import util
@@ -65,21 +67,24 @@ class ParentArbiter(SignalledArbiter):
     # --- when one has ended
 
     def reap_workers(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            with self.guarded("the exit of a child"):
-                self._reaped(pid, status)
+        while ended := dict(_ended_children()):
+            self._look_after(ended)
+            for pid, status in ended.items():
+                with self.guarded("the exit of a child"):
+                    self._reaped(pid, status)
+
+    def _look_after(self, ended: Collection[int]) -> None:
+        """See what the workers among them have left, before a hook starts a process of its own."""
+        for pid in ended:
+            self.orphans.reaped(pid)
+        workers = [self.WORKERS[pid].identity for pid in ended if pid in self.WORKERS]
+        if workers:
+            others = f" and {len(workers) - 1} more" if workers[1:] else ""
+            self.orphans.look(f"{workers[0]}{others}")
 
     def _reaped(self, pid: int, status: int) -> None:
         worker = self.WORKERS.pop(pid, None)
-        self.orphans.reaped(pid)
         if worker is not None:
-            self.orphans.look(worker.identity)
             self.worker_processes.reaped(worker, status)
             self.orphans.spare()
         elif pid == self.monitor.pid:
@@ -99,3 +104,10 @@ class ParentArbiter(SignalledArbiter):
         """Whether this process is one that the arbiter has started, other than by a hook."""
         others = (self.monitor.pid, self.reexec_pid, self.dirty_arbiter_pid)
         return pid in self.WORKERS or pid in others or pid in self.context.helpers
+
+
+def _ended_children() -> Iterator[tuple[int, int]]:
+    """The pid and the status of each that has ended, reaped."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
-from multicore_server.machine.children import become_subreaper, children, name_of
+from multicore_server.machine.children import become_subreaper, children, has_ended_child, name_of
 
 
 def fork() -> int:
@@ -36,6 +36,7 @@ class System:
     setpgid: Callable[[int, int], None] = os.setpgid
     getsid: Callable[[int], int] = os.getsid
     children: Callable[[], list[int]] = children
+    has_ended_child: Callable[[], bool] = has_ended_child
     name_of: Callable[[int], str] = name_of
     become_subreaper: Callable[[], None] = become_subreaper
     exit: Callable[[int], NoReturn] = os._exit

@@ -34,6 +34,14 @@ def children() -> list[int]:
         return []
 
 
+def has_ended_child() -> bool:
+    """Whether a child has exited that is not reaped yet."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
 def name_of(pid: int) -> str:
     """The name of a process: not its command line, in which there may be secrets."""
     try:

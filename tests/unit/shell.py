@@ -69,6 +69,7 @@ class FakeSystem:
             setpgid=lambda pid, group: self._call("setpgid", pid, group),
             getsid=self.getsid,
             children=lambda: list(self.living),
+            has_ended_child=lambda: bool(self.ended),
             name_of=lambda pid: f"process-{pid}",
             become_subreaper=lambda: self._call("become_subreaper"),
             exit=self.exit,

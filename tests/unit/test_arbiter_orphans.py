@@ -90,6 +90,17 @@ def test_what_a_worker_has_left_is_not_spared_later(yard: Yard) -> None:
     assert yard.os.sent() == [(11, "SIGTERM")]
 
 
+def test_what_a_worker_leaves_that_is_not_reaped_yet_is_not_spared(yard: Yard) -> None:
+    yard.os.end(2, 0)
+    yard.os.living.append(11)
+    yard.orphans.spare()
+    yard.os.ended.clear()
+    yard.orphans.look(DEAD)
+    for seconds in (SOON, GRACE):
+        yard.after(seconds)
+    assert yard.os.sent() == [(11, "SIGTERM")]
+
+
 def test_a_daemon_is_spared_though_it_becomes_one_late(yard: Yard) -> None:
     yard.leave(11, 12)
     yard.os.daemons.add(11)

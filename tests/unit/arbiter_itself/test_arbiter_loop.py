@@ -201,6 +201,30 @@ def test_every_kind_of_child_is_reaped(made: Arbiter, monkeypatch: pytest.Monkey
     made.monitor.pid = 0
 
 
+def test_what_dead_workers_leave_is_seen_when_all_are_reaped_and_before_hooks(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = iter([(11, 0), (12, 0), (13, 0), (0, 0), (0, 0)])
+    steps: list[Any] = []
+
+    def waitpid(pid: int, options: int) -> tuple[int, int]:
+        steps.append(found := next(ended))
+        return found
+
+    monkeypatch.setattr(os, "waitpid", waitpid)
+    monkeypatch.setattr(
+        made.worker_processes, "reaped", lambda worker, _: steps.append(f"{worker.identity}'s hook")
+    )
+    monkeypatch.setattr(made.orphans, "look", steps.append)
+    for pid in (11, 12):
+        worker: Any = SimpleNamespace(identity=f"worker {pid}")
+        made.WORKERS[pid] = worker
+    made.reap_workers()
+    looked = "worker 11 and 1 more"
+    assert steps[:4] == [(11, 0), (12, 0), (13, 0), (0, 0)]
+    assert steps[4:] == [looked, "worker 11's hook", "worker 12's hook", (0, 0)]
+
+
 def test_an_end_that_cannot_be_handled_does_not_end_the_server(
     made: Arbiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
