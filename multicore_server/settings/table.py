@@ -57,6 +57,13 @@ class Settings:
             "number of workers; usable CPUs: those in the affinity mask, up to the cgroup's quota rounded up",
         )
     )
+    gc_threshold: int | None = setting(
+        "10000",
+        read.optional(read.whole(1)),
+        "a whole number from 1, or none",
+        "number of new objects after which a worker's garbage collector checks them, unless the user's code "
+        "sets another (gc.set_threshold); none: Python's own",
+    )
     autorestart: Literal["true", "on-failure", "false"] = setting(
         "true",
         read.restart_rule,
@@ -290,7 +297,7 @@ TABLE: dict[str, Setting] = {row.name: Setting(row.name, **row.metadata) for row
 
 # The topics of the docs, each with the beginnings of its settings' names.
 TOPICS = {
-    "Workers": ("workers", "instance_var"),
+    "Workers": ("workers", "instance_var", "gc_"),
     "Restarts": ("autorestart", "min_", "max_restart", "restart_", "exp_", "backoff_", "stop_exit_codes"),
     "Memory": ("max_memory_", "memory_"),
     "Age and schedule": ("max_lifetime", "cron_"),

@@ -20,8 +20,8 @@ FRAMES = 1  # that tracemalloc keeps of each allocation: more cost more
 
 
 async def collect() -> dict[str, Any]:
-    """``gc``: a full collection, and how many objects it has found and left; it passes over the frozen ones,
-    which the worker shares with the arbiter."""
+    """``gc``: a full collection, and how many objects it has found and left; it passes over the frozen ones:
+    all that there was when the worker was ready."""
     before = gc.get_count()
     collected = gc.collect()
     return {

@@ -27,6 +27,7 @@ from multicore_server.connections.state import ConnectionsState
 from multicore_server.connections.timeouts import sweep
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.settings.gunicorn import spool_directories
+from multicore_server.worker import garbage
 from multicore_server.worker.blocked import Blocked
 from multicore_server.worker.candidacy import Candidacy
 from multicore_server.worker.context import WorkerContext
@@ -249,6 +250,7 @@ class WorkerServer(uvicorn.Server):
         self.lifespan.startup = start_and_wait
         await super().startup([])
         if self.started:  # uvicorn before 0.47 does not exit when the app's startup has failed
+            garbage.freeze()
             await self.acceptor.open(sockets or [])
 
     @contextlib.contextmanager

@@ -31,7 +31,7 @@ from multicore_server.ipc.request_table import InHand
 from multicore_server.ipc.scoreboard import Item
 from multicore_server.logs import origin
 from multicore_server.metrics.app import values as app_values
-from multicore_server.worker import cycle, failures, loggers, loop, meter
+from multicore_server.worker import cycle, failures, garbage, loggers, loop, meter
 from multicore_server.worker.abort_stacks import AbortStacks
 from multicore_server.worker.context import WorkerContext
 from multicore_server.worker.engine import about_protocol, make_config, wants_access_log
@@ -136,6 +136,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Unlike gunicorn's, serves no page in place of code that has a syntax error (``--reload``): while
         it has, the old worker keeps serving."""
         app_values.open_files()
+        garbage.collect_less_often(self.context.settings.gc_threshold)
         self._loading = True
         self.wsgi = self.app.wsgi()
         self._loading = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import grp
 import os
 import pwd
@@ -31,6 +32,28 @@ def test_preload_shares_memory(asked: Server) -> None:
     asked.start("-w", "1", "--preload", ready=1)
     assert ask(asked, "imported_by") == asked.pid
     assert ask(asked, "gc.get_freeze_count()") > 10_000
+
+
+FROZEN = "all(found is not app for found in gc.get_objects())"
+
+
+@pytest.mark.parametrize(
+    ("hook", "options", "threshold"),
+    [
+        ("", {}, 10_000),
+        ("", {"MULTICORE_GC_THRESHOLD": "none"}, gc.get_threshold()[0]),
+        ("", {"MULTICORE_GC_THRESHOLD": "3000"}, 3000),
+        ("import gc\ndef post_fork(server, worker):\n    gc.set_threshold(1234)\n", {}, 1234),
+    ],
+    ids=["default", "none", "setting", "hook"],
+)
+def test_the_collector_looks_less_often_and_not_at_the_app(
+    asked: Server, hook: str, options: dict[str, str], threshold: int
+) -> None:
+    asked.write("gunicorn.conf.py", hook)
+    asked.start("-w", "1", ready=1, env=options)
+    assert ask(asked, "gc.get_threshold()[0]") == threshold
+    assert ask(asked, FROZEN)
 
 
 def test_environment_and_directories(asked: Server) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import Any
 
@@ -34,7 +33,6 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
 
 def end(found: Arbiter) -> None:
-    gc.unfreeze()
     found.monitor.addresses.end()
     found._close_loop()
     for descriptor in (found.context.lifeline.reader, found.context.lifeline.writer):

@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
 DEFAULTS = Settings(
-    workers=CPUS, autorestart="true", min_uptime=1.0, max_restarts=16, restart_delay=0.0,
+    workers=CPUS, gc_threshold=10_000, autorestart="true", min_uptime=1.0, max_restarts=16, restart_delay=0.0,
     exp_backoff_restart_delay=0.1, max_restart_delay=15.0, backoff_reset=30.0, stop_exit_codes=frozenset(),
     max_memory_restart=None, max_memory_kill=None, memory_metric="uss", memory_check_interval=1.0,
     max_lifetime=None, max_lifetime_jitter=Jitter(10, percent=True), cron_restart=None, listen_timeout=60.0,
@@ -42,6 +42,7 @@ DEFAULTS = Settings(
 # Text as the environment has it, the same for a config file or run(), what comes of both; then bad values.
 EXAMPLES: dict[str, tuple[str, object, object, tuple[object, ...]]] = {
     "workers": ("3", 3, 3, ("many", "-2", "1.5")),
+    "gc_threshold": ("50000", 50_000, 50_000, ("0", "-1", "some", True)),
     "autorestart": ("on-failure", "on-failure", "on-failure", ("always", 2)),
     "min_uptime": ("500ms", 0.5, 0.5, ("-1", True, "soon", None)),
     "max_restarts": ("0", 0, 0, ("-1", 1.5, True)),
