@@ -25,7 +25,7 @@ from multicore_server.hosts import ZTTP, Feature, lacks, missing
 
 BESIDE = "uvicorn.protocols.http"
 OWN = {"parser", "pipeline"}  # what uvicorn's constructor makes for each connection anew
-PARSED = ("on_message_begin", "on_url", "on_message_complete")  # called by the parser, and ours call no other
+PARSED = ("on_message_begin", "on_url")  # called by the parser, and ours call no other
 
 
 @functools.cache
@@ -130,9 +130,10 @@ class ProtocolFactory:
     def _begins_as_known(self, protocol: Any) -> bool:
         """Whether a request begins as it did when `known_heads` was written."""
         same = all(getattr(protocol, name) is getattr(HttpToolsProtocol, name) for name in PARSED)
-        if same:
-            self._first.on_message_begin()
-        return same and self._first.scope.keys() == AT_BEGIN
+        if not same or protocol._complete_message is not HttpToolsProtocol.on_message_complete:
+            return False
+        self._first.on_message_begin()
+        return bool(self._first.scope.keys() == AT_BEGIN)
 
     def __call__(self) -> Any:
         if self._class is None:

@@ -156,6 +156,8 @@ class MovableProtocol(SpoolingProtocol):
         # The rest of a body whose response is complete, or line breaks: no response will come for these.
         if (cycle is None or cycle.response_complete) and self.phase == ASKED and self.idle:
             self.finish()
+            if not (self.transport.is_closing() or (cycle is not None and cycle.more_body)):
+                self._keep_alive()
         if state.progressed is not None:
             state.progressed(self)
 

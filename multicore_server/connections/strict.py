@@ -10,7 +10,7 @@ import sys
 from http import HTTPStatus
 from typing import Any
 
-from h11 import Data
+from h11 import IDLE, Data
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -164,6 +164,7 @@ class StrictHttpTools(StrictProtocol):
     _begin_by_uvicorn: Any  # its on_headers_complete
     begin: Any
     _take: Any  # uvicorn's on_body
+    _complete_message: Any  # its on_message_complete
 
     def data_received(self, data: bytes) -> bool:
         """In place of uvicorn's. Returns whether the parser has taken all of it."""
@@ -193,7 +194,7 @@ class StrictHttpTools(StrictProtocol):
             data = self._head_once_more() + data[pause.args[0] :]
             self.cycle = self._before
             try:
-                self.parser.feed_data(data)
+                self.make_parser().feed_data(data)  # the old one may take that message for the last
             except HttpParserError:
                 self._on_error()
                 return
@@ -274,6 +275,14 @@ class StrictHttpTools(StrictProtocol):
             self.count_body(len(body))
         self._take(body)
 
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        # Answered before it was complete: uvicorn leaves it as if more were to come.
+        if cycle is not None and cycle.response_complete and cycle.scope is self.scope:
+            cycle.more_body = False
+        else:
+            self._complete_message()
+
     @property
     def awaits_head(self) -> bool:
         return self.cycle is None or self.cycle.scope is not self.scope
@@ -329,6 +338,9 @@ class StrictH11(StrictByEvents):
         self.size = len(data)
         self.begun += self.size
         self._feed(data)
+        cycle = self.cycle
+        if cycle is not None and cycle.response_complete and self.conn.their_state is IDLE:
+            cycle.more_body = False  # uvicorn leaves it as if more were to come
 
     def handle_events(self) -> None:
         try:
@@ -376,7 +388,11 @@ def strict(protocol: Any) -> Any:
     if issubclass(protocol, H11Protocol):
         return by_events(StrictH11, protocol)
     begin = protocol.on_headers_complete
-    own = {"_begin_by_uvicorn": begin, "_take": protocol.on_body}
+    own = {
+        "_begin_by_uvicorn": begin,
+        "_take": protocol.on_body,
+        "_complete_message": protocol.on_message_complete,
+    }
     if begin is not HttpToolsProtocol.on_headers_complete:  # a subclass with one of its own
         own["begin"] = lambda connection, _: begin(connection)
     return type(f"Strict{protocol.__name__}", (StrictHttpTools, BeginningHttpTools, protocol), own)

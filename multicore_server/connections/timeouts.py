@@ -43,7 +43,7 @@ def _look(connection: Any, limits: Limits, now: float) -> None:
         if connection.heard or not cycle.more_body or connection.flow.read_paused:  # the app takes its time
             connection.heard, connection.since = False, now
         elif limits.body_timeout and now - connection.since >= limits.body_timeout:
-            connection.refuse(HTTPStatus.REQUEST_TIMEOUT)
+            _end_body(connection)
     elif not connection.phase or not (cycle is None or cycle.response_complete):
         connection.head = _NONE
     elif connection.head is not connection.scope:
@@ -56,6 +56,13 @@ def _is_stuck(connection: Any, unsent: int, timeout: float, now: float) -> bool:
     if not connection.unsent or unsent < connection.unsent or connection.flowed:
         connection.flowed, connection.stuck_since = False, now
     return bool(timeout) and now - connection.stuck_since >= timeout
+
+
+def _end_body(connection: Any) -> None:
+    if connection.cycle.response_complete:  # it has its answer: another one would be the next request's
+        connection.end_lingering("the rest of its body did not come")
+    else:
+        connection.refuse(HTTPStatus.REQUEST_TIMEOUT)
 
 
 def _end_head(connection: Any) -> None:

@@ -145,6 +145,27 @@ def test_an_upgrade_that_is_not_ours_is_none(http: str, framing: bytes, parts: i
     run(test, echo, http)
 
 
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [
+        (b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", b""),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n", b""),
+        (
+            b"POST / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello",
+            b"hello",
+        ),
+    ],
+)
+def test_the_last_request_of_a_connection_may_offer_it(http: str, request_: bytes, body: bytes) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        await client.send(request_)
+        answer = await client.receive()
+        assert (status(answer), answer.count(b"HTTP/1.1"), seen[1]) == (200, 1, body)
+
+    run(test, echo, http)
+
+
 def test_pipelined_requests_behind_such_an_upgrade_are_answered(http: str) -> None:
     async def test(served: Served) -> None:
         client = await served.connect()

@@ -92,6 +92,62 @@ def test_a_body_that_stops_is_answered_408_and_the_app_is_told(http: str) -> Non
     run(test, echo, http)
 
 
+async def unread(scope: Any, receive: Any, send: Any) -> None:
+    """Answer before the body has come."""
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+
+
+def test_a_connection_rests_when_the_body_has_come_behind_its_response(http: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        for _ in range(2):
+            await client.send(UPLOAD)
+            assert status(await client.answer()) == 401
+            for part in (b"ab", b"cd"):
+                await client.send(part)
+                await client.is_read()
+            await quiet(served, 600)
+        client.protocol.timeout_keep_alive = 0.05
+        await client.send(UPLOAD)
+        assert status(await client.answer()) == 401
+        await client.send(b"abcd")
+        assert await client.receive() == b""  # nothing but its end
+
+    run(test, unread, http)
+
+
+def test_where_the_rest_of_such_a_body_does_not_come_it_ends_without_a_word(http: str) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        await client.send(UPLOAD)
+        assert status(await client.answer()) == 401
+        await client.send(b"ab")
+        await client.is_read()
+        await quiet(served, 60, steps=8)
+        assert await client.receive() == b""
+
+    run(test, unread, http)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["new", "kept alive"])
+def test_line_breaks_do_not_keep_a_connection_open(http: str, before: bytes) -> None:
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        if before:
+            await client.send(before)
+            assert status(await client.answer()) == 200
+        client.protocol.timeout_keep_alive = 0.05
+        await client.send(b"\r\n")
+        answer = await client.receive()
+        assert status(answer) == 400 if http == "h11" else answer == b""  # h11 takes none
+
+    run(test, echo, http)
+
+
 def test_a_body_that_the_app_does_not_read_is_not_timed_out(http: str) -> None:
     go = Event()
 
