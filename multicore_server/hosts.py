@@ -84,6 +84,7 @@ _HTTPTOOLS_CYCLE = "uvicorn.protocols.http.httptools_impl:RequestResponseCycle"
 _H11 = "uvicorn.protocols.http.h11_impl:H11Protocol"
 _H11_CYCLE = "uvicorn.protocols.http.h11_impl:RequestResponseCycle"
 _MOVES = "connections/protocol.py"
+_CHECKED, _CHECKED_EVENTS = "connections/strict_httptools.py", "connections/strict_events.py"
 
 CONTRACT: tuple[Row, ...] = (
     # --- gunicorn
@@ -186,14 +187,14 @@ CONTRACT: tuple[Row, ...] = (
     _row(_HTTPTOOLS, "transport connections cycle loop pipeline scope server_state timeout_keep_alive "
          "timeout_keep_alive_task", _MOVES, "whether a connection is idle", set_by="__init__",
          feature=Feature.HTTPTOOLS_MOVES),
-    _row(_HTTPTOOLS, "on_header on_headers_complete on_body _should_upgrade _unsupported_upgrade_warning "
-         "send_400_response", "connections/strict.py", "requests are checked as they arrive",
+    _row(_HTTPTOOLS, "on_header on_headers_complete on_body on_message_complete _should_upgrade "
+         "_unsupported_upgrade_warning send_400_response", _CHECKED, "requests are checked as they arrive",
          feature=Feature.HTTPTOOLS_MOVES),
-    _row(_HTTPTOOLS, "parser headers flow logger expect_100_continue", "connections/strict.py",
+    _row(_HTTPTOOLS, "parser headers flow logger expect_100_continue", _CHECKED,
          "requests are checked as they arrive", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
-    _row(_HTTPTOOLS, "url", "connections/strict.py", "the length of the request line", set_by="on_url",
+    _row(_HTTPTOOLS, "url", _CHECKED, "the length of the request line", set_by="on_url",
          feature=Feature.HTTPTOOLS_MOVES),
-    _row(_HTTPTOOLS_CYCLE, "keep_alive chunked_encoding expected_content_length", "connections/strict.py",
+    _row(_HTTPTOOLS_CYCLE, "keep_alive chunked_encoding expected_content_length", _CHECKED,
          "responses to HTTP/1.0", set_by="__init__", feature=Feature.HTTPTOOLS_MOVES),
     _row(_HTTPTOOLS, "pause_writing resume_writing", "connections/spool.py", "the pace of WSGI apps",
          feature=Feature.HTTPTOOLS_MOVES),
@@ -204,9 +205,9 @@ CONTRACT: tuple[Row, ...] = (
     _row("uvicorn.protocols.http.flow_control:FlowControl", "_transport read_paused write_paused "
          "_is_writable_event", "connections/flow.py", "back-pressure", set_by="__init__",
          feature=Feature.HTTPTOOLS_MOVES),
-    _row(_H11, "handle_events _should_upgrade", "connections/strict.py",
+    _row(_H11, "handle_events _should_upgrade", _CHECKED_EVENTS,
          "requests are checked as they arrive", feature=Feature.H11_MOVES),
-    _row(_H11, "headers flow root_path", "connections/strict.py", "requests are checked as they arrive",
+    _row(_H11, "headers flow root_path", _CHECKED_EVENTS, "requests are checked as they arrive",
          set_by="__init__", feature=Feature.H11_MOVES),
     _row(_HTTPTOOLS_CYCLE, "scope more_body disconnected response_started response_complete default_headers",
          _MOVES,

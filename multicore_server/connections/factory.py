@@ -19,7 +19,8 @@ from multicore_server.connections.known_heads import AT_BEGIN, KnownHeads
 from multicore_server.connections.lean import ATTRIBUTES, LeanHttpTools
 from multicore_server.connections.protocol import MovableH11, MovableHttpTools, MovableProtocol
 from multicore_server.connections.room import make_room
-from multicore_server.connections.strict import by_events, strict
+from multicore_server.connections.strict_events import by_events, strict_h11
+from multicore_server.connections.strict_httptools import strict_httptools
 from multicore_server.connections.zttp import MovableZttp, StrictZttp
 from multicore_server.hosts import ZTTP, Feature, lacks, missing
 
@@ -35,9 +36,9 @@ def movable(protocol: Any) -> Any:
         return protocol
     if issubclass(protocol, H11Protocol):
         mixin: type[MovableProtocol] = MovableH11
-        moves = Feature.H11_MOVES
+        moves, strict = Feature.H11_MOVES, strict_h11
     elif hasattr(protocol, "on_message_begin"):
-        mixin, moves = _for_httptools(protocol), Feature.HTTPTOOLS_MOVES
+        mixin, moves, strict = _for_httptools(protocol), Feature.HTTPTOOLS_MOVES, strict_httptools
     else:
         return _of_zttp(protocol)
     if lacks(moves):

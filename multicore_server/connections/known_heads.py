@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from multicore_server.connections.refusal import DEAF
+
 LONGEST = 1024  # bytes of a head that is remembered
 KNOWN = 256  # heads that are remembered
 EACH = 16  # of so many heads that are not known, one is remembered
@@ -71,16 +73,6 @@ class KnownHeads:
         self._known[head] = known
 
 
-class _BehindTheLast:
-    """A parser that was given a connection's last request: it takes what follows, and reports nothing."""
-
-    def feed_data(self, data: bytes) -> None:
-        """Do nothing."""
-
-
-BEHIND_THE_LAST = _BehindTheLast()
-
-
 class RecallingHttpTools:
     """Mixed into uvicorn's protocol above what parses requests."""
 
@@ -141,7 +133,7 @@ class RecallingHttpTools:
         cycle.known = known
         cycle.more_body = False
         if not known.keep_alive:
-            self.parser = BEHIND_THE_LAST
+            self.parser = DEAF
         try:
             self._run_app(cycle)
         except Exception:  # noqa: BLE001 - as in a callback of the parser: of the loop, or no memory

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+
+
+class Refusing:
+    """In the place of a cycle among pipelined requests: refuses its request when those before it are
+    answered."""
+
+    def __init__(self, refuse: Callable[[], None]) -> None:
+        self._refuse = refuse
+
+    async def run_asgi(self, app: object) -> None:
+        self._refuse()
+
+
+class Deaf:
+    """In the place of a parser: takes what follows a connection's last request, and reports nothing."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Do nothing."""
+
+
+DEAF = Deaf()
 
 
 def refusal(status: HTTPStatus, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:

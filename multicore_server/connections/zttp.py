@@ -13,7 +13,8 @@ from typing import Any
 
 from multicore_server.connections.protocol import MovableProtocol
 from multicore_server.connections.state import CLOSE
-from multicore_server.connections.strict import Refused, StrictByEvents
+from multicore_server.connections.strict import Refused
+from multicore_server.connections.strict_events import StrictByEvents
 
 HEAD_ENDS = b"\r\n\r\n"
 CHUNKED = (b"transfer-encoding", b"chunked")  # as uvicorn adds it

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from multicore_server.connections.limits import Limits
 from tests.unit.strict.served import (
     PATIENCE,
     Event,
@@ -177,6 +178,38 @@ def test_pipelined_requests_behind_such_an_upgrade_are_answered(http: str) -> No
         assert [entry for entry in seen if isinstance(entry, bytes)] == [b"0", b"1", b"2", b"3", b"4"]
 
     run(test, echo, http)
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "answered"),
+    [
+        (b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n123456789\r\n", b"413", 1),
+        (b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400", 1),
+        (b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGARBAGE\r\n\r\n", b"400", 2),
+        (b"GARBAGE\r\n\r\n", b"400", 1),
+    ],
+    ids=["too large", "no chunk", "the third", "the second"],
+)
+def test_what_is_refused_waits_for_those_before_it(
+    http: str, refused: bytes, code: bytes, answered: int
+) -> None:
+    go = Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/0":
+            await go.wait()
+        await echo(scope, receive, send)
+
+    async def test(served: Served) -> None:
+        client = await served.connect()
+        await client.send(b"GET /0 HTTP/1.1\r\nHost: a\r\n\r\n" + refused)
+        await client.is_read()
+        await client.send(b"what follows")
+        go.set()
+        lines = [line for line in (await client.receive()).split(b"\r\n") if b"HTTP/1.1 " in line]
+        assert [line.split()[1] for line in lines] == [b"200"] * answered + [code]
+
+    run(test, app, http, Limits(body=8))
 
 
 def test_a_websocket_is_upgraded(http: str) -> None:
