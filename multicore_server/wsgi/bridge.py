@@ -12,7 +12,6 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from http import HTTPStatus
 from threading import get_ident
@@ -36,6 +35,7 @@ from multicore_server.wsgi.environ import (
 from multicore_server.wsgi.exchange import Exchange
 from multicore_server.wsgi.hidden_loop import HiddenLoop
 from multicore_server.wsgi.response import Batch, ClientLeft, Response
+from multicore_server.wsgi.threads import Threads
 from multicore_server.wsgi.turn import Turn
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class WSGIBridge:
         self._spool_dirs = spool_dirs
         self.turn = Turn()
         self._known: dict[Any, dict[str, Any]] = {}  # environs that have what is their connection's
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsgi") if threads > 1 else None
+        self._threads = Threads(threads) if threads > 1 else None
         self._base: dict[str, Any] = {
             **dict.fromkeys(ALWAYS, ""),  # a dictionary that has its size already is filled faster
             "SERVER_SOFTWARE": SERVER_SOFTWARE,  # gunicorn's, because apps (for example httpbin) check it
@@ -189,7 +189,7 @@ class WSGIBridge:
 
     @property
     def is_inline(self) -> bool:
-        return self._pool is None
+        return self._threads is None
 
     @property
     def is_direct(self) -> bool:
@@ -199,7 +199,7 @@ class WSGIBridge:
     async def between_requests(self, call: Callable[[], None]) -> None:
         """Call a function of the app's where it may run: inline, when no request is in progress; otherwise in
         a thread that is no request's."""
-        if self._pool is not None:
+        if self._threads is not None:
             await asyncio.to_thread(call)
             return
         async with self.turn:
@@ -216,19 +216,19 @@ class WSGIBridge:
         *,
         may_pass: bool = False,
     ) -> Response:
-        if self._pool is None:
+        if self._threads is None:
             response = Response(app, env, exchange.push_inline, may_pass=may_pass)
             await self._inline(response, exchange, body)
         else:
             response = Response(app, env, exchange.push_from_thread, may_pass=may_pass)
-            await self._in_thread(self._pool, response, exchange, body, scope.pop(IN_THREAD, None))
+            await self._in_thread(self._threads, response, exchange, body, scope.pop(IN_THREAD, None))
         return response
 
     async def _body(self, env: dict[str, Any], scope: Scope, receive: Receive) -> BinaryIO | None:
         body: BinaryIO | None
         if not _has_body(env, scope):
             body = io.BytesIO()
-        elif self._pool is not None and int(env.get("CONTENT_LENGTH", 0)) > AT_ONCE:
+        elif self._threads is not None and int(env.get("CONTENT_LENGTH", 0)) > AT_ONCE:
             body = io.BufferedReader(ArrivingBody(receive, asyncio.get_running_loop()), AT_ONCE)
         else:
             body = await read_body(receive, self._spool_dirs)
@@ -250,7 +250,7 @@ class WSGIBridge:
 
     async def _in_thread(
         self,
-        pool: ThreadPoolExecutor,
+        threads: Threads,
         response: Response,
         exchange: Exchange,
         body: BinaryIO,
@@ -260,7 +260,12 @@ class WSGIBridge:
         if isinstance(arriving, ArrivingBody):
             exchange.body_is_complete = lambda: arriving.complete
         submitted, began = perf_counter(), list[float]()
-        job: Future[None] = pool.submit(copy_context().run, _run_in_thread, response, exchange, body, began)
+        try:
+            job = threads.submit(copy_context().run, _run_in_thread, response, exchange, body, began)
+        except RuntimeError:
+            exchange.end()
+            body.close()
+            raise
         try:
             await asyncio.wrap_future(job)
         except asyncio.CancelledError:
