@@ -11,6 +11,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -233,11 +234,15 @@ def enter_environment(cfg: Any) -> None:
 
 
 def in_one_line(said: str) -> str:
-    """The first line of gunicorn's says where, the last one what; argparse begins with its usage."""
+    """The first line of gunicorn's says where, the last one what; argparse begins with its usage. Of a
+    traceback, the line of the file that is named counts."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     where = [line for line in lines[:1] if not line.startswith("usage:")]
     what = [line.removeprefix("Error: ") for line in lines[1:][-1:]]
-    return ": ".join(where + what).removeprefix("Error: ") or "the configuration cannot be loaded"
+    text = ": ".join(where + what).removeprefix("Error: ") or "the configuration cannot be loaded"
+    file = re.fullmatch(r"Failed to read config file: (.*)", where[0]) if where else None
+    found = re.findall(rf'File "[^"]*{re.escape(file[1])}", line (\d+)', said) if file else []
+    return f"{text} (line {found[-1]})" if found else text
 
 
 def _settings(app: Any) -> Settings:

@@ -192,6 +192,8 @@ class _OnlyFds:
 
 def _refusal(address: Any, exc: Exception) -> BindError:
     reason = (_ADVICE.get(exc.errno or 0) or exc.strerror) if isinstance(exc, OSError) else None
+    if isinstance(address, str) and isinstance(exc, PermissionError):
+        reason = "permission denied (its directory is to be writable)"
     if isinstance(address, int):
         return BindError(f"cannot listen on {text_of(address)}: {reason}; is it an open socket?")
     taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE

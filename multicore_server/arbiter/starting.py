@@ -12,6 +12,7 @@ import queue
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import gunicorn.arbiter
@@ -19,6 +20,7 @@ import gunicorn.arbiter
 from multicore_server.arbiter import listeners, resolution
 from multicore_server.arbiter.hooks import HookError
 from multicore_server.arbiter.launch import launch_of
+from multicore_server.machine.directories import check_makable
 from multicore_server.settings.table import SettingError, Settings
 
 
@@ -46,7 +48,7 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
         except HookError as exc:
             self._refuse(str(exc), exc.__cause__)
         except (OSError, RuntimeError) as exc:  # gunicorn's, most likely about the pidfile
-            self._refuse(f"cannot start: {exc}")
+            self._refuse(f"cannot start: {_of_pidfile(self.cfg.pidfile) or exc}")
         except SystemExit:
             self._clean_up()
             raise
@@ -97,6 +99,18 @@ class StartingArbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]  # gunico
     def _open(self) -> None:
         """Make, once and before the first fork, all that workers inherit."""
         raise NotImplementedError
+
+
+def _of_pidfile(path: str | None) -> str:
+    """What gunicorn tells with the name of a temporary file; empty where it is not that."""
+    try:
+        if path is not None:
+            check_makable(Path(path))
+    except PermissionError as exc:
+        return f"pidfile: {path!r} cannot be written: {exc.strerror}"
+    except OSError:  # gunicorn's words are right
+        return ""
+    return ""
 
 
 def _advice(exc: OSError) -> str:

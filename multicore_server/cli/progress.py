@@ -7,6 +7,7 @@ import time
 from typing import TextIO
 
 from multicore_server.cli.servers import GoneError, LeftError, NoAnswerError, RunningServer, Trouble
+from multicore_server.cli.table import understands_escapes
 from multicore_server.cli.waiting import CommandResult, Step, Wait
 
 POLL = 0.2  # seconds
@@ -21,7 +22,7 @@ class Progress:
         self._what = what
         self._stream = stream or sys.stderr
         self._silent = silent
-        self._bar = self._stream.isatty()
+        self._bar = understands_escapes(self._stream)
         self._began = time.monotonic()
         self._last: tuple[int, int] | None = None
 

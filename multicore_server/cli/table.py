@@ -81,9 +81,13 @@ def _padded(cell: Cell, column: Column, width: int, color: bool) -> str:
 
 def in_color(stream: object = None) -> bool:
     """Return whether a stream (stdout) is a terminal that shows colours: https://no-color.org."""
-    stream = stream or sys.stdout
-    isatty = getattr(stream, "isatty", lambda: False)
-    return bool(isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return understands_escapes(stream) and not os.environ.get("NO_COLOR")
+
+
+def understands_escapes(stream: object = None) -> bool:
+    """Return whether a stream (stdout) is a terminal whose cursor can be moved: TERM=dumb has no such."""
+    isatty = getattr(stream or sys.stdout, "isatty", lambda: False)
+    return bool(isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def room() -> int | None:

@@ -38,6 +38,7 @@ from multicore_server.cli.servers import (
     choose,
     running,
 )
+from multicore_server.cli.table import understands_escapes
 from multicore_server.cli.text import plain
 from multicore_server.cli.waiting import CommandResult, Reloading, Restarting, Scaling, Wait
 from multicore_server.ipc.report import EventReport
@@ -365,6 +366,8 @@ def monit(server: str | None, interval: str) -> None:
         raise Trouble("monit needs rich: pip install 'multicore-server[monit]'") from None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Trouble("monit needs a terminal; `ps --json` and `show --json` are for scripts")
+    if not understands_escapes():
+        raise Trouble("monit needs a terminal that moves its cursor, not TERM=dumb; `ps` shows the same once")
     watch(choose(server), seconds)
 
 

@@ -77,8 +77,9 @@ class Endings:
             self._crashed(slot, process, exited)
 
     def _gone(self, process: Process, exited: ev.Exited) -> None:
-        drained = self.state.now - process.since
-        text = f"{describe(exited)} after draining for {drained:.1f} s{left(exited)}"
+        drained = f"after draining for {self.state.now - process.since:.1f} s"
+        when = "while it was starting" if process.ready_at is None else drained
+        text = f"{describe(exited)} {when}{left(exited)}"
         self.state.tell("gone", text, process, in_hand=exited.in_hand)
 
     def _crashed(self, slot: Slot, process: Process, exited: ev.Exited) -> None:

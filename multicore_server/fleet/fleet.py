@@ -127,8 +127,8 @@ class Fleet:
         active = self.slots.active()
         for slot in active[workers:]:
             self._scale_away(slot)
-        for _ in range(workers - len(active)):
-            self._reloads.joined(self.slots.open())
+        for slot in self.slots.open(max(0, workers - len(active))):
+            self._reloads.joined(slot)
         if workers != self.workers:
             self._state.workers = workers
             self._state.act(ev.Scaled(workers))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import count
+from itertools import count, islice
 
 from multicore_server.fleet.events import SignalName
 from multicore_server.fleet.policy import History
@@ -222,9 +222,12 @@ class Slots(dict[int, Slot]):
         """The living worker with this pid."""
         return next(((slot, found) for slot in self.values() if (found := slot.find(pid))), None)
 
-    def open(self) -> Slot:
-        """A slot with the lowest free instance number, to be started at the next tick."""
-        instance = next(i for i in count() if i not in self or self[i].retired)
+    def open(self, number: int) -> list[Slot]:
+        """So many slots with the lowest free instance numbers, to be started at the next tick."""
+        free = (instance for instance in count() if instance not in self or self[instance].retired)
+        return [self._open(instance) for instance in islice(free, number)]
+
+    def _open(self, instance: int) -> Slot:
         slot = self.setdefault(instance, Slot(instance, self._generations.get(instance, 0)))
         slot.retired = False
         slot.revive()

@@ -163,6 +163,13 @@ def test_without_a_terminal(operator: Operator, server: Server) -> None:
     assert operator.refused("monit").startswith("monit needs a terminal; ")
 
 
+def test_on_a_terminal_that_is_dumb(operator: Operator, server: Server) -> None:
+    terminal = operator.terminal("monit", TERM="dumb")
+    assert terminal.wait_exit() == 2
+    assert b"monit needs a terminal that moves its cursor, not TERM=dumb" in terminal.raw
+    assert b"\x1b" not in terminal.raw
+
+
 def test_without_rich(operator: Operator) -> None:
     blocked = operator.runtime / "rich"
     blocked.mkdir()

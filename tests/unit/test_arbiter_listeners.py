@@ -119,6 +119,17 @@ def test_a_privileged_port(bind: Callable[..., list[Any]], monkeypatch: pytest.M
         bind("127.0.0.1:80")
 
 
+def test_a_directory_that_is_not_writable_is_no_matter_of_ports(
+    bind: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise fault(errno.EACCES)
+
+    monkeypatch.setattr("gunicorn.sock.UnixSocket.bind", refuse)
+    with pytest.raises(BindError, match=r"unix:.*: permission denied \(its directory is to be writable\)$"):
+        bind(f"unix:{tmp_path}/s")
+
+
 def test_no_descriptors(
     bind: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:

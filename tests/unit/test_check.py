@@ -420,7 +420,7 @@ def test_a_config_file_that_fails(check: Check, project: Path) -> None:
     said = check("--config", "conf.py")
     assert (said.status, said["error"]) == (
         1,
-        ["Failed to read config file: conf.py: ZeroDivisionError: division by zero"],
+        ["Failed to read config file: conf.py: ZeroDivisionError: division by zero (line 1)"],
     )
 
 

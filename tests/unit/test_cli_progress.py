@@ -41,6 +41,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setenv("TERM", "xterm")
     found = Clock()
     monkeypatch.setattr(progress, "time", found)
     return found
@@ -57,6 +58,15 @@ def test_a_terminal_has_a_bar_that_goes_away(clock: Clock) -> None:
     assert out.getvalue() == f"\r[{'█' * 12}{'░' * 12}] 1/2 workers ready, 3 s\x1b[K"
     shown.end()
     assert out.getvalue().endswith("\r\x1b[K")
+
+
+def test_a_dumb_terminal_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    shown = Progress("workers ready", out)
+    shown.show(Step(1, 2))
+    shown.end()
+    assert out.getvalue() == "1 of 2 workers ready\n"
 
 
 def test_a_terminal_without_unicode() -> None:

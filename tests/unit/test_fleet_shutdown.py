@@ -64,6 +64,8 @@ def test_int_ends_a_boot_without_a_core_file() -> None:
     world.observe(ev.Stop(graceful=False))
     world.run(1)
     assert world.history()[:2] == ["1 close", "1 TERM 0.1"]
+    [text] = world.said("gone")
+    assert text.endswith(" while it was starting")
 
 
 def test_int_after_term() -> None:

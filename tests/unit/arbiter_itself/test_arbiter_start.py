@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import re
 import socket
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import gunicorn.arbiter
 import pytest
 
-from multicore_server.arbiter import listeners, takeover
+from multicore_server.arbiter import listeners, starting, takeover
 from multicore_server.arbiter.arbiter import Arbiter
 from tests.unit.arbiter_itself.started import Application, said
 from tests.unit.shell import Log, fault
@@ -43,6 +44,13 @@ def test_other_worker_classes_are_left_alone() -> None:
     other = SimpleNamespace(worker_class=object)
     start(other)
     assert started == [other]
+
+
+def test_a_pidfile_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    said = f"pidfile: '{tmp_path}/pid' cannot be written: the directory {tmp_path} is not writable"
+    assert starting._of_pidfile(f"{tmp_path}/pid") == said
+    assert starting._of_pidfile("/no/such/directory/pid") == "" == starting._of_pidfile(None)
 
 
 # gunicorn drops a socket that cannot be bound, unclosed.
