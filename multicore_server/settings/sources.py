@@ -113,9 +113,13 @@ def _why_not_read(name: str, gunicorns: Mapping[str, str]) -> str:
         return f"only multicore-server run reads {name}; it is ignored here: use gunicorn's own option"
     from gunicorn.config import make_settings  # here alone: for a mistake, at a start
 
-    if (setting := name.removeprefix(PREFIX).lower()) in make_settings():
+    setting, of_gunicorn = name.removeprefix(PREFIX).lower(), make_settings()
+    if setting in of_gunicorn:
         return f"{name} is not read: set {setting} in the config file"
-    return f"{name} is not a setting and is ignored{_hint(name, 'environment')}"
+    flag = f"--{setting.replace('_', '-')}"
+    variables = (f"{PREFIX}{it.name.upper()}" for it in of_gunicorn.values() if flag in (it.cli or ()))
+    meant = next((f": did you mean {variable}?" for variable in variables if variable in gunicorns), None)
+    return f"{name} is not a setting and is ignored{meant or _hint(name, 'environment')}"
 
 
 def _read(row: Setting, given: Given) -> Any:

@@ -224,6 +224,11 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
         *lines,
         "only multicore-server run reads MULTICORE_TIMEOUT; it is ignored here: use gunicorn's own option",
     ]
+    # The flag has another name than the setting.
+    log_level = {"MULTICORE_LOGLEVEL": "loglevel"}
+    assert unknown_environment({"MULTICORE_LOG_LEVEL": "debug"}, DEFAULTS, log_level, run=True) == [
+        "MULTICORE_LOG_LEVEL is not a setting and is ignored: did you mean MULTICORE_LOGLEVEL?"
+    ]
     # gunicorn has it without an option.
     assert unknown_environment({"MULTICORE_TMP_UPLOAD_DIR": "/tmp"}, DEFAULTS, {}, run=True) == [
         "MULTICORE_TMP_UPLOAD_DIR is not read: set tmp_upload_dir in the config file"
