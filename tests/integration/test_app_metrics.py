@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from tests.support.app_metrics import DIRECTORY, TELL, counts, gauges, kill, levels, note, start, told
-from tests.support.deploying import hup, wait_workers
+from tests.support.apps import ASK
+from tests.support.deploying import deploy, hup, wait_workers
 from tests.support.load import load
-from tests.support.scraping import each_worker
+from tests.support.scraping import Scraped, each_worker
 from tests.support.server import MakeServer
 from tests.support.waiting import wait_for
 
@@ -96,6 +97,33 @@ def test_reloads(make_server: MakeServer) -> None:
     with each_worker(server, 1) as ask:
         files = ask[min(ask)](f"[it.name for it in Path({DIRECTORY}).glob('*.db')]")
     assert len({name.rpartition("_")[2] for name in files}) <= 2 * 4
+
+
+METRIC = "from prometheus_client import Counter, Gauge, Histogram, Summary\n"
+FIRST = METRIC + 'Counter("x", "X.").inc(100)\nGauge("y", "Y.", multiprocess_mode="max").set(111)\n'
+FIRST += 'Histogram("z", "Z.").observe(0.5)\n'
+SECOND = METRIC + 'Gauge("x", "X.", multiprocess_mode="livesum").set(7)\n'
+SECOND += 'Gauge("y", "Y.", multiprocess_mode="mostrecent").set(5)\nSummary("z", "Z.").observe(0.25)\n'
+
+
+def test_deployments_that_change_types(make_server: MakeServer) -> None:
+    """What living workers make is served, also where they have the rows of those that made something else."""
+    scraped = Scraped(make_server(ASK + FIRST))
+    server = scraped.server
+    scraped.start("-w", "2", ready=2)
+    scraped.wait_for({"x_total": 200, "y": 111, "z_count": 2}, "the first types")
+    for generation in range(1, 4):
+        deploy(server, generation, SECOND)
+        hup(server)
+        wait_workers(server, 2)
+        scraped.wait_for({"x": 14, "y": 5, "z_count": 2 * generation}, "the second types")
+        assert not {"x_total", "z_bucket"} & {name.partition("{")[0] for name in scraped.app()}
+        assert scraped.scrape().by("multicore_app_metrics_left_out", "reason")["collision"] == 0
+    deploy(server, 4, FIRST)
+    hup(server)
+    wait_workers(server, 2)
+    scraped.wait_for({"x_total": 400, "y": 111, "z_count": 4}, "what was counted before, and more")
+    assert scraped.scrape().by("multicore_app_metrics_left_out", "reason")["collision"] == 0
 
 
 def test_scale_down_and_up(make_server: MakeServer) -> None:

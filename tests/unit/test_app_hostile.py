@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from multicore_server.metrics.app.merge import AppMetrics
+from multicore_server.metrics.app.merge import AppMetrics, Owner
 from tests.unit.app_entries import Entry, counter, gauge, write, write_stock
 from tests.unit.app_process import living, shown
 
@@ -61,6 +61,78 @@ def test_after_a_reload_the_living_say_what_a_metric_is(tmp_path: Path) -> None:
     metrics = AppMetrics(tmp_path)
     assert shown(metrics, living(0)) == {"x_total": 1}
     assert shown(metrics, living(1)) == {"x": 7}
+
+
+def of_row(row: int, started: float) -> dict[str, Owner]:
+    """The worker of row 0 or 1, where it is the only one, and began then."""
+    return {f"row{it}": Owner("0", it == row, it == row, started * (it == row)) for it in range(2)}
+
+
+def counted(value: float, stamp: float) -> Entry:
+    return counter(value, "x")._replace(stamp=stamp)
+
+
+CHANGES = [
+    (counted(3, 10), gauge(7, "sum", "x", stamp=20), {"x_total": 3}, {"x": 7}),
+    (gauge(3, "sum", "x", stamp=10), counted(7, 20), {"x": 3}, {"x_total": 7}),
+    (gauge(3, "max", "x", stamp=10), gauge(7, "sum", "x", stamp=20), {"x": 3}, {"x": 7}),
+    (gauge(3, "mostrecent", "x", stamp=15), gauge(7, "max", "x", stamp=20), {"x": 3}, {"x": 7}),
+    (gauge(3, "max", "x", stamp=10), gauge(7, "mostrecent", "x", stamp=25), {"x": 3}, {"x": 7}),
+    (counted(3, 10), gauge(7, "sum", "x_total", stamp=20), {"x_total": 3}, {"x_total": 7}),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "before", "after"), CHANGES)
+def test_what_former_owners_of_a_row_have_made_gives_way(
+    old: Entry, new: Entry, before: dict[str, float], after: dict[str, float], tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    metrics = AppMetrics(tmp_path)
+    write(tmp_path, "row0", [old])
+    assert shown(metrics, of_row(0, 10)) == before
+    assert shown(metrics, of_row(0, 20)) == before  # the next worker has not made it yet
+    write(tmp_path, "row0", [new])
+    assert shown(metrics, of_row(0, 20)) == after
+    assert shown(metrics, {"row0": Owner("0", False, False)}) == after  # and without a process
+    assert shown(metrics, of_row(0, 30)) == after  # the one after it
+    write(tmp_path, "row0", [old._replace(stamp=30)])  # the change is taken back
+    assert shown(metrics, of_row(0, 30)) == before
+    assert (metrics.collisions, log.messages) == (0, [])
+
+
+def test_a_type_that_a_worker_gives_up_gives_way_without_a_new_key(tmp_path: Path) -> None:
+    """The next worker makes values that a former owner of its row has made: no file gets longer."""
+    write(tmp_path, "row0", [counted(3, 30), gauge(7, "sum", "x", stamp=20)])
+    write(tmp_path, "row1", [counted(3, 30)])
+    metrics = AppMetrics(tmp_path)
+    assert shown(metrics, of_row(0, 30)) == {"x_total": 6}
+    write(tmp_path, "row0", [gauge(7, "sum", "x", stamp=40)])
+    assert shown(metrics, of_row(0, 40)) == {"x": 7}
+
+
+def test_while_workers_make_both_the_later_one_is_served(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "row0", [counted(3, 10)])
+    write(tmp_path, "row4", [gauge(7, "sum", "x", stamp=20)])
+    metrics = AppMetrics(tmp_path)
+    both = {"row0": Owner("0", True, True, 10), "row4": Owner("1", True, True, 20)}
+    assert shown(metrics, both) == {"x": 7}
+    assert metrics.collisions == 1
+    assert log.messages == ["the app's counter x is not shown: the app's gauge (sum) x has that name"]
+    assert shown(metrics, both | {"row0": Owner("0", True, True, 30)}) == {"x": 7}
+    assert metrics.collisions == 0
+
+
+def test_a_child_of_a_worker_collides_with_it_while_the_worker_lives(tmp_path: Path) -> None:
+    write(tmp_path, "row0", [gauge(7, "sum", "x", stamp=10)])
+    write(tmp_path, "row0-0", [counted(3, 11)])
+    metrics = AppMetrics(tmp_path)
+    assert shown(metrics, of_row(0, 10)) == {"x_total": 3}
+    assert metrics.collisions == 1
+    write(tmp_path, "row0", [gauge(7, "sum", "x", stamp=20)])
+    assert shown(metrics, of_row(0, 20)) == {"x": 7}
+    assert metrics.collisions == 0
 
 
 # --- what may lie in the directory

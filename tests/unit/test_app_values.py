@@ -7,10 +7,13 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from multicore_server.metrics.app import values as app_values
 from multicore_server.metrics.app.directory import VARIABLE, Directory
+from multicore_server.metrics.app.merge import ROUNDING, Owner
 from tests.unit.app_process import (
     PLAIN,
     as_worker,
@@ -241,6 +244,35 @@ def coming_and_going(path: str) -> None:
 
 def test_sums_never_fall_while_workers_come_and_go(tmp_path: Path) -> None:
     in_one_process(coming_and_going, tmp_path)
+
+
+def changed_types(path: str) -> None:
+    """Three workers with the same row; the type changes with the second one."""
+    metrics = started(path)
+    import prometheus_client  # noqa: F401 - once for all of them
+
+    def counted() -> None:
+        as_worker(0).Counter("level", "L.").inc(3)
+
+    def gauged() -> None:
+        as_worker(0).Gauge("level", "L.", multiprocess_mode="sum").set(7)
+
+    def next_worker(act: Callable[[], None]) -> dict[str, float]:
+        owner = Owner("0", alive=True, shown=True, started=time.time())
+        run_and_kill(act)
+        found = shown(metrics, {"row0": owner})
+        time.sleep(2 * ROUNDING)
+        assert metrics.collisions == 0
+        return found
+
+    assert next_worker(counted) == {"level_total": 3}
+    assert next_worker(gauged) == {"level": 7}
+    assert next_worker(gauged) == {"level": 7}
+    assert next_worker(counted) == {"level_total": 6}
+
+
+def test_a_metric_has_the_type_that_the_rows_owner_gives_it(tmp_path: Path) -> None:
+    in_one_process(changed_types, tmp_path)
 
 
 # --- prometheus_client

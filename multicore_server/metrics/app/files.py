@@ -4,7 +4,7 @@ Pure: it imports only the standard library. prometheus_client's own collector ca
 format (``prometheus_client/mmap_dict.py``) starts with the number of bytes in use, as an int in the first 8
 bytes. Then come the entries. An entry has the length of its key as an int, the key (JSON, padded with at
 least one space so that the next field is at a multiple of 8), the value and the time stamp as doubles.
-Entries are only added, never removed.
+prometheus_client uses the time stamp of mostrecent gauges alone. Entries are only added, never removed.
 
 If the file system is full, a write to a mapped page without a block kills the process by SIGBUS. So the
 blocks are allocated first here.

@@ -7,7 +7,8 @@ returns its values in the family's order. So a scrape only adds or compares tupl
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -55,48 +56,68 @@ class Member(NamedTuple):
     def layers(self) -> list[Layer]:
         return [Layer(self.source, places) for places in self.part.layers]
 
+    def made_at(self) -> float:
+        """When the last process that made one of these values began; for mostrecent gauges, when the last one
+        was set. In seconds since the epoch, 0 if the values have no time stamp."""
+        cells = self.source.cells
+        stamps = (cells[index + 1] for places in self.part.layers for index in places.values())
+        return max(stamps, default=0.0)
+
 
 Rows = list[Callable[[], tuple[float, ...]]]
 Compute = Callable[[], Iterable[Sample]]
 
 
-def families(
-    members: Mapping[str, Mapping[Variant, list[Member]]],
-    reserved: Container[str],
-    refuse: Callable[[str, Variant, str], None],
-) -> Iterator[Callable[[], Family]]:
-    """Yield functions that make the families at each scrape from the current values of the sources.
+class Candidate(NamedTuple):
+    """A metric as one variant, with its members. It is served if all its sample names are free."""
 
-    ``members`` are the members of each family, by kind and mode. The first kind or mode is shown. ``refuse``
-    is called for the others, and for families with a sample name that is already in use or reserved.
-    """
+    name: str
+    variant: Variant
+    members: list[Member]
+
+    @property
+    def names(self) -> set[str]:
+        """The names that it needs."""
+        return {self.name, *(self.name + suffix for suffix in SUFFIXES[self.variant.kind])}
+
+    def made_at(self) -> float:
+        return max(member.made_at() for member in self.members)
+
+    def family(self) -> Callable[[], Family]:
+        """Return a function that makes the family at each scrape from the current values of the sources."""
+        name, kind, mode = self.name, *self.variant
+        compute = COMPUTE[mode.removeprefix("live") or kind](self.members)
+        help_text = self.members[0].part.help
+        return lambda: Family(name, kind, help_text, list(compute()))
+
+    def __str__(self) -> str:
+        return f"{self.variant} {self.name}"
+
+
+def contested(candidates: Sequence[Candidate], reserved: Container[str]) -> list[Candidate]:
+    """Return those that need a name which another one needs too, or which is reserved."""
+    uses = Counter(name for candidate in candidates for name in candidate.names)
+    return [it for it in candidates if any(uses[name] > 1 or name in reserved for name in it.names)]
+
+
+def assign(
+    candidates: Iterable[Candidate], reserved: Container[str]
+) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
+    """Give each name to the first candidate that needs it. Return the candidates that have all their names,
+    and the others, each with the owner of one of them."""
     taken: dict[str, str] = {}
-    for name, variants in sorted(members.items()):
-        (chosen, found), *others = variants.items()
-        for other, _ in others:
-            refuse(name, other, f"the app's {chosen} {name}")
-        owner = _owner_of_names(name, chosen, taken, reserved)
+    served, refused = [], []
+    for candidate in candidates:
+        names = candidate.names
+        owner = next((taken[it] for it in sorted(names) if it in taken), "")
+        if any(it in reserved for it in names):
+            owner = "the server"
         if owner:
-            refuse(name, chosen, owner)
-            continue
-        yield _family(name, chosen, found)
-
-
-def _owner_of_names(name: str, variant: Variant, taken: dict[str, str], reserved: Container[str]) -> str:
-    """Take the names that the family needs and return "", or return the owner of a name that is in use."""
-    names = {name, *(name + suffix for suffix in SUFFIXES[variant.kind])}
-    if any(it in reserved for it in names):
-        return "the server"
-    owner = next((taken[it] for it in sorted(names) if it in taken), "")
-    if not owner:
-        taken.update(dict.fromkeys(names, f"the app's {variant} {name}"))
-    return owner
-
-
-def _family(name: str, variant: Variant, members: list[Member]) -> Callable[[], Family]:
-    compute = COMPUTE[variant.mode.removeprefix("live") or variant.kind](members)
-    help_text = members[0].part.help
-    return lambda: Family(name, variant.kind, help_text, list(compute()))
+            refused.append((candidate, owner))
+        else:
+            taken.update(dict.fromkeys(names, f"the app's {candidate}"))
+            served.append(candidate)
+    return served, refused
 
 
 def _columns(layers: Iterable[Layer]) -> list[Series]:

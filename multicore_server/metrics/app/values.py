@@ -58,6 +58,7 @@ class Book:
 
         The files are the parent's.
         """
+        self.since = time.time()  # seconds since the epoch
         self.lock = RLock()  # reentrant: a signal handler or a destructor can interrupt the same thread
         self.stale = True
 
@@ -148,6 +149,10 @@ class Value:
 
     def place(self) -> None:
         self.file, self.index = self.book.find(self.kind, self.key)
+        # A file also has what the row's former owners made. The time stamp, which the format uses for
+        # mostrecent gauges alone, says when the last process that made the value began.
+        if not self.kind.endswith("mostrecent"):
+            self.file.cells[self.index + 1] = self.book.since
 
     def inc(self, amount: float) -> None:
         if self.book.stale:
