@@ -179,6 +179,22 @@ def test_gauges_that_the_arbiter_has_only_made_are_no_minimum(tmp_path: Path) ->
     assert scraped(AppMetrics(tmp_path), [(0, "ready")]) == {"a": 5, "b": -2}
 
 
+@pytest.mark.parametrize("mode", sorted(mode for mode in MODES if not mode.endswith("all")))
+def test_gauges_that_the_arbiter_sets_after_a_scrape_count(mode: str, tmp_path: Path) -> None:
+    """Also those with labels that no worker has."""
+    metrics = AppMetrics(tmp_path)
+    made = [gauge(0, mode, "a"), gauge(0, mode, "b", of="arbiter")]
+    write(tmp_path, "arbiter", made)
+    write(tmp_path, "row0", [gauge(0, mode, "a")])
+    assert shown(metrics, living(0)).get("a", 0.0) == 0.0
+    for value in (7.0, -7.0, 8.0):
+        write(tmp_path, "arbiter", [entry._replace(value=value, stamp=1) for entry in made])
+        alone = shown(metrics, living(0))
+        assert alone['b{of="arbiter"}'] == value
+        extreme = {"min": min(value, 0.0), "max": max(value, 0.0)}
+        assert alone["a"] == extreme.get(mode.removeprefix("live"), value)
+
+
 # --- what an app may write
 
 NASTY = 'a\\b"c\nd'

@@ -29,6 +29,8 @@ from multicore_server.metrics.family import Family
 
 ROUNDING = 0.001  # seconds: the report has whole milliseconds
 
+Parts = Mapping[str, Part]
+
 _log = logging.getLogger("gunicorn.error")
 
 
@@ -108,10 +110,12 @@ class AppMetrics:
         workers = self._workers(owners)
         alive = [self._is_alive(source, owners) for source in sources]
         shown = {identifier: owner.worker for identifier, owner in workers.items()}
-        context = ([source.version for source in sources], alive, shown)
+        parts = [_parts(source) for source in sources]
+        context = ([source.version for source in sources], alive, shown, parts)
         if context != self._context:
             self._context = context
-            living = [it for it, lives in zip(sources, alive, strict=True) if lives]
+            found = zip(sources, parts, alive, strict=True)
+            living = [(source, part) for source, part, lives in found if lives]
             self._candidates = _candidates(living, shown)
             self._contested = app_plan.contested(self._candidates, self._reserved)
             self._standings = None
@@ -168,13 +172,13 @@ class AppMetrics:
             _log.warning("the app's %s is not shown: %s has that name", candidate, owner)
 
 
-def _candidates(sources: list[Source], workers: Mapping[str, str]) -> list[Candidate]:
+def _candidates(sources: list[tuple[Source, Parts]], workers: Mapping[str, str]) -> list[Candidate]:
     found: dict[tuple[str, Variant], Candidate] = {}
     # The HELP text is the one of a living worker.
-    for source in sorted(sources, key=lambda it: it.identifier not in workers):
+    for source, parts in sorted(sources, key=lambda it: it[0].identifier not in workers):
         if source.mode not in ("all", "liveall") or source.identifier in workers:
             variant = Variant(source.kind, source.mode)
-            for name, part in _parts(source).items():
+            for name, part in parts.items():
                 candidate = found.setdefault((name, variant), Candidate(name, variant, []))
                 candidate.members.append(Member(source, part, workers.get(source.identifier)))
     return list(found.values())
@@ -197,11 +201,14 @@ def _is_current(member: Member, workers: Mapping[str, Owner]) -> bool:
     return owner is not None and member.made_at() >= owner.started - ROUNDING
 
 
-def _parts(source: Source) -> dict[str, Part]:
-    if source.kind != "gauge" or not source.identifier.endswith("arbiter"):
+def _parts(source: Source) -> Parts:
+    """Return what counts of a file now.
+
+    If the arbiter preloads the app, it makes gauges but may not set them, or sets them later, in a hook.
+    Until then their 0 must not count as a minimum or a maximum.
+    """
+    if source.mode.removeprefix("live") not in ("min", "max") or not source.identifier.endswith("arbiter"):
         return source.parts
-    # If the arbiter preloads the app, it makes gauges but may not set them. Their 0 must not count as a
-    # minimum.
     return {
         name: Part(part.help, [_nonzero(source, it) for it in part.layers])
         for name, part in source.parts.items()
