@@ -24,7 +24,8 @@ def text(families: Iterable[Family]) -> bytes:
 
 
 def openmetrics(families: Iterable[Family]) -> bytes:
-    """OpenMetrics 1.0. A counter that is negative or no number is left out: the format has no such thing."""
+    """OpenMetrics 1.0, without the samples that it forbids: strict clients refuse everything for one of
+    them."""
     return _encoded(_openmetrics_lines(families))
 
 
@@ -52,8 +53,7 @@ def _openmetrics_lines(families: Iterable[Family]) -> Iterator[str]:
         yield f"# HELP {name} {help_text}\n# TYPE {name} {family.kind}\n"
         if family.unit:
             yield f"# UNIT {name} {family.unit}\n"
-        counter = family.kind == "counter"
-        yield from _sample_lines(name, filter(_is_count, family.samples) if counter else family.samples)
+        yield from _sample_lines(name, _ALLOWED.get(family.kind, iter)(family.samples))
     yield "# EOF\n"
 
 
@@ -61,8 +61,30 @@ def _escaped(help_text: str) -> str:
     return help_text.replace("\\", r"\\").replace("\n", r"\n")
 
 
-def _is_count(sample: Sample) -> bool:
-    return sample.value >= 0
+def _counts(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """Counters, sums and counts are neither negative nor NaN."""
+    return (sample for sample in samples if sample.value >= 0)
+
+
+def _of_histogram(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """A sum is as above, and there is none beside a negative bucket; a count needs a sum."""
+    summed = {labels for suffix, labels, value in samples if suffix == "_sum" and value >= 0}
+    summed -= {_without_bound(it.labels) for it in samples if '{le="-' in it.labels or ',le="-' in it.labels}
+    return (it for it in samples if it.suffix == "_bucket" or it.labels in summed)
+
+
+def _without_bound(labels: str) -> str:
+    """A bucket's labels without ``le``, which is the last one."""
+    others = labels.rpartition("le=")[0].rstrip("{,")
+    return others and f"{others}}}"
+
+
+# What OpenMetrics allows, by the family's kind.
+_ALLOWED: dict[str, Callable[[Iterable[Sample]], Iterable[Sample]]] = {
+    "counter": _counts,
+    "summary": _counts,
+    "histogram": _of_histogram,
+}
 
 
 def _sample_lines(name: str, samples: Iterable[Sample]) -> list[str]:

@@ -230,6 +230,43 @@ def test_openmetrics_has_no_illegal_counters() -> None:
     assert len(text(illegal).splitlines()) == 2 + len(rows)
 
 
+read_openmetrics: Any = openmetrics_parser.text_string_to_metric_families  # has no types
+ILLEGAL_SUMS = [math.nan, -1.5, -math.inf]
+ROLE = '{role="-x, le=\\"-1\\""}'  # a value that looks like a bound
+
+
+@pytest.mark.parametrize("total", ILLEGAL_SUMS)
+def test_openmetrics_has_no_illegal_sums_of_summaries(total: float) -> None:
+    samples = [Sample("_count", '{a="x"}', 2.0), Sample("_sum", '{a="x"}', total), Sample("_sum", "", 3.0)]
+    written = openmetrics([Family("size", "summary", "S.", samples)]).decode()
+    assert written.splitlines()[2:] == ['size_count{a="x"} 2.0', "size_sum 3.0", "# EOF"]
+    assert list(read_openmetrics(written))
+
+
+def histogram(total: float, bounds: list[str], group: str = "") -> list[Sample]:
+    label = group.rstrip("}") + "," if group else "{"
+    buckets = [Sample("_bucket", f'{label}le="{bound}"}}', 2.0) for bound in bounds]
+    return [*buckets, Sample("_count", group, 2.0), Sample("_sum", group, total)]
+
+
+@pytest.mark.parametrize("group", ["", '{a="x"}', ROLE])
+@pytest.mark.parametrize(
+    ("total", "bounds"),
+    [*((it, ["0.5", "+Inf"]) for it in ILLEGAL_SUMS), (1.0, ["-1.0", "0.0", "+Inf"])],
+)
+def test_openmetrics_has_no_illegal_sums_of_histograms(total: float, bounds: list[str], group: str) -> None:
+    """The buckets stay, and other label sets have all that they had."""
+    legal = [histogram(1.0, ["0.5", "+Inf"], other) for other in ('{b="y"}', '{role="-x"}')]
+    illegal = histogram(total, bounds, group)
+    samples = [*legal[0], *illegal, *legal[1]]
+    written = openmetrics([Family("lag", "histogram", "L.", samples)]).decode()
+    kept = [*legal[0], *illegal[:-2], *legal[1]]
+    expected = text([Family("lag", "histogram", "L.", kept)]).decode()
+    assert written == f"{expected}# EOF\n"
+    assert list(read_openmetrics(written))
+    assert len(text([Family("lag", "histogram", "L.", samples)]).splitlines()) == 2 + len(samples)
+
+
 def test_half_a_surrogate_pair_costs_one_character() -> None:
     families = [Family("m", "gauge", "\udc80", [Sample("", labels([("a", "x\ud800")]), 1.0)])]
     assert text(families) == b'# HELP m ?\n# TYPE m gauge\nm{a="x?"} 1.0\n'
