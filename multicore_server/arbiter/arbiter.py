@@ -83,12 +83,11 @@ class Arbiter(ParentArbiter):
         self._quiet_until = {}
         capacity = slots_for(self.settings.workers)
         scoreboard = Scoreboard(capacity)
-        limit = cgroup.memory_limit()
-        self._number = WorkerNumber(self.settings.workers, self.cfg.workers_given, limit)
-        for line in (hosts.versions(__version__), self._number.reason(usable_cpus(), cgroup.cpu_quota())):
+        number = WorkerNumber.of(self.settings, self.cfg)
+        for line in (hosts.versions(__version__), number.reason(usable_cpus(), cgroup.cpu_quota())):
             self.log.info("%s", line)
         options = deployment.fleet_options(self.settings, self.cfg)
-        self.fleet = Fleet(options, self._number.first, capacity)
+        self.fleet = Fleet(options, self.settings.workers, capacity, tries=number.tries)
         selector = selectors.DefaultSelector()
         selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
         self.context = ArbiterContext(
@@ -239,17 +238,17 @@ class Arbiter(ParentArbiter):
             self._show()
 
     def _start_the_others(self) -> None:
-        """Where the first worker was to show how many have room."""
-        if not self._number.tries:
+        """Where one worker was to show how many have room."""
+        if not self.fleet.trying:
             return
         ready = next((process for process in self.fleet.processes() if process.state is State.READY), None)
         if ready is None:
             return
         others = sum(memory.rss(pid) for pid in (self.pid, self.monitor.pid) if pid)
-        number, line = self._number.learn(need_of(ready.pid), others)
+        number, line = WorkerNumber.of(self.settings, self.cfg).learn(need_of(ready.pid), others)
         if line:
             self.log.warning("%s", line)
-        self.observe(ev.Scale(number))
+        self.observe(ev.Fit(number))
 
     def _decide(self) -> list[Action]:
         """What is to be done now; nothing more is found in the next call."""

@@ -16,6 +16,7 @@ from multicore_server.arbiter.deployment import Deployment, DeploymentError, Sur
 from multicore_server.arbiter.forked_call import ForkedCall
 from multicore_server.arbiter.interruption import Interrupted, Interruption
 from multicore_server.arbiter.systemd import service
+from multicore_server.arbiter.worker_number import WorkerNumber
 from multicore_server.fleet import events as ev
 
 PATIENCE = 5  # times that signals may break off the load of a configuration
@@ -106,9 +107,9 @@ class Reloader:
             self._interrupted += 1
             self._resolved, self._turns_given = resolved, TURNS
             return
-        settings = self.candidate.settings
-        options = deployment.fleet_options(settings, self.candidate.cfg)
-        self._context.observe(ev.ReloadPrepared(options, settings.workers))
+        settings, cfg = self.candidate.settings, self.candidate.cfg
+        options, tries = deployment.fleet_options(settings, cfg), WorkerNumber.of(settings, cfg).tries
+        self._context.observe(ev.ReloadPrepared(options, settings.workers, tries))
 
     def _load(self, resolved: dict[str, str]) -> Deployment:
         """Raises DeploymentError and Interrupted."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from multicore_server.machine import cgroup, memory
 from multicore_server.settings.sources import Given
+from multicore_server.settings.table import Settings
 
 MB = 2**20
 # Bytes of the memory limit for each worker, below which the first one shows what a worker needs before the
@@ -24,10 +27,10 @@ class WorkerNumber:
         automatic = str(given.value).strip().lower() in AUTOMATIC
         self.tries = automatic and wanted > 1 and limit is not None and limit / wanted < ENOUGH
 
-    @property
-    def first(self) -> int:
-        """How many to start with."""
-        return 1 if self.tries else self._wanted
+    @classmethod
+    def of(cls, settings: Settings, cfg: Any) -> WorkerNumber:
+        """Of a configuration, with the memory that there is now."""
+        return cls(settings.workers, cfg.workers_given, cgroup.memory_limit())
 
     def reason(self, cpus: int, quota: float | None) -> str:
         """One line for the log. ``cpus`` are usable, ``quota`` of them at most."""
@@ -42,8 +45,8 @@ class WorkerNumber:
     def learn(self, need: int, others: int) -> tuple[int, str]:
         """How many workers to run where one needs so many bytes and the other processes have ``others``; and
         a line about it where these are fewer than wanted."""
-        self.tries = False
-        assert self._limit is not None
+        if self._limit is None:  # it was lifted meanwhile
+            return self._wanted, ""
         room = int((self._limit * USABLE - others) // max(need, 1))
         number = max(1, min(self._wanted, room))
         if number == self._wanted:

@@ -91,7 +91,7 @@ def _doubts(subject: Subject) -> Iterator[Finding]:
 
 def _workers(subject: Subject) -> Iterator[Finding]:
     settings, limit = subject.settings, cgroup.memory_limit()
-    number = WorkerNumber(settings.workers, subject.cfg.workers_given, limit)
+    number = WorkerNumber.of(settings, subject.cfg)
     yield Finding("note", number.reason(usable_cpus(), cgroup.cpu_quota()))
     total = memory.available()
     whose = "no limit" if limit is None else "the limit of this control group"

@@ -96,6 +96,7 @@ class ReloadPrepared:
 
     options: Options
     workers: int
+    tries: bool = False  # a worker is to show how many have room: answer with `Fit`
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,13 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """Memory has room for so many workers; an operator's word that came before this stands."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End everything: TERM is graceful, INT and QUIT are not."""
 
@@ -154,7 +162,7 @@ class Stop:
 Observation: TypeAlias = (
     Forked | ForkFailed | BecameReady | AskedToRetire | Exited | Hung | OverMemory
     | Reload | ReloadPrepared | ReloadFailed | Committed | CommitFailed | Paused
-    | Restart | Reset | Scale | Stop
+    | Restart | Reset | Scale | Fit | Stop
 )  # fmt: skip
 
 

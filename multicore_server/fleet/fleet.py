@@ -15,7 +15,7 @@ from multicore_server.fleet.aftermath import Endings
 from multicore_server.fleet.events import Action, Observation
 from multicore_server.fleet.policy import History, Options
 from multicore_server.fleet.retiring import Retiring
-from multicore_server.fleet.rollout import Reloads
+from multicore_server.fleet.rollout import Reloads, Wanted
 from multicore_server.fleet.shutdown import Shutdown
 from multicore_server.fleet.slots import Process, Slot, Slots, State
 from multicore_server.fleet.starting import Starting
@@ -27,18 +27,25 @@ AFTER_PAUSE = 1.0  # seconds that every deadline is away at least after a pause 
 
 
 class Fleet:
-    """The slots of one server. ``capacity`` is the number of slots that shared memory was made for."""
+    """The slots of one server. ``capacity`` is the number of slots that shared memory was made for.
+    ``tries``: it begins with one worker, and `Fit` says how many there will be."""
 
     def __init__(
-        self, options: Options, workers: int, capacity: int, random: Callable[[], float] = random.random
+        self,
+        options: Options,
+        workers: int,
+        capacity: int,
+        random: Callable[[], float] = random.random,
+        *,
+        tries: bool = False,
     ) -> None:
         self._state = FleetState(options, capacity, random)
         self._retiring = Retiring(self._state)
-        self._reloads = Reloads(self._state, self._retiring, workers, self._resize)
+        self._reloads = Reloads(self._state, self._retiring, Wanted(workers, tries), self._resize)
         self._endings = Endings(self._state, self._reloads)
         self._starting = Starting(self._state, self._retiring, self._reloads)
         self._shutdown: Shutdown | None = None
-        self._resize(workers)
+        self._resize(1 if tries else workers)
 
     # --- the two entrances ---
 
@@ -106,6 +113,11 @@ class Fleet:
     @property
     def reloading(self) -> bool:
         return self._reloads.current is not None
+
+    @property
+    def trying(self) -> bool:
+        """Whether a worker is to show how many have room."""
+        return self._reloads.trying
 
     @property
     def restarts(self) -> Mapping[Reason, int]:
@@ -286,6 +298,11 @@ class Fleet:
             if self.workers == scale.workers:  # it was not refused
                 self._reloads.scaled()
 
+    def _fit(self, fit: ev.Fit) -> None:
+        if self._reloads.trying and not self._state.stopping:
+            self._reloads.trying = False
+            self._resize(fit.workers)
+
     def _reload(self, _: ev.Reload) -> None:
         if not self._state.stopping:
             self._reloads.request()
@@ -337,5 +354,6 @@ OBSERVERS: dict[type[Observation], Callable[..., None]] = {
     ev.Restart: Fleet._restart,
     ev.Reset: Fleet._reset,
     ev.Scale: Fleet._scale,
+    ev.Fit: Fleet._fit,
     ev.Stop: Fleet._stop,
 }

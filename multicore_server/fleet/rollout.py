@@ -36,13 +36,20 @@ class Before(NamedTuple):
     history: History
 
 
+class Wanted(NamedTuple):
+    """How many workers a configuration asks for; ``tries``: at most, one is to show how many have room."""
+
+    workers: int
+    tries: bool = False
+
+
 @dataclass(slots=True)
 class Rollout:
     started: float
     version: int
     phase: Phase = Phase.PREPARING
     options: Options | None = None
-    workers: int = 0  # of its configuration
+    wanted: Wanted | None = None
     scaled: bool = False  # an operator has asked for another number since it began
     pending: dict[int, Before] = field(default_factory=dict)  # instances that still run the old version
     replaced: int = 0
@@ -77,12 +84,13 @@ class Reloads:
     """At most one rollout at a time; a reload that is asked for meanwhile follows it, once."""
 
     def __init__(
-        self, state: FleetState, retiring: Retiring, workers: int, resize: Callable[[int], None]
+        self, state: FleetState, retiring: Retiring, configured: Wanted, resize: Callable[[int], None]
     ) -> None:
         self.state = state
         self._retiring = retiring
         self._resize = resize
-        self.configured = workers
+        self.configured = configured
+        self.trying = configured.tries  # how many have room is not known yet
         self.current: Rollout | None = None
         self.again = False
         self.committed = 0  # the version that is in force
@@ -104,7 +112,8 @@ class Reloads:
             self.state.act(ev.DropReload())
             return
         rollout.phase = Phase.TRIAL
-        rollout.options, rollout.workers = prepared.options, prepared.workers
+        rollout.options = prepared.options
+        rollout.wanted = Wanted(prepared.workers, prepared.tries)
         for slot in self.state.slots.active():
             slot.queued_at = self.state.now
             rollout.take(slot)
@@ -152,6 +161,7 @@ class Reloads:
 
     def scaled(self) -> None:
         """An operator's later word on the number of workers outranks the configuration's."""
+        self.trying = False
         if self.current is not None:
             self.current.scaled = True
 
@@ -236,12 +246,19 @@ class Reloads:
         rollout.phase = Phase.ROLLING
         self.committed = rollout.version
         assert rollout.options is not None
+        assert rollout.wanted is not None
         self.state.options = rollout.options
         # As with PM2, what was scaled stays so, unless the configuration has another number; 0 is WINCH's.
         # An operator's word since the reload began outranks both.
-        if not rollout.scaled and (rollout.workers != self.configured or not self.state.workers):
-            self._resize(rollout.workers)
-        self.configured = rollout.workers
+        if not rollout.scaled and (rollout.wanted != self.configured or not self.state.workers):
+            self._obey(rollout.wanted)
+        self.configured = rollout.wanted
+
+    def _obey(self, wanted: Wanted) -> None:
+        """Those that run have room; the others wait until one has shown what it needs."""
+        self.trying = wanted.tries
+        running = min(self.state.workers, wanted.workers)
+        self._resize(max(running, 1) if wanted.tries else wanted.workers)
 
     def _report(self, rollout: Rollout) -> None:
         workers = "worker" if rollout.replaced == 1 else "workers"

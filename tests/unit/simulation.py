@@ -48,9 +48,9 @@ class Due(NamedTuple):
 class Simulation:
     """A fleet and its world. ``plans`` is by worker's name ("0.1": instance 0, generation 1)."""
 
-    def __init__(self, workers: int, options: Options, capacity: int = 8) -> None:
+    def __init__(self, workers: int, options: Options, capacity: int = 8, *, tries: bool = False) -> None:
         self.chance = 0.0  # every random number
-        self.fleet = Fleet(options, workers, capacity, self._random)
+        self.fleet = Fleet(options, workers, capacity, self._random, tries=tries)
         self.capacity = capacity
         self.now = 0.0
         self.plan = Plan()

@@ -18,6 +18,8 @@ from multicore_server.arbiter.forked_call import LIMIT
 from multicore_server.arbiter.interruption import Interrupted, Interruption
 from multicore_server.arbiter.reloader import PATIENCE, TURNS, Reloader
 from multicore_server.fleet import events as ev
+from multicore_server.machine import cgroup
+from multicore_server.settings.sources import Given
 from multicore_server.settings.table import TABLE, Settings
 from tests.unit import shell
 from tests.unit.shell import PIPE, ChildExitError, Shell, fault
@@ -71,7 +73,10 @@ class Garage:
     @staticmethod
     def deployment(name: str) -> Deployment:
         settings_of = {"config": SimpleNamespace(get=lambda: None)}
-        cfg = SimpleNamespace(preload_app=False, graceful_timeout=30, settings=settings_of, name=name)
+        given = Given(2, "from the command line, -w")
+        cfg = SimpleNamespace(
+            preload_app=False, graceful_timeout=30, settings=settings_of, name=name, workers_given=given
+        )
         return Deployment(SimpleNamespace(app_uri="app:app"), cfg, settings(), [Listener(name)])
 
     def _load(self, current: Deployment, log: Any, breakable: Breakable) -> Deployment:
@@ -115,7 +120,19 @@ def test_what_is_prepared_is_on_trial(garage: Garage) -> None:
     assert garage.reloader.candidate == replace(garage.next, number=2)
     (prepared,) = garage.observed
     assert isinstance(prepared, ev.ReloadPrepared)
-    assert prepared.workers == 2
+    assert (prepared.workers, prepared.tries) == (2, False)
+
+
+def test_a_number_that_memory_may_have_no_room_for_is_to_be_tried(
+    garage: Garage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "memory_limit", lambda: 2**20)
+    assert isinstance(garage.next, Deployment)
+    garage.next.cfg.workers_given = Given("max", "the default")
+    garage.prepare()
+    (prepared,) = garage.observed
+    assert isinstance(prepared, ev.ReloadPrepared)
+    assert (prepared.workers, prepared.tries) == (2, True)
 
 
 @pytest.mark.parametrize(

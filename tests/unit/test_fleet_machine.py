@@ -68,6 +68,7 @@ class FleetMachine(RuleBasedStateMachine):
         calm=st.booleans(),
         delay=st.sampled_from([0.0, 2.0]),
         mortal=st.booleans(),
+        tries=st.booleans(),
     )
     def start(
         self,
@@ -78,13 +79,14 @@ class FleetMachine(RuleBasedStateMachine):
         calm: bool,
         delay: float,
         mortal: bool,
+        tries: bool,
     ) -> None:
         self.calm, self.surge = calm, surge
         options = replace(OPTIONS, policy=policy, reload_surge=surge, shutdown_delay=delay)
         options = replace(options, draining_limit=limit)
         if mortal:
             options = replace(options, lifetime=lambda chance: 30.0 + 10 * chance)
-        self.world = Simulation(workers, options, CAPACITY)
+        self.world = Simulation(workers, options, CAPACITY, tries=tries)
         self.world.run(2.0)
 
     # --- time ---
@@ -155,15 +157,20 @@ class FleetMachine(RuleBasedStateMachine):
     def scale(self, workers: int) -> None:
         self.world.observe(ev.Scale(workers))
 
+    @rule(workers=st.integers(1, CAPACITY + 1))
+    def fit(self, workers: int) -> None:
+        self.world.observe(ev.Fit(workers))
+
     @rule(
         workers=st.integers(0, CAPACITY + 1),
         surge=st.integers(1, 2),
         loads=st.sampled_from(["well", "badly", "later"]),
+        tries=st.booleans(),
     )
-    def reload(self, workers: int, surge: int, loads: str) -> None:
+    def reload(self, workers: int, surge: int, loads: str, tries: bool) -> None:
         options = replace(self.world.fleet.options, reload_surge=surge)
         answers: dict[str, ev.ReloadPrepared | ev.ReloadFailed] = {
-            "well": ev.ReloadPrepared(options, workers),
+            "well": ev.ReloadPrepared(options, workers, tries),
             "badly": ev.ReloadFailed("a typo"),
         }
         self.world.prepares = answers.get(loads)

@@ -14,8 +14,13 @@ from typing import Any
 import gunicorn.arbiter
 import pytest
 
+from multicore_server.arbiter import arbiter as module
 from multicore_server.arbiter import listeners, starting, takeover
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.arbiter.worker_number import MB, WorkerNumber
+from multicore_server.fleet import events as ev
+from multicore_server.machine import memory
+from multicore_server.settings.sources import Given
 from tests.unit.arbiter_itself.started import Application, said
 from tests.unit.shell import Log, fault
 
@@ -51,6 +56,29 @@ def test_a_pidfile_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: 
     said = f"pidfile: '{tmp_path}/pid' cannot be written: the directory {tmp_path} is not writable"
     assert starting._of_pidfile(f"{tmp_path}/pid") == said
     assert starting._of_pidfile("/no/such/directory/pid") == "" == starting._of_pidfile(None)
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Given("max", "the default")
+    monkeypatch.setattr(WorkerNumber, "of", lambda settings, _: WorkerNumber(settings.workers, given, MB))
+    monkeypatch.setattr(module, "need_of", lambda pid: 1)
+    monkeypatch.setattr(memory, "rss", lambda pid: 0)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_with_little_memory_one_worker_shows_how_many_have_room(
+    made: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(fork: ev.Fork) -> None:
+        made.observe(ev.Forked(fork.instance, fork.generation, 4242 + fork.instance))
+
+    monkeypatch.setattr(made.worker_processes, "fork", fork)
+    made.manage_workers()
+    assert (made.fleet.workers, made.fleet.trying) == (1, True)
+    made.observe(ev.BecameReady(4242))
+    made.manage_workers()
+    assert (made.fleet.workers, made.fleet.trying) == (2, False)
 
 
 # gunicorn drops a socket that cannot be bound, unclosed.
