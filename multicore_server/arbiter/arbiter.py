@@ -32,6 +32,7 @@ from multicore_server.arbiter.commands import Commands
 from multicore_server.arbiter.context import ArbiterContext, Lifeline
 from multicore_server.arbiter.deployment import Deployment
 from multicore_server.arbiter.forked_call import ForkedCall
+from multicore_server.arbiter.forks import forks
 from multicore_server.arbiter.inspection import Inspection
 from multicore_server.arbiter.interruption import ENDS
 from multicore_server.arbiter.lateness import Lateness
@@ -117,6 +118,7 @@ class Arbiter(ParentArbiter):
         for line in filter(None, (oom_line(), *doubts(self.app, self.settings), *losses)):
             self.log.warning("%s", line)
         import_ahead(self.cfg, self.worker_class.CONFIG_KWARGS)
+        forks.guard(self.context.lifeline.writer, self._descriptors_of_serving)
         gc.collect()  # before the freeze: garbage would stay, and its pages be copied in every child
         gc.freeze()
 
@@ -369,6 +371,7 @@ class Arbiter(ParentArbiter):
     def _halt(self, halt: ev.Halt) -> NoReturn:
         self.monitor.end()
         self.orphans.end()
+        forks.release()
         service.hand_over(self.reexec_pid)
         if halt.status or halt.reason:
             raise HaltServer(halt.reason, halt.status)

@@ -40,6 +40,14 @@ class ParentArbiter(SignalledArbiter):
         candidate = self.reloader.candidate
         return {*self.LISTENERS, *(candidate.listeners if candidate else ())}
 
+    def _descriptors_of_serving(self) -> Iterator[int]:
+        """Which no process of a hook's may hold."""
+        addresses = self.monitor.addresses
+        held = (*self._all_listeners(), addresses.listener, addresses.command_listener)
+        yield from (listener.fileno() for listener in held if listener is not None)
+        yield from self.context.handover.inboxes.descriptors()
+        yield from self.context.cluster.mailboxes.descriptors()
+
     def _close_in_worker(self, kept: list[Any]) -> None:
         """In a worker: an address that the arbiter gives up must be free."""
         self.monitor.close()

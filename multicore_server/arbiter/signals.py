@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from multicore_server.arbiter import logs, systemd
+from multicore_server.arbiter.forks import forks
 from multicore_server.arbiter.interruption import ENDS, Interruption
 from multicore_server.arbiter.monitor_process import MonitorProcess
 from multicore_server.arbiter.orphans import Orphans
@@ -166,7 +167,8 @@ class SignalledArbiter(StartingArbiter):
             if self.systemd and not (self.reexec_pid or self.master_pid):
                 systemd.reexec(self)
             else:
-                super().reexec()
+                with forks.own():  # it is given the listeners
+                    super().reexec()
         except OSError as exc:
             self.log.error("USR2: the new arbiter could not be started: %s", exc)
             if os.getpid() != self.pid:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NoReturn
 
+from multicore_server.arbiter.forks import forks
 from multicore_server.ipc.channel import MonitorChannel, WorkerChannel
 from multicore_server.machine.children import become_subreaper, children, has_ended_child, name_of
 
@@ -17,7 +18,7 @@ from multicore_server.machine.children import become_subreaper, children, has_en
 def fork() -> int:
     """``os.fork``. The threads of a preloaded app are no error, also where warnings are (``-W error``): from
     Python 3.15 on such an error comes after the fork, and nobody would know of the child."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), forks.own():
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         return os.fork()
 

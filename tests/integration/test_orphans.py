@@ -34,6 +34,20 @@ async def app(scope, receive, send):
 """
 
 
+# The test knows the helper's pid by the file.
+HELPED = """
+import multiprocessing, os, pathlib, time
+
+def help():
+    pathlib.Path("unfinished").write_text(str(os.getpid()))
+    os.rename("unfinished", "helper")
+    time.sleep(60)
+
+def on_worker_ready(server, worker):
+    multiprocessing.get_context("fork").Process(target=help).start()
+"""
+
+
 def is_free(port: int) -> bool:
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -66,6 +80,20 @@ def test_a_boot_ends_with_its_arbiter(make_server: MakeServer) -> None:
     wait_file(server, "loading")
     wait_gone(kill(server), 3)
     assert is_free(server.port)
+
+
+def test_a_process_that_a_hook_has_forked_hides_the_end_of_the_arbiter_from_nobody(server: Server) -> None:
+    conf = server.write("helped.py", HELPED)
+    server.start("-w", "1", "-c", str(conf), ready=1)
+    wait_file(server, "helper")
+    helper = psutil.Process(int((server.directory / "helper").read_text()))
+    try:
+        workers = kill(server)
+        wait_gone([worker for worker in workers if worker != helper], 5)
+        assert helper.is_running()
+        assert is_free(server.port)
+    finally:
+        helper.kill()
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

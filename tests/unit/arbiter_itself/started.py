@@ -8,6 +8,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from multicore_server.arbiter.arbiter import Arbiter
+from multicore_server.arbiter.forks import forks
 from tests.unit.shell import Log
 
 
@@ -33,6 +34,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
 
 def end(found: Arbiter) -> None:
+    forks.release()
     found.monitor.addresses.end()
     found._close_loop()
     for descriptor in (found.context.lifeline.reader, found.context.lifeline.writer):
