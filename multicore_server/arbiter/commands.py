@@ -31,11 +31,13 @@ class Commands:
         self._log = context.log
         self._fleet = context.fleet
         self._observe = context.observe
+        self._monotonic = context.system.monotonic
         self._end = end
 
     def carry_out(self, command: Command) -> Answer:
         """Begin what a command asks for. Events tell what comes of it."""
         try:
+            self._check_deadline(command)
             if self._fleet.stopping and not isinstance(command, StopCommand):
                 raise RefusedError("the server is stopping")
             answer = COMMANDS[type(command)](self, command)
@@ -44,6 +46,12 @@ class Commands:
             self._log.info("Refusing command: %s", exc)
             answer = Answer(command.id, False, str(exc))
         return answer
+
+    def _check_deadline(self, command: Command) -> None:
+        """This process was stopped, say, or busy with a slow hook."""
+        if command.deadline is not None and self._monotonic() > command.deadline:
+            name = type(command).__name__.removesuffix("Command").lower()
+            raise RefusedError(f"{name} comes too late, nobody waits for it any more")
 
     def _reload(self, command: ReloadCommand) -> Answer:
         self._observe(ev.Reload())

@@ -23,7 +23,7 @@ from multicore_server.ipc.report import ActionAnswer, EventReport, Status
 from multicore_server.monitor.address import SUFFIX, AddressError, command_directory
 
 PATIENCE = 5.0  # seconds for an answer that needs no arbiter
-COMMAND_PATIENCE = 12.0  # the arbiter has 10 s, see monitor/commands.py
+COMMAND_PATIENCE = 12.0  # the monitor waits 11 s for the arbiter, see monitor/commands.py
 MOST_OF_OTHERS = 2**22  # bytes of an answer of another user's server
 _CREDENTIALS = struct.Struct("3i")  # pid, uid and gid: struct ucred of unix(7)
 _PORT = re.compile(r":(\d{1,5})/?$")

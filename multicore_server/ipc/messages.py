@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from multicore_server.ipc.names import Interface, Reason
 
@@ -75,37 +75,44 @@ class EndOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadCommand:
+class _Command:
+    """``deadline``: the command is not begun later than that: nobody waits for its answer then, and it
+    may have been sent again. In seconds of CLOCK_MONOTONIC, which all processes of a machine share; None:
+    there is none."""
+
     id: int
+    deadline: float | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
-class RestartCommand:
+class ReloadCommand(_Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RestartCommand(_Command):
     """``instances``: None for all."""
 
-    id: int
     instances: list[int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleCommand:
+class ScaleCommand(_Command):
     """``workers``: a number, a change such as ``+2``, or ``max``."""
 
-    id: int
     workers: int | str
 
 
 @dataclass(frozen=True, slots=True)
-class StopCommand:
+class StopCommand(_Command):
     """``graceful``: with the requests in progress answered."""
 
-    id: int
     graceful: bool
 
 
 @dataclass(frozen=True, slots=True)
-class ResetCommand:
-    id: int
+class ResetCommand(_Command):
+    pass
 
 
 Command = ReloadCommand | RestartCommand | ScaleCommand | StopCommand | ResetCommand
@@ -160,9 +167,9 @@ def decode(data: bytes, *accepted: type[M]) -> M:
     checks = CHECKS[kind]
     if not isinstance(fields, dict) or fields.keys() != checks.keys():
         raise MessageError(f"a {kind.__name__} has other fields")
-    for field, fits in checks.items():
-        if not fits(fields[field]):
-            raise MessageError(f"a {kind.__name__} cannot have this {field}")
+    for key, fits in checks.items():
+        if not fits(fields[key]):
+            raise MessageError(f"a {kind.__name__} cannot have this {key}")
     return kind(**fields)
 
 
@@ -181,6 +188,8 @@ def _check(annotation: Any) -> Callable[[object], bool]:
         return lambda _: True
     if annotation is int:
         return lambda value: type(value) is int and abs(value) < 2**63
+    if annotation is float:  # and no NaN
+        return lambda value: type(value) in (int, float) and abs(cast("float", value)) < 2**63
     if annotation is str:
         return _is_text
     if annotation in (bool, NoneType):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -26,7 +27,8 @@ from multicore_server.ipc.messages import (
     encode,
 )
 
-PATIENCE = 10.0  # seconds that the arbiter has for its answer
+PATIENCE = 10.0  # seconds that the arbiter has to begin what a command asks for
+ON_ITS_WAY = 1.0  # seconds more for the answer
 _CHANGE = re.compile(r"[+-][1-9]\d{0,5}", re.ASCII)
 NO_ID = 0  # of a command that is not sent yet
 MOST = 1_000_000  # workers, and instances: nothing is that large
@@ -41,7 +43,8 @@ class ArbiterError(Exception):
 
 def parse(name: str, body: bytes) -> Command:
     """The command with this name of `COMMANDS`, of a JSON object with its arguments; an empty body is an
-    empty object. `ArbiterClient.ask` gives the command its id. Raises ValueError with one line."""
+    empty object. `ArbiterClient.ask` gives the command its id and its deadline. Raises ValueError with one
+    line."""
     try:
         given = json.loads(body) if body.strip() else {}
     except ValueError:  # also of what is no UTF-8
@@ -126,16 +129,17 @@ class ArbiterClient:
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
 
     async def ask(self, command: Command) -> Answer:
-        """Give a command an id, send it, and return the arbiter's answer.
+        """Give a command an id and a deadline, send it, and return the arbiter's answer.
 
-        Raises ArbiterError, and TimeoutError where none comes in time.
+        Raises ArbiterError, and TimeoutError where none comes in time: then the command was not begun, and is
+        not begun later.
         """
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            self._send(replace(command, id=number))
-            return await asyncio.wait_for(answer, self._patience)
+            self._send(replace(command, id=number, deadline=time.monotonic() + self._patience))
+            return await asyncio.wait_for(answer, self._patience + ON_ITS_WAY)
         except asyncio.TimeoutError:  # before 3.11 it is no TimeoutError
             raise TimeoutError(f"the arbiter has not answered within {self._patience:g} s") from None
         finally:

@@ -89,6 +89,26 @@ def test_commands_do_what_they_say(monitored: MonitoredServer) -> None:
     assert left_behind(monitored) == []
 
 
+IMPATIENT = """
+from multicore_server.monitor.commands import ArbiterClient
+ArbiterClient.__init__.__defaults__ = (0.3,)
+"""
+
+
+def test_a_command_that_was_given_up_is_not_carried_out_later(monitored: MonitoredServer) -> None:
+    monitored.server.write("conf.py", IMPATIENT)
+    server = monitored.start("-w", "1", "-c", "conf.py", ready=1).server
+    server.signal(signal.SIGSTOP)
+    try:
+        answer = monitored.command("scale", workers="+1")
+    finally:
+        server.signal(signal.SIGCONT)
+    assert (answer.status_code, answer.json()["ok"]) == (504, False)
+    server.wait_logged("Refusing command: scale comes too late, nobody waits for it any more")
+    assert monitored.command("scale", workers="+1").json()["text"] == "scaling from 1 to 2"
+    assert len(server.logged("Handling command")) == 1
+
+
 def test_reset_revives_what_is_errored(monitored: MonitoredServer) -> None:
     env = {"MULTICORE_MAX_RESTARTS": "0", "MULTICORE_MIN_UPTIME": "10m"}
     monitored.start("-w", "2", env=env, ready=2)

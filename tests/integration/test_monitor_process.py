@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ def test_a_command_and_its_answer(monitor: Monitor) -> None:
     with monitor.answering(True, "scaling to 4 workers") as commands:
         answer = monitor.command("/commands/scale", {"workers": 4})
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "text": "scaling to 4 workers"})
-    assert commands == [ScaleCommand(1, 4)]
+    [command] = commands
+    assert replace(command, deadline=None) == ScaleCommand(1, 4)
+    assert command.deadline is not None
+    assert 0 < command.deadline - time.monotonic() <= 10
 
 
 def test_what_the_arbiter_refuses_is_409(monitor: Monitor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,8 @@ from multicore_server.monitor.commands import parse
 from tests.unit.shell import Log
 from tests.unit.simulation import Simulation, new
 
+NOW = 1000.0  # by the arbiter's monotonic clock
+
 
 class Desk:
     """Commands as the monitor passes them on, carried out in a simulated world."""
@@ -24,7 +27,8 @@ class Desk:
         self.world = world
         self.observed: list[ev.Observation] = []
         self.log = Log()
-        context: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe, log=self.log)
+        system = SimpleNamespace(monotonic=lambda: NOW)
+        context: Any = SimpleNamespace(fleet=world.fleet, observe=self._observe, log=self.log, system=system)
         self._commands = Commands(context, self._end)
 
     def _observe(self, observation: ev.Observation) -> None:
@@ -102,6 +106,18 @@ def test_a_monitor_that_checks_nothing_is_refused(desk: Desk, workers: str) -> N
     answer = desk.answer(ScaleCommand(1, workers))
     assert answer == Answer(1, False, "workers: give a number, a change such as +2, or max")
     assert desk.observed == []
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_command_for_which_nobody_waits_any_more_is_not_carried_out(desk: Desk, name: str) -> None:
+    bodies = {"scale": b'{"workers": "+1"}'}
+    command = replace(parse(name, bodies.get(name, b"")), id=3)
+    late = f"{name} comes too late, nobody waits for it any more"
+    assert desk.answer(replace(command, deadline=NOW - 0.001)) == Answer(3, False, late)
+    assert desk.observed == []
+    assert desk.log.lines == [f"INFO: Refusing command: {late}"]
+    assert desk.answer(replace(command, deadline=NOW)).ok
+    assert len(desk.observed) == 1
 
 
 def test_an_answer_has_the_number_of_its_command_and_what_a_scaling_leads_to(desk: Desk) -> None:

@@ -67,7 +67,7 @@ FROM_WORKER: st.SearchStrategy[WorkerMessage] = (
     | st.builds(LastWords, TEXT, TEXT)
 )
 FROM_MONITOR: st.SearchStrategy[Command] = st.one_of(
-    st.builds(ReloadCommand, BIG),
+    st.builds(ReloadCommand, BIG, deadline=st.none() | BIG | st.floats(-1e18, 1e18)),
     st.builds(ResetCommand, BIG),
     st.builds(StopCommand, BIG, st.booleans()),
     st.builds(RestartCommand, BIG, st.none() | st.lists(BIG, max_size=5)),

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from multicore_server.ipc.messages import (
     encode,
 )
 from multicore_server.ipc.seqpacket import KIND
-from multicore_server.monitor.commands import COMMANDS, ArbiterClient, ArbiterError, parse
+from multicore_server.monitor.commands import COMMANDS, ON_ITS_WAY, ArbiterClient, ArbiterError, parse
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,25 @@ def ask(ends: Ends, *before: Any, patience: float = 20) -> Answer:
 
 
 def test_what_the_arbiter_gets(ends: Ends) -> None:
+    before = time.monotonic()
     with pytest.raises(TimeoutError, match=r"the arbiter has not answered within 0\.05 s"):
         ask(ends, patience=0.05)
-    assert decode(ends[0].recv(65536), ScaleCommand) == ScaleCommand(1, 2)
+    command = decode(ends[0].recv(65536), ScaleCommand)
+    assert replace(command, deadline=None) == ScaleCommand(1, 2)
+    assert command.deadline is not None
+    assert before + 0.05 <= command.deadline < time.monotonic() - ON_ITS_WAY / 2
+
+
+def test_an_answer_may_be_on_its_way_when_the_time_is_over(ends: Ends) -> None:
+    async def asked() -> Answer:
+        arbiter = ArbiterClient(ends[1], 0.05)
+        arbiter.listen()
+        task = asyncio.create_task(arbiter.ask(ResetCommand(0)))
+        await asyncio.sleep(0.1)
+        ends[0].send(encode(Answer(1, True, "done")))
+        return await task
+
+    assert asyncio.run(asked()) == Answer(1, True, "done")
 
 
 def test_what_is_no_answer_to_us_is_passed_over(ends: Ends) -> None:

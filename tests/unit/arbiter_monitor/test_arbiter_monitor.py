@@ -81,7 +81,7 @@ def test_commands_are_answered(watch: Watch) -> None:
 
 def test_garbage_of_the_monitor_costs_one_line(watch: Watch) -> None:
     watch.start()
-    for garbage in (b"{", b"\0" * 100, b'["ScaleCommand", {"id": 1, "workers": null}]'):
+    for garbage in (b"{", b"\0" * 100, b'["ScaleCommand", {"id": 1, "workers": null, "deadline": null}]'):
         watch.os.ends[-1].send(garbage)
     watch.os.ends[-1].send(encode(ReloadCommand(2)))
     watch.shell.select()
