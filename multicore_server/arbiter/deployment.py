@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from multicore_server.arbiter import hooks, listeners, resolution
 from multicore_server.arbiter.interruption import Interrupted
+from multicore_server.arbiter.pairing import pair
 from multicore_server.fleet.policy import Options, RestartPolicy
 from multicore_server.settings.gunicorn import worker_class
 from multicore_server.settings.table import SettingError, Settings
@@ -177,11 +178,12 @@ def check(current: Deployment) -> dict[str, str]:
     Raises DeploymentError.
     """
     new = load(current, _SILENT)
+    if current.given:
+        return {}
     with _whatever_is_wrong():
         try:
-            return listeners.resolve(
-                address for address in new.cfg.address if address not in current.cfg.address
-            )
+            known = pair(new.cfg.address, current.listeners, {})
+            return listeners.resolve(address for address in new.cfg.address if address not in known)
         except listeners.BindError as exc:
             raise DeploymentError(str(exc)) from exc
 
@@ -269,19 +271,23 @@ def _check_bind(cfg: Any) -> None:
 
 
 def bind(new: Deployment, current: Deployment, log: Any, resolved: Mapping[str, str]) -> Deployment:
-    """Bind the addresses that are new; those that both have stay as they are. ``resolved`` as of `check`.
+    """Bind the addresses that have no listener yet; those that have one stay as they are. Listeners without
+    an address (USR2's arbiter may have some) stay until ``bind`` changes. ``resolved`` as of `check`.
 
     Raises DeploymentError, with nothing bound.
     """
     cfg = new.cfg
-    kept = dict(zip(dict.fromkeys(current.cfg.address), current.listeners, strict=False))
-    if current.given or cfg.address == current.cfg.address:
+    kept = pair(cfg.address, current.listeners, resolved)
+    changed = cfg.address != current.cfg.address
+    if current.given or not (changed or set(cfg.address) - kept.keys()):
         return new
+    others = [] if changed else [held for held in current.listeners if held not in kept.values()]
     with _whatever_is_wrong():
         try:
-            return replace(new, listeners=listeners.bind(cfg, log, kept=kept, resolved=resolved))
+            bound = listeners.bind(cfg, log, kept=kept, resolved=resolved)
         except listeners.BindError as exc:
             raise DeploymentError(str(exc)) from exc
+    return replace(new, listeners=bound + others)
 
 
 def reset_environment(cfg: Any) -> None:

@@ -51,6 +51,7 @@ def bind(
         for address in cfg.address:
             if address not in bound:
                 bound[address] = _bind_one(address, resolved or {}, cfg, log, patience, wait)
+                bound[address].configured = address  # for `pairing`
     except BaseException:
         unbind([listener for address, listener in bound.items() if address not in kept])
         raise
@@ -108,7 +109,7 @@ def resolve(addresses: Iterable[Any]) -> dict[str, str]:
     """
     found = {}
     for address in addresses:
-        if isinstance(address, tuple) and not util.is_ipv6(address[0]):
+        if isinstance(address, tuple) and address[0] and not util.is_ipv6(address[0]):
             try:
                 host = address[0]
                 found[host] = str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])

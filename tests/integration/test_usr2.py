@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.addresses import refuses
+from tests.support.addresses import LOCAL, free_port, refuses
 from tests.support.asking import ask, ask_over
-from tests.support.deploying import deploy, usr2s_arbiter
+from tests.support.deploying import configure, deploy, usr2s_arbiter
 from tests.support.load import Load, load
 from tests.support.processes import wait_gone
 from tests.support.server import Server
@@ -67,6 +67,39 @@ def test_usr2_over_a_unix_socket_and_back(asked: Server, ending: list[int]) -> N
     asked.signal(signal.SIGTERM)
     assert asked.wait_exit() == 0
     assert not path.exists()
+
+
+def test_addresses_that_change_with_usr2_and_after_it(asked: Server, ending: list[int]) -> None:
+    """The new arbiter has the old one's sockets, whatever its configuration says."""
+    dropped, other = asked.port, free_port()
+    asked.port = kept = free_port()
+
+    def bind(*ports: int) -> None:
+        configure(asked, workers=1, bind=[f"{LOCAL}:{port}" for port in ports])
+
+    bind(dropped, kept)
+    asked.start("-c", "conf.py", bind="", ready=1)
+    bind(kept)
+    asked.signal(signal.SIGUSR2)
+    new = usr2s_arbiter(asked)
+    ending.append(new)
+    asked.wait_ready(2)
+    asked.signal(signal.SIGTERM)
+    assert asked.wait_exit() == 0
+
+    def reload(*ports: int) -> None:
+        bind(*ports)
+        os.kill(new, signal.SIGHUP)
+
+    def serves(*ports: int) -> bool:
+        return [port for port in (dropped, kept, other) if not refuses(port)] == [*ports]
+
+    reload(kept, other)
+    wait_for(lambda: serves(kept, other), "the second address instead of the dropped one")
+    asked.wait_logged("reload done")
+    reload(dropped, other)
+    wait_for(lambda: serves(dropped, other), "the dropped address instead of the kept one")
+    assert not asked.logged("reload failed")
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
