@@ -15,6 +15,10 @@ from typing import NamedTuple
 from multicore_server.machine.descriptors import lead_nowhere
 
 
+def _nothing() -> None:
+    """For most there is nothing to do."""
+
+
 class _Held(NamedTuple):
     lifeline: int
     others: Callable[[], Iterable[int]]
@@ -41,20 +45,28 @@ class Forks:
         self._held = None
 
     @contextlib.contextmanager
-    def own(self) -> Iterator[None]:
-        """What this thread forks meanwhile is the arbiter's own, and is given what it needs."""
-        self._forking.own = True
+    def own(self, first: Callable[[], None] = _nothing) -> Iterator[None]:
+        """What this thread forks meanwhile is the arbiter's own, and is given what it needs. ``first`` is
+        called in it; within another one of these, that one's is."""
+        before = self._first()
+        self._forking.first = before or first
         try:
             yield
         finally:
-            self._forking.own = False
+            self._forking.first = before
+
+    def _first(self) -> Callable[[], None] | None:
+        """Where this thread forks for the arbiter."""
+        return getattr(self._forking, "first", None)
 
     def _become_child(self) -> None:
         held, self._held = self._held, None  # what a child forks is not the arbiter's
         if held is None:
             return
         lead_nowhere([held.lifeline])
-        if not getattr(self._forking, "own", False):
+        if first := self._first():
+            first()
+        else:
             lead_nowhere(held.others())
 
 

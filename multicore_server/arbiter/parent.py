@@ -99,6 +99,7 @@ class ParentArbiter(SignalledArbiter):
             self.monitor.reaped(status)
         elif pid == self.reexec_pid:
             self.reexec_pid = 0
+            self.orphans.spare()  # what it has left is no worker's of ours
             self.log.warning("the arbiter that USR2 started has exited (pid=%s); this one keeps running", pid)
         elif pid == self.dirty_arbiter_pid:
             self.dirty_arbiter_pid = 0

@@ -23,6 +23,7 @@ from multicore_server.arbiter.starting import StartingArbiter
 from multicore_server.arbiter.systemd import WATCHED, service
 from multicore_server.fleet import events as ev
 from multicore_server.fleet.fleet import Fleet
+from multicore_server.machine.children import become_subreaper
 
 Handler: TypeAlias = Callable[[Any], None]
 RETRY = 0.05  # seconds
@@ -48,6 +49,13 @@ def _is_handling(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _adopt() -> None:
+    """In USR2's arbiter, before its exec: what its config file, its app and its hooks start in the background
+    would become a child of ours otherwise, and be taken for what a worker of ours has left."""
+    with contextlib.suppress(OSError):  # as in `Orphans`
+        become_subreaper()
 
 
 class SignalledArbiter(StartingArbiter):
@@ -164,10 +172,10 @@ class SignalledArbiter(StartingArbiter):
     def reexec(self) -> None:
         self.cfg.env_orig.pop(WATCHED, None)  # it names this process
         try:
-            if self.systemd and not (self.reexec_pid or self.master_pid):
-                systemd.reexec(self)
-            else:
-                with forks.own():  # it is given the listeners
+            with forks.own(_adopt):  # it is given the listeners
+                if self.systemd and not (self.reexec_pid or self.master_pid):
+                    systemd.reexec(self)
+                else:
                     super().reexec()
         except OSError as exc:
             self.log.error("USR2: the new arbiter could not be started: %s", exc)

@@ -6,15 +6,30 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.addresses import LOCAL, free_port, refuses
 from tests.support.asking import ask, ask_over
 from tests.support.deploying import configure, deploy, usr2s_arbiter
 from tests.support.load import Load, load
-from tests.support.processes import wait_gone
+from tests.support.processes import gone, wait_gone
 from tests.support.server import Server
 from tests.support.waiting import wait_for
+
+# A shell starts a process in the background, and ends.
+BACKGROUND = """
+import os, subprocess
+
+def start(part):
+    command = f"sleep 20 >/dev/null 2>&1 & echo $! > {part}-{os.getpid()}"
+    subprocess.run(command, shell=True, check=True)
+
+def on_starting(server):
+    start("hook")
+
+start("config")
+"""
 
 
 def pid_in(path: Path) -> int:
@@ -67,6 +82,23 @@ def test_usr2_over_a_unix_socket_and_back(asked: Server, ending: list[int]) -> N
     asked.signal(signal.SIGTERM)
     assert asked.wait_exit() == 0
     assert not path.exists()
+
+
+def test_what_the_new_arbiter_starts_in_the_background_is_not_the_old_ones(
+    asked: Server, ending: list[int]
+) -> None:
+    conf = asked.write("conf.py", BACKGROUND)
+    asked.start("-w", "1", "-c", str(conf), "--graceful-timeout", "1", ready=1)
+    asked.signal(signal.SIGUSR2)
+    new = usr2s_arbiter(asked)
+    ending.append(new)
+    asked.wait_ready(2)
+    helpers = [pid_in(asked.directory / f"{part}-{new}") for part in ("config", "hook")]
+    assert [psutil.Process(pid).ppid() for pid in helpers] == [new, new]
+    asked.signal(signal.SIGTERM)
+    assert asked.wait_exit() == 0
+    assert [gone(pid) for pid in helpers] == [False, False]
+    assert not asked.logged("left running")
 
 
 def test_addresses_that_change_with_usr2_and_after_it(asked: Server, ending: list[int]) -> None:

@@ -66,6 +66,22 @@ def test_a_child_of_our_own_has_the_listeners(pipes: Pipes) -> None:
     assert pipes.held_by(os.fork()) == NONE
 
 
+def test_a_child_of_our_own_does_first_what_it_is_told(pipes: Pipes) -> None:
+    """USR2's arbiter, by gunicorn's fork and by ours."""
+    for fork in (os.fork, system.fork):
+        with forks.own(lambda: os.close(pipes.descriptors[0])):
+            child = fork()
+        if child == 0:
+            try:
+                inode(pipes.descriptors[0])
+            except OSError:
+                os._exit(pipes.held())
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == LISTENERS
+    assert pipes.held_by(system.fork()) == LISTENERS
+    assert inode(pipes.descriptors[0])
+
+
 def test_what_a_child_forks_keeps_what_it_has(pipes: Pipes) -> None:
     """The number of a descriptor may be another one's by then."""
     child = system.fork()

@@ -225,6 +225,15 @@ def test_what_dead_workers_leave_is_seen_when_all_are_reaped_and_before_hooks(
     assert steps[4:] == [looked, "worker 11's hook", "worker 12's hook", (0, 0)]
 
 
+def test_what_usr2s_arbiter_leaves_is_no_workers(made: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, calls = iter([(13, 0)]), []
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: next(ended, (0, 0)))
+    monkeypatch.setattr(made.orphans, "spare", lambda: calls.append("spare"))
+    made.reexec_pid = 13
+    made.reap_workers()
+    assert calls == ["spare"]
+
+
 def test_an_end_that_cannot_be_handled_does_not_end_the_server(
     made: Arbiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
