@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from multicore_server.fleet import events as ev
@@ -18,6 +18,9 @@ from multicore_server.settings.table import Settings
 
 INTERVAL = 1.0  # seconds between two looks at the most
 RECENT = 5.0  # seconds in which a kill by the OOM killer explains a death: a large process takes long to end
+# A clock that is set back further is obeyed, as cron(8) does. After less, as where summer time ends, the same
+# hour comes twice, and its restart does not.
+SET_BACK = timedelta(hours=3)
 STALE = 1.5  # seconds by which a heartbeat is overdue: its worker's own measurements are not waited for
 
 
@@ -32,6 +35,7 @@ class Inspection:
         self.due = 0.0
         self._forgiven = 0.0  # when the arbiter came out of its last pause
         self._wall_clock = wall_clock
+        self._latest = wall_clock()  # since the next time of cron_restart was worked out
         self._available = memory.available()
         self._oom_kills = cgroup.oom_kills() or 0
         self._unexplained: list[float] = []  # when a kill was seen that no worker's death has come of yet
@@ -128,11 +132,16 @@ class Inspection:
         self._unexplained = [seen for seen in self._unexplained if now - seen < RECENT]
 
     def _cron_is_due(self) -> bool:
-        if self._cron_at is None or self._wall_clock() < self._cron_at:
+        if self._cron_at is None:
             return False
-        self._cron_at = self._next_cron()
-        return True
+        now = self._wall_clock()
+        is_due, is_set_back = now >= self._cron_at, self._latest - now > SET_BACK
+        self._latest = max(self._latest, now)
+        if is_due or is_set_back:
+            self._cron_at = self._next_cron()
+        return is_due
 
     def _next_cron(self) -> datetime | None:
+        self._latest = self._wall_clock()
         expression = self.settings.cron_restart
-        return next_cron(expression, self._wall_clock()) if expression else None
+        return next_cron(expression, self._latest) if expression else None

@@ -89,6 +89,21 @@ def test_cron_times_that_were_slept_through_count_once(make: Callable[..., Inspe
     assert observed(found, 12) == []
 
 
+@pytest.mark.parametrize(("hours", "restarts"), [(2, 0), (5, 1), (24 * 400, 1)])
+def test_a_clock_that_is_set_back_far_counts_anew(
+    make: Callable[..., Inspection], clock: Clock, hours: int, restarts: int
+) -> None:
+    """It was years ahead when the server started, say."""
+    found = make(timeout=0, cron_restart="0 * * * *")
+    clock.now += timedelta(seconds=30)
+    assert observed(found, 10) == [ev.Restart("cron")]
+    clock.now -= timedelta(hours=hours)
+    assert observed(found, 12) == []
+    clock.now += timedelta(hours=1)
+    assert observed(found, 14) == [ev.Restart("cron")] * restarts
+    assert observed(found, 16) == []
+
+
 def test_a_clock_that_is_set_back_repeats_nothing(make: Callable[..., Inspection], clock: Clock) -> None:
     found = make(timeout=0, cron_restart="0 4 * * *")
     clock.set(4, 0, 0)
