@@ -82,7 +82,23 @@ def _django() -> Any:
     return get_wsgi_application()
 
 
-_MAKERS = {"fastapi": _fastapi, "flask_wsgi": _flask, "django_wsgi": _django}
+def _rows() -> Any:
+    """What the garbage collector has most to do with: many objects that stay, and many for each request."""
+    staying = [[number, {}] for number in range(200_000)]
+
+    async def rows(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        found = [{"id": number, "tags": [number]} for number in range(20_000)]
+        body = b"%d of %d" % (len(found), len(staying))
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return rows
+
+
+_MAKERS = {"rows": _rows, "fastapi": _fastapi, "flask_wsgi": _flask, "django_wsgi": _django}
 
 
 def __getattr__(name: str) -> Any:

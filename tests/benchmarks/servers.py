@@ -38,6 +38,7 @@ APPS = {
     "large": ("costs:large", ASGI),
     "fastapi": ("costs:fastapi", ASGI),
     "sse": ("costs:events", ASGI),
+    "rows": ("costs:rows", ASGI),
     "wsgi": ("costs:wsgi", WSGI),
     "flask": ("costs:flask_wsgi", WSGI),
     "django": ("costs:django_wsgi", WSGI),
