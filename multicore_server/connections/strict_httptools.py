@@ -72,6 +72,7 @@ class StrictHttpTools(StrictProtocol):
             self.pipeline.popleft()
         self.pipeline.appendleft((Refusing(partial(super().refuse, status)), self.app))
         self.parser = DEAF
+        self.flow.pause_reading()  # until the next response is complete
 
     def _on_pause(self, data: bytes, pause: HttpParserUpgrade) -> None:
         """The parser has stopped behind a head that offers an upgrade."""
