@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.asking import ask
 from tests.support.deploying import deploy, hup
-from tests.support.monitored_server import MakeMonitored, MonitoredServer
+from tests.support.monitored_server import MakeMonitored, MonitoredServer, over
 from tests.support.privileges import readable_by_all
 from tests.support.waiting import wait_for
 
@@ -28,7 +28,7 @@ def test_a_reload_that_fails_with_many_emoji_is_rolled_back_with_its_reason(
     deploy(monitored.server, 2, 'raise RuntimeError("\\U0001f600" * 9000)')
     line = hup(monitored.server, "reload rolled back")
     assert "RuntimeError" in line
-    assert "\U0001f600" in monitored.status()["events"][-1]["text"]
+    assert "\U0001f600" in over(monitored.socket, "/status").json()["events"][-1]["text"]
     deploy(monitored.server, 3)
     hup(monitored.server)
     assert ask(monitored.server, "version") == 3
@@ -39,7 +39,8 @@ GARBAGE = """(
     b"{", b"[" * 60_000, b"\\xff\\xfe", b"x" * 70_000, b'["LastWords", {}]', b'["StopCommand", {"id": 1}]'
 )"""
 CHANNELS = """[
-    it for it in gc.get_objects() if type(it).__name__ == "WorkerChannel" and it.child_end.fileno() >= 0
+    it for _, found in [(gc.unfreeze(), gc.get_objects())] for it in found
+    if type(it).__name__ == "WorkerChannel" and it.child_end.fileno() >= 0
 ]"""
 SEND = f"[channel.child_end.send(data) for channel in {CHANNELS} for data in {GARBAGE}]"
 
