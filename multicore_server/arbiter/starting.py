@@ -106,10 +106,9 @@ def _of_pidfile(path: str | None) -> str:
     try:
         if path is not None:
             check_makable(Path(path))
-    except PermissionError as exc:
-        return f"pidfile: {path!r} cannot be written: {exc.strerror}"
-    except OSError:  # gunicorn's words are right
-        return ""
+    except OSError as exc:
+        if isinstance(exc, PermissionError):  # of the others gunicorn's words are right
+            return f"pidfile: {path!r} cannot be written: {exc.strerror}"
     return ""
 
 
