@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.apps import ASK, source
 from tests.support.asking import ask, ask_over
-from tests.support.deploying import usr2s_arbiter
+from tests.support.deploying import change_over, usr2s_arbiter
 from tests.support.privileges import readable_by_all
 from tests.support.processes import wait_gone, workers_of
 from tests.support.server import MakeServer, Server
@@ -188,12 +188,7 @@ def test_socket_activation(asked: Server, ending: list[int]) -> None:
     asked.wait_logged("reload done")
     assert ask_over(path, "os.getpid()") == asked.worker_of(0)
 
-    asked.signal(signal.SIGUSR2)
-    new = usr2s_arbiter(asked)
-    ending.append(new)
-    asked.wait_ready(3)
-    asked.signal(signal.SIGTERM)
-    assert asked.wait_exit() == 0
+    new = change_over(asked, ending, ready=3)
     assert ask_over(path, "os.getppid()") == new
     os.kill(new, signal.SIGTERM)
     wait_gone(new)
@@ -292,12 +287,8 @@ def test_run_with_an_object_and_a_config_file(asked: Server, ending: list[int]) 
     asked.wait_logged("run\\(\\) got the app as an object: .*USR2 does")
     asked.wait_logged("reload done: 1 worker replaced")
 
-    asked.signal(signal.SIGUSR2)
-    ending.append(usr2s_arbiter(asked))
-    asked.wait_ready(3)
-    asked.signal(signal.SIGTERM)
-    assert asked.wait_exit() == 0
-    assert ask(asked, "imported_by") == ending[0]
+    new = change_over(asked, ending, ready=3)
+    assert ask(asked, "imported_by") == new
 
 
 @pytest.mark.parametrize(

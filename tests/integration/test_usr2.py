@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.addresses import LOCAL, free_port, refuses
 from tests.support.asking import ask, ask_over
-from tests.support.deploying import configure, deploy, usr2s_arbiter
+from tests.support.deploying import change_over, configure, deploy, usr2s_arbiter
 from tests.support.load import Load, load
 from tests.support.processes import gone, wait_gone
 from tests.support.server import Server
@@ -112,12 +112,7 @@ def test_addresses_that_change_with_usr2_and_after_it(asked: Server, ending: lis
     bind(dropped, kept)
     asked.start("-c", "conf.py", bind="", ready=1)
     bind(kept)
-    asked.signal(signal.SIGUSR2)
-    new = usr2s_arbiter(asked)
-    ending.append(new)
-    asked.wait_ready(2)
-    asked.signal(signal.SIGTERM)
-    assert asked.wait_exit() == 0
+    new = change_over(asked, ending, ready=2)
 
     def reload(*ports: int) -> None:
         bind(*ports)

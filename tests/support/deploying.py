@@ -16,6 +16,18 @@ def usr2s_arbiter(server: Server) -> int:
     return int(re.findall(r"\[(\d+)\] \[INFO\]", started[1])[0])
 
 
+def change_over(server: Server, ending: list[int], ready: int) -> int:
+    """USR2, and TERM to the old arbiter when so many workers have become ready in all. Returns the new one's
+    pid, which ``ending`` has from the beginning."""
+    server.signal(signal.SIGUSR2)
+    new = usr2s_arbiter(server)
+    ending.append(new)
+    server.wait_ready(ready)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    return new
+
+
 def deploy(server: Server, version: int, more: str = "") -> None:
     server.write("app.py", f"{ASK}\nversion = {version}\n{more}")
 
